@@ -604,7 +604,11 @@ mod tests {
                 "subject",
             ),
             (
-                CatalogError::NamespaceInUse { key: Key::parse("email").unwrap() }.into(),
+                CatalogError::NamespaceInUse {
+                    key: Key::parse("email").unwrap(),
+                    field: "namespace.kind",
+                }
+                .into(),
                 ErrorReason::NamespaceInUse,
                 "namespace.kind",
             ),

@@ -29,7 +29,8 @@ impl FilterArgs {
         Keys {
             purposes: self.purpose.clone(),
             channels: self.channel.clone(),
-            namespaces: self.namespace.clone(),
+            // The server takes a namespace in any case of its letters.
+            namespaces: self.namespace.iter().map(|key| key.to_ascii_lowercase()).collect(),
         }
     }
 }

@@ -32,7 +32,9 @@ pub enum TokenCommand {
 const VERIFY_HELP: &str = "\
 A token holds the answer to one check (`consent-ledger check --token`) at the time of that check;
 later changes are not in it. A token does not name its data subject: give --subject to confirm
-that the token is about them.
+that the token is about them. An address, a domain or an id may be spelled in any way that names the
+same person; a phone number needs its country code, as the default region is known to the ledger
+alone.
 
 Exit codes: 0 for a valid token with ALLOW, 3 for a valid token with DENY, 4 for a valid token with
 NOT NOW, 1 for an invalid token (expired, of another key, changed, about another data subject), 2 for

@@ -21,9 +21,9 @@ use crate::{
     clock::Reading,
     domain::{
         Action, Actor, Body, Catalog, Change, ChangeRecord, Channel, ChannelPut, ConsentAct, Entry,
-        Evidence, IdempotencyMark, Identity, Key, Mark, Millis, Namespace, NamespacePut, Outcome,
-        Purpose, PurposePut, Sealed, Subject, SubjectRef, SubjectState, SubscriptionEntry,
-        SubscriptionId, UnknownKey, covers_category,
+        Evidence, IdempotencyMark, Identity, Key, Mark, Millis, Namespace, NamespaceKind,
+        NamespacePut, Outcome, Purpose, PurposePut, Sealed, Subject, SubjectRef, SubjectState,
+        SubscriptionEntry, SubscriptionId, UnknownKey, covers_category,
     },
     entry::{Fact, Kind, Place, encode_evidence},
     event::{self, CatalogDetail, Event, Surroundings},
@@ -374,10 +374,11 @@ impl<'a> Batch<'a> {
         known_use: NamespaceUse,
     ) -> Result<Put<Namespace>, CatalogError> {
         let existing = self.catalog().namespace(draft.key.as_str());
-        if existing.is_some_and(|existing| existing.kind != draft.kind)
+        let changed_field = existing.and_then(|existing| changed_field(existing.kind, draft.kind));
+        if let Some(field) = changed_field
             && (known_use.is_used || self.has_persons_since(&draft.key, known_use.searched)?)
         {
-            return Err(CatalogError::NamespaceInUse { key: draft.key });
+            return Err(CatalogError::NamespaceInUse { key: draft.key, field });
         }
         let value = Namespace::from(draft);
         let changed = existing != Some(&value);
@@ -683,6 +684,20 @@ pub(super) fn purpose_put(
 }
 
 /// The end of a guardian's authority, as decisions use it.
+/// What a new declaration changes in how ids are read, as the request names it.
+fn changed_field(from: NamespaceKind, to: NamespaceKind) -> Option<&'static str> {
+    match (from, to) {
+        _ if from == to => None,
+        (NamespaceKind::Phone { .. }, NamespaceKind::Phone { .. }) => {
+            Some("namespace.default_region")
+        }
+        (NamespaceKind::Email { .. }, NamespaceKind::Email { .. }) => {
+            Some("namespace.fold_local_part")
+        }
+        _ => Some("namespace.kind"),
+    }
+}
+
 fn authority_end(act: &Act, effective_at: Millis) -> Result<Option<Millis>, RecordError> {
     let ends_at = act.evidence.authority.as_ref().and_then(|authority| authority.ends_at);
     let ends_at = ends_at.filter(|_| act.actor == Actor::Guardian);

@@ -271,6 +271,8 @@ pub enum CatalogError {
     NamespaceInUse {
         /// The namespace.
         key: Key,
+        /// What was to change, as the request names it.
+        field: &'static str,
     },
     /// The write failed.
     #[error(transparent)]

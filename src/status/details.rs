@@ -201,8 +201,8 @@ impl Explain for CatalogError {
             Self::OldestCompatibleBeyondVersion { .. } => {
                 Details::of(ErrorReason::InvalidField).at("purpose.oldest_compatible_version")
             }
-            Self::NamespaceInUse { key } => {
-                Details::of(ErrorReason::NamespaceInUse).at("namespace.kind").with("namespace", key)
+            Self::NamespaceInUse { key, field } => {
+                Details::of(ErrorReason::NamespaceInUse).at(*field).with("namespace", key)
             }
             Self::Write(error) => error.details(),
             Self::Read(error) => error.details(),

@@ -33,6 +33,9 @@ pub enum DomainError {
     /// An empty label.
     #[error("it must not have an empty part between its dots")]
     EmptyLabel,
+    /// A symbol.
+    #[error("it has a character that no domain name has (RFC 5892)")]
+    Character,
     /// Not a name of UTS 46 with labels of letters, digits and hyphens, of at most 63 bytes, 253 in all.
     #[error(
         "its parts must be letters, digits and inner hyphens (UTS 46), each at most 63 bytes and all \
@@ -43,6 +46,9 @@ pub enum DomainError {
 
 pub(crate) fn canonical(id: &str) -> Result<String, IdentityError> {
     let visible = text::visible(id, Joiners::Keep)?;
+    if text::is_misread_utf8(text::trimmed(id)) || text::is_misread_utf8(&visible) {
+        return Err(IdentityError::WrongEncoding);
+    }
     let mut name = visible.as_ref();
     while let Some(inner) = wrapping::unwrapped(name).or_else(|| without_leading_mark(name)) {
         name = inner;
@@ -61,6 +67,30 @@ fn without_leading_mark(name: &str) -> Option<&str> {
 
 /// The ASCII form of a domain name, without a dot at its end.
 pub(crate) fn ascii(name: &str) -> Result<Cow<'_, str>, DomainError> {
+    if name.is_ascii() {
+        return ascii_of_letters(name);
+    }
+    let name = text::with_ascii_marks(name);
+    let name = text::with_plain_i(&name);
+    // UTS 46 would make letters of some symbols (`tm` of `™`), and labels of most others.
+    if !name.char_indices().all(|(at, ch)| is_allowed(ch, &name[..at], &name[at + ch.len_utf8()..]))
+    {
+        return Err(DomainError::Character);
+    }
+    ascii_of_letters(&name).map(|ascii| Cow::Owned(ascii.into_owned()))
+}
+
+/// Whether a character can be in a name between two texts.
+fn is_allowed(ch: char, before: &str, after: &str) -> bool {
+    match ch {
+        // The Catalan `l·l` (RFC 5892, A.3).
+        '·' => before.ends_with(['l', 'L']) && after.starts_with(['l', 'L']),
+        '。' | '．' | '｡' | '\u{ff01}'..='\u{ff5e}' => true,
+        _ => ch.is_ascii() || ch.is_whitespace() || text::is_joiner(ch) || text::is_of_names(ch),
+    }
+}
+
+fn ascii_of_letters(name: &str) -> Result<Cow<'_, str>, DomainError> {
     refuse_other_parts(name)?;
     let name = match to_ascii(name) {
         Some(ascii) => ascii,
@@ -134,6 +164,11 @@ mod tests {
             ("stra\u{df}e.example", "xn--strae-oqa.example"),
             ("ｘ．ｅｘａｍｐｌｅ", "x.example"),
             ("x。example", "x.example"),
+            ("my\u{2011}shop.example", "my-shop.example"),
+            ("F\u{130}RMA.example", "firma.example"),
+            ("fi\u{307}rma.example", "firma.example"),
+            ("paral\u{b7}lel.example", "xn--parallel-koa.example"),
+            ("„x.example”", "x.example"),
             ("r3---sn-4g5e.example", "r3---sn-4g5e.example"),
             ("localhost", "localhost"),
         ] {
@@ -165,11 +200,17 @@ mod tests {
             ("-x.example", DomainError::Form),
             ("x_y.example", DomainError::Form),
             ("xn--a.example", DomainError::Form),
+            ("x.example\u{2122}", DomainError::Character),
+            ("x.example\u{201d}", DomainError::Character),
+            ("my\u{2013}shop.example", DomainError::Character),
+            ("a\u{b7}b.example", DomainError::Character),
+            ("\u{1f48c}.example", DomainError::Character),
             (label.as_str(), DomainError::Form),
         ] {
             assert_eq!(canonical(given), Err(IdentityError::Domain(want)), "{given:?}");
         }
         assert_eq!(canonical("NULL"), Err(IdentityError::MissingValue("null")));
         assert_eq!(canonical("*."), Err(IdentityError::Empty));
+        assert_eq!(canonical("b\u{c3}\u{bc}cher.example"), Err(IdentityError::WrongEncoding));
     }
 }

@@ -30,6 +30,10 @@ pub const LOCAL_PART_BYTES_MAX: usize = 64;
 /// The longest address, in bytes of UTF-8: a path of 256 (RFC 5321, 4.5.3.1.3) without its brackets.
 pub const EMAIL_BYTES_MAX: usize = 254;
 
+/// Hosts whose addresses may have dots where RFC 5321 has none: Japanese phone companies gave them out
+/// until 2009.
+const HOSTS_WITH_LOOSE_DOTS: [&str; 3] = ["docomo.ne.jp", "ezweb.ne.jp", "au.com"];
+
 /// How a text can fail to be one e-mail address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum EmailError {
@@ -79,7 +83,11 @@ pub enum EmailError {
 
 pub(crate) fn canonical(id: &str, fold: bool) -> Result<String, IdentityError> {
     let visible = text::visible(id, Joiners::Keep)?;
-    let ascii_forms = without_fullwidth(&visible);
+    if text::is_misread_utf8(text::trimmed(id)) || text::is_misread_utf8(&visible) {
+        return Err(IdentityError::WrongEncoding);
+    }
+    let without_fullwidth = without_fullwidth(&visible);
+    let ascii_forms = text::with_ascii_marks(&without_fullwidth);
     let mut email = ascii_forms.as_ref();
     while let Some(inner) = unwrapped(email, fold)? {
         email = inner;
@@ -91,7 +99,12 @@ pub(crate) fn canonical(id: &str, fold: bool) -> Result<String, IdentityError> {
         return Err(IdentityError::Empty);
     }
     wrapping::refuse_stand_in(email)?;
-    Ok(address(email, fold)?)
+    let address = address(email, fold)?;
+    // Folding can make what reads as another encoding of what did not.
+    if text::is_misread_utf8(&address) {
+        return Err(IdentityError::WrongEncoding);
+    }
+    Ok(address)
 }
 
 /// `＠` and `ｋｉｍ` as `@` and `kim`.
@@ -113,18 +126,25 @@ fn unwrapped(text: &str, fold: bool) -> Result<Option<&str>, EmailError> {
     let inner = wrapping::unwrapped(text)
         .or_else(|| wrapping::after_scheme(text, "smtp")) // Exchange's proxyAddresses
         .or_else(|| text.strip_suffix([',', ';']).map(str::trim_end))
-        .or_else(|| text.strip_prefix([',', ';']).map(str::trim_start))
-        .or_else(|| without_comment(text));
+        .or_else(|| text.strip_prefix([',', ';']).map(str::trim_start));
     match inner {
         Some(inner) => Ok(Some(inner)),
-        None => in_brackets(text, fold),
+        None => match without_comment(text, fold)? {
+            Some(address) => Ok(Some(address)),
+            None => in_brackets(text, fold),
+        },
     }
 }
 
-/// `kim@x.example (Kim Example)`: the address.
-fn without_comment(text: &str) -> Option<&str> {
-    let (address, _) = text.strip_suffix(')')?.rsplit_once(" (")?;
-    Some(address.trim_end())
+/// `kim@x.example (Kim Example)`: the address. Another address in the comment is a second person.
+fn without_comment(text: &str, fold: bool) -> Result<Option<&str>, EmailError> {
+    let parts = text.strip_suffix(')').and_then(|open| open.rsplit_once(" ("));
+    let Some((address, comment)) = parts else { return Ok(None) };
+    let address = address.trim_end();
+    if comment.contains('@') && canonical(comment, fold) != canonical(address, fold) {
+        return Err(EmailError::SeveralAddresses);
+    }
+    Ok(Some(address))
 }
 
 /// `Kim Example <kim@x.example>`: the address.
@@ -163,9 +183,13 @@ fn percent_decoded(encoded: &str) -> Result<String, EmailError> {
 
 fn address(email: &str, fold: bool) -> Result<String, EmailError> {
     let (local, domain) = email.rsplit_once('@').ok_or(EmailError::NoAt)?;
-    let local = without_quotes(local)?;
+    let has_loose_dots = HOSTS_WITH_LOOSE_DOTS.iter().any(|host| domain.eq_ignore_ascii_case(host));
+    let local = without_quotes(local, has_loose_dots)?;
     if domain.contains(char::is_whitespace) {
         return Err(EmailError::Space);
+    }
+    if local.chars().any(|ch| !ch.is_ascii() && !is_of_local_part(ch)) {
+        return Err(EmailError::LocalPart);
     }
     let local = of_one_case(&text::without(&local, text::is_joiner), fold);
     let local = if needs_quotes(&local) { quoted(&local) } else { local };
@@ -181,7 +205,7 @@ fn address(email: &str, fold: bool) -> Result<String, EmailError> {
 }
 
 /// The local part as it is meant: what a quoted string holds (RFC 5321, 4.1.2), or a dot-string.
-fn without_quotes(local: &str) -> Result<Cow<'_, str>, EmailError> {
+fn without_quotes(local: &str, has_loose_dots: bool) -> Result<Cow<'_, str>, EmailError> {
     if local.is_empty() {
         return Err(EmailError::NoLocalPart);
     }
@@ -203,7 +227,7 @@ fn without_quotes(local: &str) -> Result<Cow<'_, str>, EmailError> {
     if !local.chars().all(|ch| ch == '.' || is_atext(ch)) {
         return Err(EmailError::LocalPart);
     }
-    if local.split('.').any(str::is_empty) {
+    if local.split('.').any(str::is_empty) && (!has_loose_dots || local.starts_with('.')) {
         return Err(EmailError::Dots);
     }
     Ok(Cow::Borrowed(local))
@@ -232,7 +256,13 @@ fn in_quotes(rest: &str) -> Result<String, EmailError> {
 fn is_atext(ch: char) -> bool {
     ch.is_ascii_alphanumeric()
         || "!#$%&'*+-/=?^_`{|}~".contains(ch)
-        || !(ch.is_ascii() || ch.is_whitespace())
+        || !ch.is_ascii() && is_of_local_part(ch)
+}
+
+/// RFC 6531 lets every character beyond ASCII stand in a local part. Quotes and other symbols there come
+/// from around an address, so only what names are made of is taken.
+fn is_of_local_part(ch: char) -> bool {
+    text::is_of_names(ch) || text::is_joiner(ch)
 }
 
 /// Quotes go where they say nothing. They stay before an apostrophe, which without them would be the
@@ -249,7 +279,7 @@ fn quoted(local: &str) -> String {
 /// NFC, and in one case where both cases are one mailbox.
 ///
 /// Folding is the simple one of Unicode: it never makes one character two, so that `ß` stays apart from
-/// `ss`, which is another person. `İ`, which it leaves alone, is how Turkish writes a capital `i`.
+/// `ss`, which is another person. `İ`, which it leaves alone, becomes `i`.
 fn of_one_case(local: &str, fold: bool) -> String {
     let mut form = text::nfc(local).into_owned();
     if !fold || is_lower_ascii(&form) {
@@ -257,7 +287,8 @@ fn of_one_case(local: &str, fold: bool) -> String {
     }
     // Folding can make characters that compose, and composing ones that fold: at most once each.
     for _ in 0..3 {
-        let folded: String = form.chars().map(folded).collect();
+        let folded: String =
+            text::with_plain_i(&form).chars().map(|ch| CASES.simple_fold(ch)).collect();
         let composed = text::nfc(&folded).into_owned();
         if composed == form {
             break;
@@ -269,10 +300,6 @@ fn of_one_case(local: &str, fold: bool) -> String {
 
 fn is_lower_ascii(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase())
-}
-
-fn folded(ch: char) -> char {
-    if ch == 'İ' { 'i' } else { CASES.simple_fold(ch) }
 }
 
 /// A domain name, or an address literal (RFC 5321, 4.1.3).
@@ -332,6 +359,19 @@ mod tests {
             ("kim+shop@x.example", "kim+shop@x.example"),
             ("k.im@x.example", "k.im@x.example"),
             ("o'brien@x.example", "o'brien@x.example"),
+            ("o\u{2019}brien@x.example", "o'brien@x.example"),
+            ("o\u{2bc}brien@x.example", "o'brien@x.example"),
+            ("kim\u{2011}lee@x.example", "kim-lee@x.example"),
+            ("kim@my\u{2011}shop.example", "kim@my-shop.example"),
+            ("ki\u{307}m@x.example", "kim@x.example"),
+            ("kim@F\u{130}RMA.example", "kim@firma.example"),
+            ("\u{201e}kim@x.example\u{201d}", "kim@x.example"),
+            ("\u{bb}kim@x.example\u{ab}", "kim@x.example"),
+            ("\u{201d}kim@x.example\u{201d}", "kim@x.example"),
+            ("kim@x.example (Kim@x.example)", "kim@x.example"),
+            ("abc..def@docomo.ne.jp", "\"abc..def\"@docomo.ne.jp"),
+            ("abc.@docomo.ne.jp", "\"abc.\"@docomo.ne.jp"),
+            ("\"abc.\"@DOCOMO.ne.jp", "\"abc.\"@docomo.ne.jp"),
             ("\"john doe\"@x.example", "\"john doe\"@x.example"),
             ("\"a@b\"@x.example", "\"a@b\"@x.example"),
             ("\"kim.\"@x.example", "\"kim.\"@x.example"),
@@ -379,6 +419,18 @@ mod tests {
             ("<kim@x.example>, <lee@x.example>", EmailError::SeveralAddresses),
             ("mailto:kim@x.example,lee@x.example", EmailError::SeveralAddresses),
             ("kim@@x.example", EmailError::SeveralAddresses),
+            ("kim@x.example (lee@y.example)", EmailError::SeveralAddresses),
+            ("kim@old.example (kim@x.example)", EmailError::SeveralAddresses),
+            ("\u{2018}kim@x.example", EmailError::LocalPart),
+            ("\u{201e}rger@x.example", EmailError::LocalPart),
+            ("\u{2022}kim@x.example", EmailError::LocalPart),
+            ("\u{2013}kim@x.example", EmailError::LocalPart),
+            ("kim\u{2013}lee@x.example", EmailError::LocalPart),
+            ("\u{1f4e7}kim@x.example", EmailError::LocalPart),
+            ("\"k\u{2022}im\"@x.example", EmailError::LocalPart),
+            ("kim@x.example\u{2019}", EmailError::Domain(DomainError::Character)),
+            ("kim@x.example\u{2122}", EmailError::Domain(DomainError::Character)),
+            (".abc@docomo.ne.jp", EmailError::Dots),
             ("ki m@x.example", EmailError::Space),
             ("kim@x .example", EmailError::Space),
             ("@x.example", EmailError::NoLocalPart),
@@ -406,6 +458,10 @@ mod tests {
             ("null", IdentityError::MissingValue("null")),
             ("4.36641E+11", IdentityError::ScientificNotation),
             ("ren\u{fffd}@x.example", IdentityError::Undecodable),
+            ("ren\u{c3}\u{a9}@x.example", IdentityError::WrongEncoding),
+            ("stra\u{c3}\u{178}e@x.example", IdentityError::WrongEncoding),
+            ("\u{ef}\u{bb}\u{bf}kim@x.example", IdentityError::WrongEncoding),
+            ("\u{c1}\u{160}\u{160}@x.example", IdentityError::WrongEncoding),
             ("<>", IdentityError::Empty),
             ("\"\"", IdentityError::Empty),
             ("mailto:kim%0a@x.example", IdentityError::ControlCharacter),

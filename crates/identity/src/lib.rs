@@ -9,7 +9,8 @@
 //! * `email`, `phone`, `domain`: one file for each kind that has rules of its own.
 //!
 //! It is pure: no clock, no network, no files. It does not know whether a mailbox exists or a number is
-//! in service, and never asks whether a number is *valid*: numbering plans change, identities must not.
+//! in service. No form depends on whether a number is *valid*: numbering plans change, identities must
+//! not.
 //!
 //! # Invariants
 //! * A canonical form is its own canonical form.
@@ -77,6 +78,11 @@ pub enum IdentityError {
         "has U+FFFD, which replaces bytes in another encoding: read the source in its own encoding"
     )]
     Undecodable,
+    /// `Ã¼` for `ü`.
+    #[error(
+        "has characters such as `Ã¼`, which are UTF-8 read as another encoding: read the source as UTF-8"
+    )]
+    WrongEncoding,
     /// The error value of a spreadsheet.
     #[error("is `{0}`, an error value of a spreadsheet, and names nobody")]
     SpreadsheetError(&'static str),

@@ -5,6 +5,14 @@
 //! Rust, which knows prefixes and lengths of all regions. A number must be *possible* (of a length that
 //! its region has), never *valid*: which ranges are in use changes every month.
 //!
+//! Digits with neither `+` nor a trunk prefix can be a national number whose zero a spreadsheet dropped,
+//! or an international one that lost its `+`. Where both readings are possible the number is refused,
+//! because each would be another person. Only to spare the obvious ones is it asked which ranges are in
+//! use: that decides between a form and a refusal, never between two forms.
+//!
+//! In Austria and Germany an extension is the end of the number itself (direct dialling in), so that
+//! `DW 67`, `-67` and `;ext=67` are one line.
+//!
 //! A word is refused, also one that a keypad could dial.
 
 use std::fmt;
@@ -25,6 +33,15 @@ pub const EXTENSION_DIGITS_MAX: usize = 20;
 
 /// More digits than any number has, with every prefix.
 const DIGITS_MAX: usize = 25;
+
+/// What stands before the number in a link to a program that calls or writes.
+const SCHEMES: [&str; 6] = ["tel", "sms", "smsto", "callto", "whatsapp", "wa"];
+
+/// Country codes whose extensions are dialled from anywhere as the end of the number.
+const CODES_OF_DIRECT_DIALLING: [&str; 2] = ["+43", "+49"];
+
+/// As many digits are a whole number, so that a short group behind them is something else.
+const NUMBER_DIGITS_MIN: usize = 7;
 
 /// Labels before an extension, longer ones before their own beginnings. All are in lower case.
 const EXTENSION_LABELS: [&str; 16] = [
@@ -118,6 +135,27 @@ pub enum PhoneError {
          country code"
     )]
     NoCountryCode,
+    /// Digits that are one number with a country code, and another without.
+    #[error(
+        "without `+` it can be a number of {region}, or one that begins with its country code, and these \
+         are two people: write it with `+` and its country code, or as it is dialled within {region}"
+    )]
+    Ambiguous {
+        /// The default region of the namespace.
+        region: PhoneRegion,
+    },
+    /// `-1235188`.
+    #[error(
+        "it begins with a minus sign: a spreadsheet has calculated with it; format the column as text \
+         and export it again"
+    )]
+    Negative,
+    /// `0.000537`, `436641234567.5`, `0664 1234567.0`.
+    #[error(
+        "it is a number with a decimal fraction: a spreadsheet has calculated with it; format the column \
+         as text and export it again"
+    )]
+    Fraction,
     /// A country code that nobody has.
     #[error("no country has this country code")]
     CountryCode,
@@ -144,30 +182,78 @@ pub(crate) fn canonical(
 ) -> Result<String, IdentityError> {
     let visible = text::visible(id, Joiners::Drop)?;
     let mut phone = visible.as_ref();
-    while let Some(inner) =
-        wrapping::unwrapped(phone).or_else(|| wrapping::after_scheme(phone, "tel"))
-    {
+    while let Some(inner) = wrapping::unwrapped(phone).or_else(|| after_scheme(phone)) {
         phone = inner;
     }
     if phone.is_empty() {
         return Err(IdentityError::Empty);
     }
     wrapping::refuse_stand_in(phone)?;
-    let dialled = Dialled::parse(without_decimal_zero(phone))?;
-    let mut number = dialled.e164(default_region)?;
-    if let Some(extension) = dialled.extension {
-        number.push_str(";ext=");
-        number.push_str(&extension);
+    refuse_arithmetic(phone)?;
+    refuse_alternatives(phone)?;
+    let dialled = Dialled::parse(whole_number(phone)?)?;
+    let number = dialled.e164(default_region)?;
+    match dialled.extension {
+        Some(extension) => Ok(with_extension(number, &extension)?),
+        None => Ok(number),
     }
-    Ok(number)
 }
 
-/// `436641234567.0` is how programs that read a column as fractions write it out again.
-fn without_decimal_zero(phone: &str) -> &str {
-    let Some(whole) = phone.strip_suffix(".0") else { return phone };
-    let digits = whole.strip_prefix('+').unwrap_or(whole);
-    let is_number = digits.len() >= 5 && digits.bytes().all(|byte| byte.is_ascii_digit());
-    if is_number { whole } else { phone }
+fn after_scheme(phone: &str) -> Option<&str> {
+    SCHEMES.iter().find_map(|scheme| wrapping::after_scheme(phone, scheme))
+}
+
+fn with_extension(number: String, extension: &str) -> Result<String, PhoneError> {
+    if CODES_OF_DIRECT_DIALLING.iter().any(|code| number.starts_with(code)) {
+        return stable(&format!("{number}{extension}"), None);
+    }
+    Ok(format!("{number};ext={extension}"))
+}
+
+/// Refuses what a spreadsheet makes of `+43-664-1234567` and `0664/1234567` if it takes them for sums.
+fn refuse_arithmetic(phone: &str) -> Result<(), PhoneError> {
+    let after_minus = phone.strip_prefix(is_dash);
+    let in_brackets = phone.strip_prefix('(').and_then(|rest| rest.strip_suffix(')'));
+    let is_amount = |text: &str| is_number(text) && !text.starts_with('0');
+    if after_minus.is_some_and(|rest| rest.contains(|ch| decimal_digit(ch).is_some()))
+        || in_brackets.is_some_and(is_amount)
+    {
+        return Err(PhoneError::Negative);
+    }
+    let is_below_one = phone.strip_prefix("0.").or_else(|| phone.strip_prefix("0,"));
+    if is_below_one.is_some_and(is_number) { Err(PhoneError::Fraction) } else { Ok(()) }
+}
+
+/// Refuses `+43 664 5550001/02`: two numbers that differ in their ends.
+fn refuse_alternatives(phone: &str) -> Result<(), PhoneError> {
+    let Some((before, after)) = phone.rsplit_once(['/', '／']) else { return Ok(()) };
+    let digits = |text: &str| text.chars().filter(|ch| decimal_digit(*ch).is_some()).count();
+    let is_end_of_another = after.trim_start().starts_with(is_dash)
+        || (digits(before) >= NUMBER_DIGITS_MIN && (1..=3).contains(&digits(after)));
+    if is_end_of_another { Err(PhoneError::SeveralNumbers) } else { Ok(()) }
+}
+
+/// `436641234567.0` is how programs that read a column as fractions write it out again. Between groups
+/// of digits a dot is a separator, so what could be either is refused.
+fn whole_number(phone: &str) -> Result<&str, PhoneError> {
+    let Some((whole, fraction)) = phone.rsplit_once(['.', ',']) else { return Ok(phone) };
+    if !is_number(fraction) {
+        return Ok(phone);
+    }
+    let is_zero = fraction.bytes().all(|byte| byte == b'0');
+    if is_number(whole.strip_prefix('+').unwrap_or(whole)) {
+        return match fraction.len() {
+            1 | 2 if is_zero && whole.len() >= 5 => Ok(whole),
+            1 | 2 if whole.len() >= NUMBER_DIGITS_MIN => Err(PhoneError::Fraction),
+            _ => Ok(phone),
+        };
+    }
+    let is_group = fraction.len() > 1 && whole.contains('.');
+    if is_zero && fraction.len() <= 2 && !is_group { Err(PhoneError::Fraction) } else { Ok(phone) }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// What a text says to dial.
@@ -209,7 +295,11 @@ impl Dialled {
     }
 
     fn note_trunk_zero(&mut self, rest: &str) {
-        let follows_country_code = self.is_international && !self.digits.is_empty();
+        // Nobody writes `(0)` but behind a country code, so it stands for a missing `+`.
+        let code = without_international_prefix(&self.digits);
+        let is_country_code = matches!(code.len(), 1..=3) && !code.starts_with('0');
+        let follows_country_code =
+            self.is_international && !self.digits.is_empty() || is_country_code;
         if follows_country_code && self.trunk_zero.is_none() && rest.starts_with("(0)") {
             self.trunk_zero = Some(self.digits.len());
         }
@@ -220,6 +310,12 @@ impl Dialled {
             let without_zero = self.without_trunk_zero().map(|digits| international(&digits));
             return without_zero.unwrap_or_else(|| international(&self.digits));
         }
+        if self.trunk_zero.is_some() {
+            let without_zero = self.without_trunk_zero().unwrap_or_else(|| self.digits.clone());
+            if let Ok(number) = international(&without_zero) {
+                return Ok(number);
+            }
+        }
         // The prefix that the ITU recommends (E.123). It is read as that in every region.
         let fault = if self.digits.starts_with("00") {
             match international(&self.digits) {
@@ -229,8 +325,7 @@ impl Dialled {
         } else {
             PhoneError::NoCountryCode
         };
-        let region = default_region.ok_or(fault)?;
-        stable(&self.digits, Some(region.0))
+        without_plus(&self.digits, default_region.ok_or(fault)?)
     }
 
     /// In Italy, San Marino and the Vatican the zero is part of the number from anywhere.
@@ -250,6 +345,10 @@ fn decimal_digit(ch: char) -> Option<char> {
     }
     let mut utf8 = [0; 4];
     PHONE_NUMBER_UTIL.normalize_digits_only(ch.encode_utf8(&mut utf8)).chars().next()
+}
+
+fn is_dash(ch: char) -> bool {
+    matches!(ch, '-' | '‐'..='―' | '−' | '﹣' | '－')
 }
 
 /// What people write between digits.
@@ -295,12 +394,55 @@ fn fault_after_number(rest: &str) -> PhoneError {
     }
 }
 
+/// Digits of a region's own number, unless they can as well be another one from its country code on.
+fn without_plus(digits: &str, region: PhoneRegion) -> Result<String, PhoneError> {
+    let code = PHONE_NUMBER_UTIL.get_country_code_for_region(region.0);
+    let has_own_code = code.is_some_and(|code| digits.starts_with(&code.to_string()));
+    // What North America dials before a country code.
+    let after_prefix = digits.strip_prefix("011");
+    let from_country_code = international(after_prefix.unwrap_or(digits));
+    let (national, other) = match (stable(digits, Some(region.0)), from_country_code) {
+        (Ok(national), Ok(other)) if national != other => (national, other),
+        (Err(_), Ok(other)) if has_own_code => return Ok(other),
+        (national, _) => return national,
+    };
+    let is_suspect = has_own_code || after_prefix.is_some();
+    if !is_suspect && is_written_within_its_region(digits, &national) {
+        return Ok(national);
+    }
+    if is_in_use(&national) && !is_in_use(&other) {
+        return Ok(national);
+    }
+    Err(PhoneError::Ambiguous { region })
+}
+
+/// Whether people of its region write a number with exactly these digits, with the trunk prefix if they
+/// have one.
+fn is_written_within_its_region(digits: &str, e164: &str) -> bool {
+    PHONE_NUMBER_UTIL.parse(e164, None).is_ok_and(|number| {
+        let written = PHONE_NUMBER_UTIL.format(&number, PhoneNumberFormat::National);
+        written.bytes().filter(u8::is_ascii_digit).eq(digits.bytes())
+    })
+}
+
+/// Whether a number is in a range that its region has given out.
+fn is_in_use(e164: &str) -> bool {
+    let number = PHONE_NUMBER_UTIL.parse(e164, None);
+    number.is_ok_and(|number| PHONE_NUMBER_UTIL.is_valid_number(&number))
+}
+
 /// A number from its country code on, with `00` before it or without. Any other zero there is a fault: no
 /// country code begins with one.
 fn international(digits: &str) -> Result<String, PhoneError> {
     let from_country_code = without_international_prefix(digits);
     if from_country_code.starts_with('0') {
         return Err(PhoneError::CountryCode);
+    }
+    // Mobile phones of Mexico had a 1 there until 2019. WhatsApp still writes it.
+    if let Some(number) = from_country_code.strip_prefix("521")
+        && number.len() == 10
+    {
+        return stable(&format!("+52{number}"), None);
     }
     stable(&format!("+{from_country_code}"), None)
 }
@@ -313,6 +455,10 @@ fn without_international_prefix(digits: &str) -> &str {
 /// is in use, may lose a trunk prefix at each of the first readings.
 fn stable(dialled: &str, region: Option<Region>) -> Result<String, PhoneError> {
     let mut number = possible(dialled, region)?;
+    // Nearly every number comes as it is stored, and would only be parsed a second time.
+    if region.is_none() && number == dialled {
+        return Ok(number);
+    }
     for _ in 0..DIGITS_MAX {
         let again = possible(&number, None)?;
         if again == number {
@@ -369,6 +515,27 @@ mod tests {
             ("AT", "+0043 664 1234567", "+436641234567"),
             ("AT", "436641234567", "+436641234567"),
             ("AT", "436641234567.0", "+436641234567"),
+            ("AT", "436641234567.00", "+436641234567"),
+            ("AT", "436641234567,00", "+436641234567"),
+            ("FR", "06.12.34.56.00", "+33612345600"),
+            ("AT", "43 (0)664 1234567", "+436641234567"),
+            ("AT", "0043 (0)664 1234567", "+436641234567"),
+            ("DE", "49 (0)89 123456", "+4989123456"),
+            ("DE", "49 89 123456", "+4989123456"),
+            ("AT", "6641234567", "+436641234567"),
+            ("US", "6502530000", "+16502530000"),
+            ("IT", "3931234567", "+393931234567"),
+            ("IT", "393331234567", "+393331234567"),
+            ("ES", "612345678", "+34612345678"),
+            ("IN", "9123456789", "+919123456789"),
+            ("CN", "13812345678", "+8613812345678"),
+            ("BR", "(41) 91234-5678", "+5541912345678"),
+            ("IN", "011 2345 6789", "+911123456789"),
+            ("MX", "5215512345678", "+525512345678"),
+            ("AT", "+52 1 55 1234 5678", "+525512345678"),
+            ("AT", "whatsapp:+436641234567", "+436641234567"),
+            ("AT", "sms:+43-664-1234567", "+436641234567"),
+            ("AT", "callto:0664 1234567", "+436641234567"),
             ("AT", "\u{202d}+43\u{a0}664\u{a0}1234567\u{202c}", "+436641234567"),
             ("AT", "＋４３ ６６４ １２３４５６７", "+436641234567"),
             ("AT", "+43 664 \u{661}\u{662}\u{663}\u{664}\u{665}\u{666}\u{667}", "+436641234567"),
@@ -391,9 +558,11 @@ mod tests {
             ("AU", "0011 43 664 1234567", "+436641234567"),
             ("CH", "079'123'45'67", "+41791234567"),
             ("AT", "+800 1234 5678", "+80012345678"),
-            ("AT", "01 12345 DW 67", "+43112345;ext=67"),
-            ("AT", "+43112345;ext=67", "+43112345;ext=67"),
-            ("AT", "+43 1 12345 ext. 067", "+43112345;ext=067"),
+            ("AT", "01 12345 DW 67", "+4311234567"),
+            ("AT", "+43 1 12345-67", "+4311234567"),
+            ("AT", "+43112345;ext=67", "+4311234567"),
+            ("AT", "+43 1 12345 ext. 067", "+43112345067"),
+            ("CH", "044 668 18 00 x67", "+41446681800;ext=67"),
             ("US", "650-253-0000 x123", "+16502530000;ext=123"),
             ("US", "650-253-0000 #123", "+16502530000;ext=123"),
             ("RU", "8 (495) 123-45-67 доб. 12", "+74951234567;ext=12"),
@@ -416,6 +585,35 @@ mod tests {
         }
     }
 
+    /// Each has been taken for the number of somebody else.
+    #[test]
+    fn digits_that_are_two_numbers_are_refused() {
+        let numbers = [
+            ("DE", "4915112345678"),
+            ("DE", "49 171 1234567"),
+            ("DE", "436641234567"),
+            ("DE", "011 49 1512 3456789"),
+            ("AT", "43557421345"),
+            ("AT", "43 0664 1234567"),
+            ("AT", "4915112345678"),
+            ("AT", "16502530000"),
+            ("ID", "62812345678"),
+            ("SE", "468123456"),
+            ("XK", "38343201234"),
+            ("IT", "3906123456"),
+        ];
+        let read: Vec<_> = numbers
+            .iter()
+            .filter_map(|(default, given)| {
+                let region = region(default);
+                let fault = PhoneError::Ambiguous { region: region? };
+                let answer = canonical(given, region);
+                (answer != Err(fault.into())).then_some((default, given, answer))
+            })
+            .collect();
+        assert_eq!(read, []);
+    }
+
     #[test]
     fn says_why_a_text_is_no_number() {
         let long = "1".repeat(26);
@@ -431,6 +629,17 @@ mod tests {
             ("0664 1234567!", PhoneError::Character),
             ("*100#", PhoneError::Character),
             ("tel:1234567;phone-context=+431", PhoneError::Parameter),
+            ("+436645550001 / -02", PhoneError::SeveralNumbers),
+            ("+43 664 5550001/02", PhoneError::SeveralNumbers),
+            ("436,641,234,567", PhoneError::SeveralNumbers),
+            ("-1235188", PhoneError::Negative),
+            ("−436641234567", PhoneError::Negative),
+            ("- 0664 1234567", PhoneError::Negative),
+            ("(1235188)", PhoneError::Negative),
+            ("0.000537832", PhoneError::Fraction),
+            ("0664 1234567.0", PhoneError::Fraction),
+            ("0664 1234567.00", PhoneError::Fraction),
+            ("436641234567.5", PhoneError::Fraction),
             ("+", PhoneError::NoDigits),
             ("-", PhoneError::NoDigits),
             ("+999 1234567", PhoneError::CountryCode),

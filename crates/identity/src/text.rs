@@ -5,7 +5,8 @@ use std::borrow::Cow;
 
 use icu_normalizer::ComposingNormalizerBorrowed;
 use icu_properties::{
-    CodePointSetData, CodePointSetDataBorrowed, props::DefaultIgnorableCodePoint,
+    CodePointMapData, CodePointMapDataBorrowed, CodePointSetData, CodePointSetDataBorrowed,
+    props::{DefaultIgnorableCodePoint, GeneralCategory},
 };
 
 use crate::{GIVEN_BYTES_MAX, IdentityError};
@@ -13,6 +14,14 @@ use crate::{GIVEN_BYTES_MAX, IdentityError};
 const NFC: ComposingNormalizerBorrowed<'static> = ComposingNormalizerBorrowed::new_nfc();
 const INVISIBLE: CodePointSetDataBorrowed<'static> =
     CodePointSetData::new::<DefaultIgnorableCodePoint>();
+const CATEGORIES: CodePointMapDataBorrowed<'static, GeneralCategory> =
+    CodePointMapData::<GeneralCategory>::new();
+
+/// What Windows-1252 has for the bytes from 0x80 to 0x9f. It leaves five of them out.
+const WINDOWS_1252: [char; 32] = [
+    '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}',
+    '\u{90}', '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
+];
 
 /// Whether the two zero-width joiners stay.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,6 +74,112 @@ pub(crate) fn without(text: &str, is_dropped: impl Fn(char) -> bool) -> Cow<'_, 
 /// Whether a character is one of the zero-width joiners.
 pub(crate) fn is_joiner(ch: char) -> bool {
     matches!(ch, '\u{200c}' | '\u{200d}')
+}
+
+/// Whether a character beyond ASCII can be part of a name: letters, marks and digits, and the few others
+/// that RFC 5892 (2.6) lets stand in a domain name. Quotes, bullets and other symbols around a name are
+/// no part of it.
+pub(crate) fn is_of_names(ch: char) -> bool {
+    // The two ordinal signs are letters to Unicode, and signs to everybody else.
+    let is_ordinal = matches!(ch, 'ª' | 'º');
+    let is_letter = matches!(
+        CATEGORIES.get(ch),
+        GeneralCategory::UppercaseLetter
+            | GeneralCategory::LowercaseLetter
+            | GeneralCategory::TitlecaseLetter
+            | GeneralCategory::ModifierLetter
+            | GeneralCategory::OtherLetter
+            | GeneralCategory::NonspacingMark
+            | GeneralCategory::SpacingMark
+            | GeneralCategory::DecimalNumber
+    );
+    let is_exception = matches!(
+        ch,
+        '\u{375}'
+            | '\u{5f3}'
+            | '\u{5f4}'
+            | '\u{6fd}'
+            | '\u{6fe}'
+            | '\u{f0b}'
+            | '\u{3007}'
+            | '\u{30fb}'
+    );
+    is_letter && !is_ordinal || is_exception
+}
+
+/// Apostrophes and hyphens of typographers as those of ASCII: inside a word they are the same.
+pub(crate) fn with_ascii_marks(text: &str) -> Cow<'_, str> {
+    if !text.contains(|ch| ascii_mark(ch).is_some()) {
+        return Cow::Borrowed(text);
+    }
+    let chars: Vec<char> = text.chars().collect();
+    let is_word = |at: Option<usize>| {
+        let neighbour = at.and_then(|at| chars.get(at));
+        neighbour.is_some_and(|&ch| ch.is_ascii_alphanumeric() || !ch.is_ascii() && is_of_names(ch))
+    };
+    let mapped = |(at, &ch): (usize, &char)| {
+        let is_inside = is_word(at.checked_sub(1)) && is_word(at.checked_add(1));
+        ascii_mark(ch).filter(|_| is_inside).unwrap_or(ch)
+    };
+    Cow::Owned(chars.iter().enumerate().map(mapped).collect())
+}
+
+/// The longer dashes and the opening quotes are left out: what an old encoding makes of `û` and `æ` is
+/// one of them.
+fn ascii_mark(ch: char) -> Option<char> {
+    match ch {
+        '’' | '\u{2bc}' | '′' | '´' => Some('\''),
+        '\u{2010}' | '\u{2011}' | '−' | '\u{fe63}' => Some('-'),
+        _ => None,
+    }
+}
+
+/// `i` instead of `İ`, and of `i` with a dot above it, which is what programs without a Turkish locale
+/// make of `İ`. Turkish writes a capital `i` so.
+pub(crate) fn with_plain_i(text: &str) -> Cow<'_, str> {
+    if !text.contains(['İ', '\u{307}']) {
+        return Cow::Borrowed(text);
+    }
+    let mut plain = String::with_capacity(text.len());
+    for ch in text.chars() {
+        match ch {
+            'İ' => plain.push('i'),
+            '\u{307}' if plain.ends_with('i') => {}
+            _ => plain.push(ch),
+        }
+    }
+    Cow::Owned(plain)
+}
+
+/// Whether the text holds UTF-8 that was read as Windows-1252, such as `Ã¼` for `ü`.
+pub(crate) fn is_misread_utf8(text: &str) -> bool {
+    if text.is_ascii() {
+        return false;
+    }
+    let is_misread = |bytes: &[u8]| {
+        let length = match bytes.first() {
+            Some(0xc2..=0xdf) => 2,
+            Some(0xe0..=0xef) => 3,
+            Some(0xf0..=0xf4) => 4,
+            _ => return false,
+        };
+        bytes.get(..length).is_some_and(|start| std::str::from_utf8(start).is_ok())
+    };
+    // Characters that Windows-1252 lacks become a byte that no text in UTF-8 has.
+    let bytes: Vec<u8> = text.chars().map(|ch| byte_of(ch).unwrap_or(0xff)).collect();
+    (0..bytes.len()).any(|start| {
+        // A soft hyphen is also what a word processor puts between syllables. It counts only in `Ã­`.
+        let is_syllable =
+            bytes.get(start + 1) == Some(&0xad) && !matches!(bytes[start], 0xc2 | 0xc3);
+        !is_syllable && is_misread(&bytes[start..])
+    })
+}
+
+fn byte_of(ch: char) -> Option<u8> {
+    if let Some(at) = WINDOWS_1252.iter().position(|&other| other == ch) {
+        return u8::try_from(0x80 + at).ok();
+    }
+    u8::try_from(u32::from(ch)).ok().filter(|byte| !matches!(byte, 0x80..=0x9f))
 }
 
 fn without_invisible(text: &str, joiners: Joiners) -> Cow<'_, str> {
@@ -137,6 +252,25 @@ mod tests {
         assert_eq!(visible(joined, Joiners::Drop).as_deref(), Ok("\u{647}\u{627}"));
         for stray in ["\u{200c}\u{647}a", "\u{647}\u{200d}a", "\u{647}a\u{200c}"] {
             assert_eq!(visible(stray, Joiners::Keep).as_deref(), Ok("\u{647}a"), "{stray:?}");
+        }
+    }
+
+    #[test]
+    fn sees_text_that_was_read_in_another_encoding() {
+        for word in
+            ["rené", "müller", "straße", "maría", "łukasz", "ÄÖÜ", "Ángel", "\u{feff}kim", "日本"]
+        {
+            let misread: String = word.bytes().map(|byte| windows_1252(byte)).collect();
+            assert!(is_misread_utf8(&misread), "{misread:?}");
+            assert!(!is_misread_utf8(word), "{word:?}");
+        }
+        assert!(!is_misread_utf8("stra\u{df}\u{ad}e"));
+    }
+
+    fn windows_1252(byte: u8) -> char {
+        match byte {
+            0x80..=0x9f => WINDOWS_1252[usize::from(byte - 0x80)],
+            _ => char::from(byte),
         }
     }
 

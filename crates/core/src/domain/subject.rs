@@ -69,6 +69,27 @@ impl<'a> GivenSubject<'a> {
     }
 }
 
+/// Whether a text spells the data subject of which `is_form` knows the canonical form, as far as that
+/// can be told without the catalogue: the form is one that some kind of namespace gives the text. A
+/// phone number needs its country code.
+pub fn spells(text: &str, is_form: impl Fn(&str) -> bool) -> bool {
+    let spells_as = |given: &GivenSubject<'_>, kind| {
+        Subject::canonical(&given.namespace, kind, given.id)
+            .is_ok_and(|subject| is_form(subject.as_str()))
+    };
+    let given = GivenSubject::parse(text);
+    is_form(text) || given.is_ok_and(|given| KINDS.iter().any(|kind| spells_as(&given, *kind)))
+}
+
+/// Every kind of namespace.
+const KINDS: [NamespaceKind; 5] = [
+    NamespaceKind::Opaque,
+    NamespaceKind::Email { fold_local_part: true },
+    NamespaceKind::Email { fold_local_part: false },
+    NamespaceKind::Phone { default_region: None },
+    NamespaceKind::Domain,
+];
+
 impl Catalog {
     /// The data subject that a caller means. This is the one door to a [`Subject`].
     ///

@@ -37,7 +37,7 @@ use thiserror::Error;
 
 pub use crate::jws::{KeyError, PublicKey};
 use crate::{
-    domain::{Effect, Millis, Reason, Region},
+    domain::{Effect, Millis, Reason, Region, spells},
     jws::{self, JwsError},
 };
 
@@ -112,7 +112,7 @@ impl Signer {
 }
 
 /// Verifies a token: signed with the private half of `key`, valid at `now` and, if `subject` is given,
-/// about that data subject. Returns the statement.
+/// about that data subject, in any spelling that [`spells`] knows. Returns the statement.
 ///
 /// # Errors
 /// See [`TokenError`]. The signature is verified before anything else is read.
@@ -123,7 +123,7 @@ pub fn verify(
     now: Millis,
 ) -> Result<Statement, TokenError> {
     let statement = claims::statement(&key.open(token, TYPE, TOKEN_BYTES_MAX)?)?;
-    if subject.is_some_and(|subject| !statement.subject.is_of(subject)) {
+    if subject.is_some_and(|text| !spells(text, |form| statement.subject.is_of(form))) {
         return Err(TokenError::Subject);
     }
     statement.lifetime.check(now)?;
