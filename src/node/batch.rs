@@ -352,10 +352,11 @@ impl<'a> Batch<'a> {
         known_use: NamespaceUse,
     ) -> Result<Put<Namespace>, CatalogError> {
         let existing = self.catalog().namespace(draft.key.as_str());
-        if existing.is_some_and(|existing| existing.kind != draft.kind)
+        let differs = existing.and_then(|existing| existing.kind.differs_in(&draft.kind));
+        if let Some(field) = differs
             && (known_use.is_used || self.has_persons_since(&draft.key, known_use.searched)?)
         {
-            return Err(CatalogError::NamespaceInUse { key: draft.key });
+            return Err(CatalogError::NamespaceInUse { key: draft.key, field });
         }
         let value = Namespace::from(draft);
         let changed = existing != Some(&value);

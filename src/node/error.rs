@@ -3,6 +3,8 @@
 //! Any write may fail with a [`WriteError`] and any read with a [`ReadError`]; the enums of the
 //! operations nest these two. `status` maps each error to a gRPC status.
 
+use std::time::Duration;
+
 use thiserror::Error;
 
 use super::act::CLOCK_SKEW_MS_MAX;
@@ -247,6 +249,8 @@ pub enum CatalogError {
     NamespaceInUse {
         /// The namespace.
         key: Key,
+        /// The setting that would change.
+        field: &'static str,
     },
     /// The write failed.
     #[error(transparent)]
@@ -369,6 +373,20 @@ pub struct RevisionNotReached {
     pub reached: u64,
 }
 
+/// An audience began too long ago.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "the audience began {} s ago and answers as of then; the limit is {} s: begin a new one",
+    age.as_secs(),
+    age_max.as_secs_f64()
+)]
+pub struct AudienceTooOld {
+    /// How long ago.
+    pub age: Duration,
+    /// The limit.
+    pub age_max: Duration,
+}
+
 /// Why a read of the past failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AsOfError {
@@ -424,7 +442,10 @@ pub enum FindActError {
 pub enum IssueError {
     /// The act is another data subject's. The answer is the same as for an act that does not exist.
     #[error("no such act is on record, or it is another data subject's")]
-    ActUnknown,
+    ActUnknown {
+        /// The field that does not fit: the data subject, if one was named, else the act.
+        field: &'static str,
+    },
     /// The entry is not an act of consent.
     #[error("entry {index} is no act of consent, so there is no receipt of it")]
     NotAnAct {

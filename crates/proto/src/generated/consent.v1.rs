@@ -2221,7 +2221,8 @@ impl ::prost::Name for AudienceNotNow {
 /// What became of an audience.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AudienceSummary {
-    /// Revision that every verdict was decided at.
+    /// Revision that every verdict was decided at; with `record_use`, who was stopped or used up a limit
+    /// since is not allowed all the same.
     #[prost(uint64, tag = "1")]
     pub revision: u64,
     /// Moment that every verdict was decided at.
@@ -2248,6 +2249,10 @@ pub struct AudienceSummary {
     /// With `ignore_obligations`: how many of the allowed ones would have been NOT_NOW.
     #[prost(uint64, tag = "9")]
     pub obligations_ignored: u64,
+    /// How many were left out because the audience had the person before, allowed or NOT_NOW: under
+    /// another spelling, or under a name that is linked as verified. They are counted under no reason.
+    #[prost(uint64, tag = "10")]
+    pub duplicates: u64,
 }
 impl ::prost::Name for AudienceSummary {
     const NAME: &'static str = "AudienceSummary";
@@ -5324,6 +5329,9 @@ pub enum ErrorReason {
     NamespaceChanged = 40,
     /// The entry is no event, so that no subscription has to hear it.
     NotAnEvent = 41,
+    /// The audience began too long ago to answer as of that moment. Begin a new one with the data subjects
+    /// that are not answered yet.
+    AudienceTooOld = 42,
 }
 impl ErrorReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -5374,6 +5382,7 @@ impl ErrorReason {
             Self::NamespaceInUse => "ERROR_REASON_NAMESPACE_IN_USE",
             Self::NamespaceChanged => "ERROR_REASON_NAMESPACE_CHANGED",
             Self::NotAnEvent => "ERROR_REASON_NOT_AN_EVENT",
+            Self::AudienceTooOld => "ERROR_REASON_AUDIENCE_TOO_OLD",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -5425,6 +5434,7 @@ impl ErrorReason {
             "ERROR_REASON_NAMESPACE_IN_USE" => Some(Self::NamespaceInUse),
             "ERROR_REASON_NAMESPACE_CHANGED" => Some(Self::NamespaceChanged),
             "ERROR_REASON_NOT_AN_EVENT" => Some(Self::NotAnEvent),
+            "ERROR_REASON_AUDIENCE_TOO_OLD" => Some(Self::AudienceTooOld),
             _ => None,
         }
     }

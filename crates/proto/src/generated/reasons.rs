@@ -46,6 +46,7 @@ impl ErrorReason {
             Self::NamespaceInUse => StatusCode::FailedPrecondition,
             Self::NamespaceChanged => StatusCode::Aborted,
             Self::NotAnEvent => StatusCode::FailedPrecondition,
+            Self::AudienceTooOld => StatusCode::Aborted,
         }
     }
 
@@ -93,6 +94,7 @@ impl ErrorReason {
             Self::NamespaceInUse => None,
             Self::NamespaceChanged => Some(100),
             Self::NotAnEvent => None,
+            Self::AudienceTooOld => None,
         }
     }
 }
