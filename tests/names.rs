@@ -182,14 +182,16 @@ async fn the_kind_of_a_namespace_is_fixed_once_it_has_a_person() {
         assert!(clients.catalog.put_namespace(request).await.unwrap().into_inner().changed);
     }
     clients.record_change("contact:Kim@x.example", Action::Grant, NEWS, "email").await;
-    let want =
-        TypedError::new(tonic::Code::FailedPrecondition, "NAMESPACE_IN_USE", &["namespace.kind"]);
-    for request in [
-        namespace(NamespaceKind::Opaque, "", None),
-        namespace(NamespaceKind::Email, "", Some(false)),
+    let refused = |field: &str| {
+        TypedError::new(tonic::Code::FailedPrecondition, "NAMESPACE_IN_USE", &[field])
+    };
+    let want = refused("namespace.kind");
+    for (request, want) in [
+        (namespace(NamespaceKind::Opaque, "", None), &want),
+        (namespace(NamespaceKind::Email, "", Some(false)), &refused("namespace.fold_local_part")),
     ] {
         let error = clients.catalog.put_namespace(request).await.unwrap_err();
-        assert_eq!(typed(&error), want);
+        assert_eq!(typed(&error), *want);
     }
     let mut retitled = namespace(NamespaceKind::Email, "", Some(true));
     retitled.namespace.as_mut().unwrap().title = "E-mail".to_owned();
