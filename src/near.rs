@@ -8,10 +8,12 @@ const PROPOSED_MAX: usize = 3;
 /// Those of `known` that may have been meant by `given`, the nearest first, at most three.
 ///
 /// A key is near if few letters differ (one in four, at most three; a transposition counts as one), or if
-/// it only lacks its class, as `newsletter` for `marketing.newsletter`.
+/// it only lacks its class, as `newsletter` for `marketing.newsletter`. Farther than these are a key of
+/// the class that was given, the class of a key that was given, a key of the same name in another class,
+/// and a word within a longer one, as `phone` in `telephone`.
 #[must_use]
 pub fn near<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<String> {
-    let lower_case = given.to_lowercase();
+    let lower_case = given.trim().to_lowercase();
     let mut found: Vec<(usize, &str)> = known
         .into_iter()
         .filter(|key| *key != given)
@@ -20,6 +22,20 @@ pub fn near<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<St
     found.sort_unstable();
     found.dedup();
     found.into_iter().take(PROPOSED_MAX).map(|(_, key)| key.to_owned()).collect()
+}
+
+/// As [`near`]; if no key is spelled like the given one, those of its kind: `phone` finds a namespace of
+/// phone numbers that is called `tel`. `known` has keys and kinds.
+#[must_use]
+pub fn near_or_of_kind(given: &str, known: &[(&str, &str)]) -> Vec<String> {
+    let found = near(given, known.iter().map(|(key, _)| *key));
+    if !found.is_empty() {
+        return found;
+    }
+    let given = given.trim().to_lowercase();
+    let is_of = |kind: &str| kind == given || distance(&given, kind).is_some();
+    let of_kind = known.iter().filter(|(_, kind)| is_of(kind));
+    of_kind.take(PROPOSED_MAX).map(|(key, _)| (*key).to_owned()).collect()
 }
 
 /// The question that proposes keys, for example "did you mean `a` or `b`?"; none without keys.
@@ -39,7 +55,26 @@ fn distance(given: &str, key: &str) -> Option<usize> {
     let (_, name) = key.rsplit_once('.').unwrap_or_default();
     // A key without its class is as near as one with a letter that differs.
     let without_class = few_letters_differ(given, name).map(|letters| letters + 1);
-    [whole, without_class].into_iter().flatten().min()
+    [whole, without_class, related(given, key)].into_iter().flatten().min()
+}
+
+/// Farther than any key in which few letters differ.
+const RELATED: usize = 8;
+
+/// The distance of a key that shares its class, its name or a word with what was given.
+fn related(given: &str, key: &str) -> Option<usize> {
+    let extends = |long: &str, short: &str| {
+        let rest = long.strip_prefix(short).filter(|_| !short.is_empty());
+        rest.is_some_and(|rest| rest.starts_with(['.', '-', '_']))
+    };
+    let same_name = match (given.rsplit_once('.'), key.rsplit_once('.')) {
+        (Some((_, name)), Some((_, other))) => name == other,
+        _ => false,
+    };
+    let is_word = |text: &str| text.len() >= 4 && !text.contains('.');
+    let has_word = is_word(given) && is_word(key) && (given.contains(key) || key.contains(given));
+    let is_related = extends(key, given) || extends(given, key) || same_name || has_word;
+    is_related.then_some(RELATED)
 }
 
 fn few_letters_differ(given: &str, key: &str) -> Option<usize> {
@@ -70,10 +105,26 @@ mod tests {
             ("analitics", "analytics"),
             ("sma", "sms"),
             ("psuh", "push"),
+            ("sms ", "sms"),
+            ("SMS", "sms"),
+            ("marketing", "marketing.newsletter"),
+            ("mktg.newsletter", "marketing.newsletter"),
+            ("marketing.newsletter.email", "marketing.newsletter"),
+            ("webpush", "push"),
         ] {
             let found = near(given, KNOWN);
             assert_eq!(found.first().map(String::as_str), Some(meant), "{given}");
         }
+    }
+
+    #[test]
+    fn a_namespace_is_also_found_by_its_kind() {
+        let known = [("user", "opaque"), ("tel", "phone"), ("mail", "email")];
+        assert_eq!(near_or_of_kind("phone", &known), ["tel"]);
+        assert_eq!(near_or_of_kind("telephone", &known), ["tel"]);
+        assert_eq!(near_or_of_kind("EMAIL", &known), ["mail"]);
+        assert_eq!(near_or_of_kind("usr", &known), ["user"]);
+        assert!(near_or_of_kind("crm", &known).is_empty());
     }
 
     #[test]

@@ -21,8 +21,8 @@ use crate::{
     domain::Key,
     near,
     node::{
-        CatalogError, CheckpointNotReached, ConfirmError, ConsumeError, LinkError, ReadError,
-        RecordError, RevisionNotReached, UseError,
+        AudienceTooOld, CatalogError, CheckpointNotReached, ConfirmError, ConsumeError, LinkError,
+        ReadError, RecordError, RevisionNotReached, UseError,
     },
     proto::ErrorReason,
     watch::WatchError,
@@ -260,6 +260,7 @@ status_of!(
     UseError,
     ReadError,
     RevisionNotReached,
+    AudienceTooOld,
     CheckpointNotReached,
     WatchError,
     ConsumeError
@@ -287,7 +288,7 @@ pub fn fault_of_transport(headers: &http::HeaderMap) -> Option<Fault> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, time::Duration};
 
     use tonic_types::StatusExt;
 
@@ -423,6 +424,12 @@ mod tests {
                 ErrorReason::NotAnEvent,
                 "index",
             ),
+            (
+                AudienceTooOld { age: Duration::from_secs(9), age_max: Duration::from_secs(8) }
+                    .into(),
+                ErrorReason::AudienceTooOld,
+                "subjects",
+            ),
             (IssueError::TooLong { bytes: 9, limit: 8 }.into(), ErrorReason::LimitExceeded, ""),
             (
                 UseError::UnknownPurpose { key: news.clone() }.into(),
@@ -492,7 +499,11 @@ mod tests {
                 ErrorReason::IdempotencyKeyReused,
                 "idempotency_key",
             ),
-            (IssueError::ActUnknown.into(), ErrorReason::ActUnknown, "idempotency_key"),
+            (
+                IssueError::ActUnknown { field: "subject" }.into(),
+                ErrorReason::ActUnknown,
+                "subject",
+            ),
             (LinkError::ToSelf.into(), ErrorReason::InvalidField, "other_subject"),
             (ConfirmError::TokenUnknown.into(), ErrorReason::ConfirmationTokenUnknown, "token"),
             (ConfirmError::TokenExpired.into(), ErrorReason::ConfirmationTokenExpired, "token"),
@@ -605,12 +616,12 @@ mod tests {
             ),
             (
                 CatalogError::NamespaceInUse {
-                    key: Key::parse("email").unwrap(),
-                    field: "namespace.kind",
+                    key: Key::parse("tel").unwrap(),
+                    field: "default_region",
                 }
                 .into(),
                 ErrorReason::NamespaceInUse,
-                "namespace.kind",
+                "namespace.default_region",
             ),
             (
                 RecordError::from(WriteError::NamespaceChanged { namespace: "tel".to_owned() })

@@ -4,7 +4,7 @@
 use std::fs;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use consent_ledger::proto;
+use consent_ledger::proto::{self, Action};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -119,6 +119,57 @@ async fn a_catalogue_is_written_once_and_every_act_of_a_file_is_replayed() {
     fs::write(&file, acts.join("\n")).unwrap();
     server.cli(&["replay", file.to_str().unwrap()]).expect_code(0);
     assert_eq!(head().await, before + 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalogue_file_that_is_refused_says_what_was_written_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&dir.path().join("data"));
+    let mut clients = server.clients_with_catalog(&["news"], &["email"]).await;
+    let file = dir.path().join("catalog.toml");
+    let apply = |text: &str, more: &[&str]| {
+        fs::write(&file, text).unwrap();
+        server.cli(&[&["catalog", "apply", file.to_str().unwrap()], more].concat())
+    };
+    let of = |region: &str| {
+        format!("[[namespaces]]\nkey = \"fon\"\nkind = \"phone\"\ndefault_region = \"{region}\"\n")
+    };
+    let purpose = "[[purposes]]\nkey = \"news\"\ntitle = \"news\"\nlegal_basis = \"consent\"\n";
+    apply(&of("AT"), &[]).expect_code(0);
+    clients.record_change("fon:0664 1234567", Action::Withdraw, "*", "*").await;
+
+    let file_of_three =
+        format!("[[namespaces]]\nkey = \"aa\"\nkind = \"opaque\"\n{}{purpose}", of("DE"));
+    let dry = apply(&file_of_three, &["--dry-run"]).expect_code(0);
+    assert!(dry.stdout.contains("`fon` will be refused if"), "{}", dry.stdout);
+    let refused = apply(&file_of_three, &[]).expect_code(1);
+    assert!(refused.stderr.contains("namespace.default_region"), "{}", refused.stderr);
+    assert!(refused.stdout.contains("aa"), "what was written: {}", refused.stdout);
+    assert!(!refused.stdout.contains("news"), "what was not: {}", refused.stdout);
+
+    // New consent needs a new version.
+    let refused = apply(purpose, &["--reconsent", "news"]).expect_code(1);
+    assert!(refused.stderr.contains("changes nothing"), "{}", refused.stderr);
+    let reworded = purpose.replace("title = \"news\"", "title = \"News\"");
+    apply(&reworded, &["--reconsent", "news"]).expect_code(0);
+
+    let quiet = "obligations = [{ quiet_hours = { start = \"08:00\", end = \"08:00\" } }]\n";
+    let warned = apply(&format!("{reworded}{quiet}"), &[]).expect_code(0);
+    assert!(warned.stderr.contains("leave no moment"), "{}", warned.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_with_preferences_alone_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    server.clients_with_catalog(&["news"], &["email"]).await;
+    let hours = ["--quiet-hours", "22:00-07:00"];
+    let recorded = server.cli(&[&["record", "--subject", "user:1"], &hours[..]].concat());
+    assert!(recorded.expect_code(0).stderr.contains("--time-zone"), "hours of which clock?");
+    let known = server.cli(&["preferences", "--subject", "user:1"]).expect_code(0).stdout;
+    assert!(known.contains("quiet from 22:00 to 07:00"), "{known}");
+    let words = ["record", "--subject", "user:1", "--withdraw", "news:email"];
+    server.cli(&[&words[..], &["--confirmation-validity", "1d"]].concat()).expect_code(2);
 }
 
 fn catalog_entries() -> u64 {

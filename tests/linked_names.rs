@@ -141,6 +141,11 @@ async fn nothing_that_may_be_handed_to_a_person_names_another() {
     let revision = verified_once.revision;
     house.clients.unlink(A, B).await;
 
+    // Not erased: a person who was linked.
+    let then = ["preferences", "--subject", A, "--as-of-revision", &revision.to_string()];
+    let text = house.server.cli(&then).expect_code(0).stdout;
+    assert!(text.contains("a linked person") && !text.contains("erased"), "{text}");
+
     let mut answers = Vec::new();
     for all_cells in [false, true] {
         let now = proto::GetPreferencesRequest { all_cells, ..of(A) };
@@ -188,7 +193,7 @@ async fn nothing_that_may_be_handed_to_a_person_names_another() {
     assert!(line("objected").contains(A_MAIL), "{text}");
     assert!(line("sms      withdrawn").contains("a linked person"), "{text}");
     assert!(line("sms      granted").contains(A), "{text}");
-    assert!(text.contains("linked to a linked person (asserted)"), "{text}");
+    assert!(text.contains("linked to a person who is not named here (asserted)"), "{text}");
     let text = house.server.cli(&["history", "--subject", A]).expect_code(0).stdout;
     assert!(text.contains("a linked person"), "{text}");
 

@@ -207,13 +207,16 @@ async fn the_kind_of_a_namespace_is_fixed_once_it_has_a_person() {
         assert!(clients.catalog.put_namespace(request).await.unwrap().into_inner().changed);
     }
     clients.record_change("contact:Kim@x.example", Action::Grant, NEWS, "email").await;
-    for (request, field) in [
-        (namespace(NamespaceKind::Opaque, "", None), "namespace.kind"),
-        (namespace(NamespaceKind::Email, "", Some(false)), "namespace.fold_local_part"),
+    let refused = |field: &str| {
+        TypedError::new(tonic::Code::FailedPrecondition, "NAMESPACE_IN_USE", &[field])
+    };
+    let want = refused("namespace.kind");
+    for (request, want) in [
+        (namespace(NamespaceKind::Opaque, "", None), &want),
+        (namespace(NamespaceKind::Email, "", Some(false)), &refused("namespace.fold_local_part")),
     ] {
         let error = clients.catalog.put_namespace(request).await.unwrap_err();
-        let code = tonic::Code::FailedPrecondition;
-        assert_eq!(typed(&error), TypedError::new(code, "NAMESPACE_IN_USE", &[field]));
+        assert_eq!(typed(&error), *want);
     }
     let mut retitled = namespace(NamespaceKind::Email, "", Some(true));
     retitled.namespace.as_mut().unwrap().title = "E-mail".to_owned();

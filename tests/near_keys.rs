@@ -37,6 +37,8 @@ async fn a_refused_call_names_the_keys_that_were_meant() {
     for (purpose, channel, reason, keys) in [
         (MISSPELT, "email", "UNKNOWN_PURPOSE", NEWS),
         ("newsletter", "email", "UNKNOWN_PURPOSE", NEWS),
+        ("mktg.newsletter", "email", "UNKNOWN_PURPOSE", NEWS),
+        ("service", "email", "UNKNOWN_PURPOSE", "service.billing"),
         ("nothing.of.the.kind", "email", "UNKNOWN_PURPOSE", ""),
         (NEWS, "emial", "UNKNOWN_CHANNEL", "email"),
         (NEWS, "fax", "UNKNOWN_CHANNEL", ""),
@@ -61,6 +63,14 @@ async fn a_refused_call_names_the_keys_that_were_meant() {
     let refused = clients.consent.record_consent(request).await.unwrap_err();
     assert_eq!(meant(&refused), ("UNKNOWN_NAMESPACE".into(), "email".into()));
     assert!(refused.message().contains("did you mean `email`?"), "{refused:?}");
+    for (purpose, channel, meant) in
+        [("Marketing.Newsletter", "email", MEANT), (NEWS, "SMS", "did you mean `sms`?")]
+    {
+        let request = act("user:1", vec![change(Action::Withdraw, purpose, channel)]);
+        let refused = clients.consent.record_consent(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().contains(meant), "{refused:?}");
+    }
     let request = proto::GetPurposeRequest { key: MISSPELT.into(), ..Default::default() };
     let refused = clients.catalog.get_purpose(request).await.unwrap_err();
     assert_eq!(meant(&refused), ("UNKNOWN_PURPOSE".into(), NEWS.into()));

@@ -182,6 +182,14 @@ async fn a_use_beyond_a_limit_or_within_quiet_hours_is_a_deviation_that_says_so(
         let kinds: Vec<_> = used.broken_obligations().collect();
         assert_eq!(kinds, [ObligationKind::FrequencyLimit][..usize::from(broken)]);
     }
+    // Mail tools list the newest first.
+    let given = ledger.grant("user:4").await;
+    let given_at = millis(given.recorded_at.as_ref()).unwrap();
+    support::wait_until_time(given_at + 10);
+    for (after, broken) in [(3, false), (2, false), (1, true)] {
+        let used = ledger.use_at("user:4", Some(given_at + after)).await;
+        assert_eq!((used.deviation, used.reason()), (broken, Reason::Granted), "use {after}");
+    }
     let history = ledger.clients.history("user:1").await;
     let used = history.last().unwrap().r#use.as_ref().unwrap();
     let kinds: Vec<_> = used.broken_obligations().collect();
@@ -371,6 +379,10 @@ async fn the_command_line_exits_with_4_and_keeps_the_waiting_apart() {
     let printed = check(&["--ignore-obligations"]).expect_code(0).stdout;
     assert!(printed.starts_with("ALLOW  granted\nobligations are ignored"), "{printed}");
 
+    let met = ["check", "--subject", "user:2"];
+    let printed = ledger.server.cli(&[&met[..], &cell[..]].concat()).expect_code(0).stdout;
+    assert!(printed.contains("at most 1 in 30d") && !printed.contains("not before"), "{printed}");
+
     let ids = ledger.dir.path().join("ids");
     fs::write(&ids, "user:1\nuser:2\nuser:3\n").unwrap();
     let later = ledger.dir.path().join("later");
@@ -383,6 +395,11 @@ async fn the_command_line_exits_with_4_and_keeps_the_waiting_apart() {
     assert!(filtered.stderr.contains("1 more are NOT NOW"), "{}", filtered.stderr);
     let later = fs::read_to_string(&later).unwrap();
     assert!(later.starts_with("user:1\t2") && later.lines().count() == 1, "{later}");
+    for wrong in ["-", ids] {
+        let words = [&["audience", ids], &cell[..], &["--not-now-file", wrong]].concat();
+        ledger.server.cli(&words).expect_code(2);
+    }
+    assert_eq!(fs::read_to_string(ids).unwrap().lines().count(), 3, "the list is as it was");
     let filtered = audience(&["--ignore-obligations"]);
     assert_eq!(filtered.stdout, "user:1\nuser:2\n");
     assert!(filtered.stderr.contains("obligations are ignored"), "{}", filtered.stderr);

@@ -324,7 +324,13 @@ async fn guardians_and_double_opt_ins_have_receipts() {
     assert_eq!(payload["consent_ledger"]["evidence"]["authority"]["relationship"], "parent");
     assert!(payload["consent_ledger"]["authority_ends_at"].is_string());
 
-    let answer = world.record(act(SUBJECT, vec![change(Action::Grant, "doi", "email")])).await;
+    let mut by_staff = act(SUBJECT, vec![change(Action::Grant, "doi", "email")]);
+    by_staff.actor = proto::Actor::Agent.into();
+    let authority =
+        proto::Authority { representative: "staff:7".to_owned(), ..proto::Authority::default() };
+    by_staff.evidence =
+        Some(proto::Evidence { authority: Some(authority), ..proto::Evidence::default() });
+    let answer = world.record(by_staff).await;
     assert_eq!(answer.results[0].outcome(), Outcome::PendingConfirmation);
     let payload = world.payload(answer.index, ReceiptFormat::ConsentReceipt).await;
     assert_eq!(payload["events"][0]["event_state"], "requested");
@@ -338,6 +344,8 @@ async fn guardians_and_double_opt_ins_have_receipts() {
     let confirmed = world.clients.consent.confirm_consent(confirm).await.unwrap().into_inner();
     let payload = world.payload(confirmed.index, ReceiptFormat::ConsentReceipt).await;
     assert_eq!(payload["consent_ledger"]["kind"], "CONFIRMATION");
+    let authority = &payload["consent_ledger"]["evidence"]["authority"];
+    assert_eq!(authority["representative"], "staff:7", "the staff member who asked for it");
     let request = receipt_id(&payload, answer.index);
     assert_eq!(payload["consent_ledger"]["confirms"]["receipt_id"], request);
     assert_eq!(payload["services"][0]["purposes"].as_array().unwrap().len(), 1);
@@ -364,7 +372,7 @@ async fn entries_without_a_receipt_give_the_reason() {
             TypedError::new(Code::InvalidArgument, "INVALID_FIELD", &["subject"])
         }),
         (GetReceiptRequest { subject: other, ..of(index) }, {
-            TypedError::new(Code::NotFound, "ACT_UNKNOWN", key)
+            TypedError::new(Code::NotFound, "ACT_UNKNOWN", &["subject"])
         }),
         (GetReceiptRequest { act: by_key("other"), ..of(index) }, {
             TypedError::new(Code::NotFound, "ACT_UNKNOWN", key)

@@ -728,6 +728,15 @@ async fn contact_preferences_become_obligations_and_never_a_denial() {
     ledger.record(only(proto::ContactPreferences { clear, ..Default::default() })).await;
     assert_eq!(ledger.check("user:1", NEWS, "email").await.obligations, []);
 
+    // Nobody else takes quiet hours and limits away.
+    for field in ["quiet_hours", "frequency_limit"] {
+        let clear = vec![field.to_owned()];
+        let mut request = only(proto::ContactPreferences { clear, ..Default::default() });
+        request.actor = Actor::Import.into();
+        let error = ledger.refused(request).await;
+        assert_eq!((&*error.reason, &*error.fields[0]), ("INVALID_FIELD", "preferences.clear[0]"));
+    }
+
     // Without a known time zone, only hours that are quiet in no possible zone are allowed.
     let mut signup = grant("user:2");
     signup.preferences =

@@ -256,6 +256,8 @@ async fn an_undeliverable_event_is_a_dead_letter_and_can_be_replayed() {
     for index in [tired, gone] {
         assert_eq!(state(&mut clients, index).await, Some(PropagationState::Acknowledged));
     }
+    let none = server.cli(&["webhooks", "replay", "crm", &tired.to_string()]).expect_code(1);
+    assert!(none.stderr.contains("1 of the 1 indexes are no dead letters"), "{}", none.stderr);
     // The state survives the process.
     server.kill();
     let server = Server::start_with(dir.path(), &ALLOW);

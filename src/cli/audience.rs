@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
+    fs::{self, File},
     io::{self, BufWriter, Write as _},
     path::{Path, PathBuf},
 };
@@ -37,10 +37,12 @@ Reads data subjects, one on each line, and prints those that are allowed now, in
 whose obligations are not met at this moment (NOT NOW: a frequency limit, quiet hours) are counted apart;
 --not-now-file keeps them, each with a tab and the first moment that is permitted, if one is known. The
 counts by reason go to standard error, with --json as one object; standard output holds only data
-subjects. A malformed line is denied and counted as malformed.
+subjects. A malformed line is denied and counted as malformed. A person who comes twice, in another spelling
+or under a name that is linked as verified, is printed once; the rest is counted as duplicate.
 
-All decisions are of one revision and one moment, also if acts are recorded meanwhile. Use the
-output only if the exit code is 0: after an error, data subjects are missing.
+All decisions are of one revision and one moment, also if acts are recorded meanwhile. With --record-use,
+who was stopped or reached a limit since is not printed either. Use the output only if the exit code is 0:
+after an error, data subjects are missing.
 
 Examples:
   consent-ledger audience --purpose marketing.newsletter --channel email ids.txt > allowed.txt
@@ -101,6 +103,9 @@ impl AudienceArgs {
 pub(super) async fn run(args: AudienceArgs, context: &mut Context) -> Result<Exit, CliError> {
     // A missing file is reported before an unreachable server.
     let input = Input::open(&args.file)?;
+    if let Some(later) = &args.not_now_file {
+        check_output(later, &args.file)?;
+    }
     let mut not_now = args.not_now_file.as_deref().map(create).transpose()?;
     let channel = client::connect(&context.global).await?;
     let mut client =
@@ -168,6 +173,21 @@ async fn upload(
 struct Later {
     path: PathBuf,
     file: BufWriter<File>,
+}
+
+/// That a file to write is not the list that is read. Standard output is for those that are allowed.
+fn check_output(written: &Path, read: &Path) -> Result<(), CliError> {
+    if written == Path::new("-") {
+        return Err(CliError::usage("--not-now-file must be a file, not standard output"));
+    }
+    let (Ok(one), Ok(other)) = (fs::canonicalize(written), fs::canonicalize(read)) else {
+        return Ok(());
+    };
+    if one == other {
+        let path = written.display();
+        return Err(CliError::usage(format!("--not-now-file {path} is the list that is read")));
+    }
+    Ok(())
 }
 
 fn create(path: &Path) -> Result<Later, CliError> {
@@ -253,6 +273,9 @@ fn report(summary: &AudienceSummary, context: &Context) -> Result<(), CliError> 
         summary.reasons.iter().map(|row| (word::<Reason>(row.reason), row.count)).collect();
     for (reason, count) in by_reason {
         table.row(Tone::Plain, [reason, count.to_string()]);
+    }
+    if summary.duplicates > 0 {
+        table.row(Tone::Plain, ["duplicate".to_owned(), summary.duplicates.to_string()]);
     }
     if summary.malformed > 0 {
         table.row(Tone::Bad, ["malformed".to_owned(), summary.malformed.to_string()]);

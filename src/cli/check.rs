@@ -104,8 +104,11 @@ fn print(answer: &CheckResponse, context: &mut Context) -> Result<(), CliError> 
     {
         out.line(format!("not before   {}", words::rfc3339(time)))?;
     }
+    // What an ALLOW permits at this moment has no moment to wait for.
+    let is_met = answer.effect() == Effect::Allow && !answer.obligations_ignored;
     for obligation in &answer.obligations {
-        out.line(format!("obligation   {}{}", obligation_text(obligation), when(obligation)))?;
+        let when = if is_met { String::new() } else { when(obligation) };
+        out.line(format!("obligation   {}{when}", obligation_text(obligation)))?;
     }
     if !answer.token.is_empty() {
         out.line(format!("token        {}", answer.token))?;
@@ -130,7 +133,9 @@ fn when(obligation: &Obligation) -> String {
         Some(time) => format!(", so not before {}", words::rfc3339(time)),
         None if obligation.leaves_no_moment => ", which leaves no moment of any day".to_owned(),
         None if obligation.indeterminate => {
-            ", and the time zone is too uncertain to tell when".to_owned()
+            ", and the time zone is too uncertain to tell when: record one with \
+             `record --time-zone`, or check with --region"
+                .to_owned()
         }
         None => String::new(),
     }

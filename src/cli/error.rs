@@ -380,6 +380,10 @@ fn server_hint(status: &Status) -> Option<&'static str> {
              delivers unacknowledged events again"
         }
         Some("REVISION_NOT_REACHED") => "is the revision of this ledger? try again later",
+        Some("AUDIENCE_TOO_OLD") => {
+            "filter the list in parts, or raise the server's --audience-age-max; data subjects that \
+             are printed already must not be filtered again with --record-use"
+        }
         Some("INDEX_OUT_OF_RANGE") => {
             "the ledger, or its part under a checkpoint, has fewer entries: ask for a lower index, \
              or try again later; `watch` without --from starts now"

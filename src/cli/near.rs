@@ -8,7 +8,7 @@ use super::{
     client,
 };
 use crate::{
-    near::{near, question},
+    near::{near_or_of_kind, question},
     proto::{Reason, catalog_service_client::CatalogServiceClient},
 };
 
@@ -64,9 +64,11 @@ pub(super) async fn advise(keys: &Keys, context: &Context) {
 /// What is said of those keys that the catalogue lacks.
 fn advice(kind: &str, given: &[String], known: &[CatalogKey]) -> Vec<String> {
     let is_known = |key: &str| known.iter().any(|other| other.key == key);
-    let live = || known.iter().filter(|other| !other.retired).map(|other| other.key.as_str());
+    let live: Vec<_> = (known.iter().filter(|other| !other.retired))
+        .map(|other| (other.key.as_str(), other.kind.as_str()))
+        .collect();
     let text = |key: &String| {
-        let question = question(&near(key, live()));
+        let question = question(&near_or_of_kind(key, &live));
         let question = question.map(|question| format!("; {question}")).unwrap_or_default();
         format!("no {kind} `{key}` in the catalogue{question}")
     };
@@ -80,7 +82,10 @@ mod tests {
     #[test]
     fn unknown_keys_are_told_with_the_near_ones_that_are_not_retired() {
         let known = [("marketing.newsletter", false), ("marketing.newsletters", true)];
-        let known = known.map(|(key, retired)| CatalogKey { key: key.to_owned(), retired });
+        let known = known.map(|(key, retired)| {
+            let kind = String::new();
+            CatalogKey { key: key.to_owned(), retired, kind }
+        });
         let given = ["marketing.newsleter", "marketing.newsletters", "billing"].map(str::to_owned);
         assert_eq!(
             advice("purpose", &given, &known),

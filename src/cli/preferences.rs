@@ -78,7 +78,11 @@ fn print(answer: &GetPreferencesResponse, context: &mut Context) -> Result<(), C
         return out.message(answer);
     }
     out.line(format!("{}  revision {}", answer.subject, answer.revision))?;
-    if answer.cells.is_empty() && answer.stops.is_empty() {
+    let is_unknown = answer.cells.is_empty()
+        && answer.stops.is_empty()
+        && answer.preferences.is_none()
+        && answer.links.is_empty();
+    if is_unknown {
         return out.line("nothing is known of this data subject");
     }
     out.table(&cells(&answer.cells))?;
@@ -91,7 +95,7 @@ fn print(answer: &GetPreferencesResponse, context: &mut Context) -> Result<(), C
     }
     for link in &answer.links {
         let confidence = word::<LinkConfidence>(link.confidence);
-        let name = name_or(&link.subject, LINKED_PERSON);
+        let name = name_or(&link.subject, "a person who is not named here");
         out.line(format!("linked to {name} ({confidence})"))?;
     }
     Ok(())

@@ -237,6 +237,9 @@ impl FromArgMatches for Changes {
 pub(super) async fn run(args: RecordArgs, context: &mut Context) -> Result<Exit, CliError> {
     check_fields_of_grants(&args)?;
     let request = request(args);
+    let has_hours_of_no_zone = request.preferences.as_ref().is_some_and(|preferences| {
+        preferences.quiet_hours.is_some() && preferences.time_zones.is_empty()
+    });
     if request.changes.is_empty() && request.preferences.is_none() {
         return Err(CliError::usage("nothing to record").with_hint(
             "give at least one of --grant, --refuse, --withdraw, --object, or a preference",
@@ -245,6 +248,12 @@ pub(super) async fn run(args: RecordArgs, context: &mut Context) -> Result<Exit,
     let mut client = ConsentServiceClient::new(client::connect(&context.global).await?);
     let answer = client.record_consent(request).await?.into_inner();
     print(&answer, context)?;
+    if has_hours_of_no_zone && !context.out.json {
+        eprintln!(
+            "hint: quiet hours need a time zone: give --time-zone, unless one is on record; without one, \
+             checks are NOT NOW unless they name a --region"
+        );
+    }
     let is_refused = |result: &ChangeResult| result.outcome() == Outcome::NotRecorded;
     Ok(if answer.results.iter().any(is_refused) { Exit::Failed } else { Exit::Success })
 }
@@ -258,6 +267,7 @@ fn check_fields_of_grants(args: &RecordArgs) -> Result<(), CliError> {
         ("--expires-at", args.expires_at.is_some()),
         ("--purpose-version", args.purpose_version.is_some()),
         ("--data-category", !args.data_category.is_empty()),
+        ("--confirmation-validity", args.confirmation_validity.is_some()),
     ];
     match given.into_iter().find(|(_, is_given)| *is_given) {
         None => Ok(()),

@@ -56,7 +56,8 @@ pub struct VerifyArgs {
     /// holds one of them
     #[arg(long, value_name = "KEY")]
     key: String,
-    /// Data subject that the token must be about
+    /// Data subject that the token must be about, in the canonical form that `check` answers (`subject`
+    /// with --json): without the catalogue, other spellings are not known
     #[arg(long, value_name = "NAMESPACE:ID")]
     subject: Option<String>,
     /// Purpose that the token must be about

@@ -44,7 +44,8 @@ pub struct VerifyReceiptArgs {
     /// File with the receipt, or - for standard input
     #[arg(value_name = "FILE")]
     receipt: PathBuf,
-    /// Data subject that the receipt must be about
+    /// Data subject that the receipt must be about, in the canonical form that `check` and `receipt`
+    /// print
     #[arg(long, value_name = "NAMESPACE:ID")]
     subject: Option<String>,
     /// Trusted keys.

@@ -1,6 +1,7 @@
 //! `webhooks`: lists and replays dead letters, and verifies a delivery offline.
 
 use std::{
+    collections::BTreeSet,
     env,
     path::{Path, PathBuf},
     time::Duration,
@@ -190,6 +191,7 @@ async fn replay(args: ReplayArgs, context: &mut Context) -> Result<Exit, CliErro
     if args.all != args.indexes.is_empty() {
         return Err(CliError::usage("give indexes, or --all"));
     }
+    let asked = args.indexes.iter().collect::<BTreeSet<_>>().len() as u64;
     let request = ReplayDeadLettersRequest { subscription: args.name, indexes: args.indexes };
     let mut client = client::watch_service(&context.global).await?;
     let answer = client.replay_dead_letters(request).await?.into_inner();
@@ -198,6 +200,14 @@ async fn replay(args: ReplayArgs, context: &mut Context) -> Result<Exit, CliErro
         (true, _) => out.message(&answer)?,
         (false, 1) => out.line("1 is on its way")?,
         (false, count) => out.line(format!("{count} are on their way"))?,
+    }
+    let replayed = answer.replayed;
+    if replayed < asked {
+        let others = asked - replayed;
+        return Err(CliError::failed(format!(
+            "{others} of the {asked} indexes are no dead letters"
+        ))
+        .with_hint("see `consent-ledger webhooks dead-letters NAME`"));
     }
     Ok(Exit::Success)
 }

@@ -1,10 +1,12 @@
 //! `FilterAudience`: the question once, then data subjects in and verdicts out.
 //!
-//! The next message is read once the client has taken the last answer. So the server holds one message
-//! of an audience of any size, and a slow client delays only itself.
+//! The next message is read once the client has taken the last answer. So of an audience of any size the
+//! server holds one message, and a number for each person that it let through; a slow client delays only
+//! itself.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
+    hash::{BuildHasher as _, RandomState},
     pin::Pin,
     sync::Arc,
 };
@@ -19,8 +21,8 @@ use super::{
     received,
 };
 use crate::{
-    domain::{Effect, Millis, ObligationKind, Reason, Subject, SubjectError},
-    node::{Audience, Checked, Node, ReadError, UseBatch},
+    domain::{Effect, Millis, Reason, Subject, SubjectError},
+    node::{Audience, Checked, Member, Node, Person, ReadError, UsesRecorded},
     proto::{
         self, filter_audience_request::Message as Incoming,
         filter_audience_response::Message as Outgoing,
@@ -31,6 +33,9 @@ use crate::{
 /// How many data subjects one blocking call decides. If the client goes away, this call is still
 /// finished.
 const SUBJECTS_AT_A_TIME: usize = 1_000;
+
+/// The greatest number of persons that one audience lets through: each takes some 20 bytes until it ends.
+const PERSONS_MAX: usize = 10_000_000;
 
 /// The answers, in order.
 pub(super) type Answers =
@@ -85,6 +90,7 @@ impl Filter {
         let Progress::Deciding(deciding) = &mut self.progress else { return Ok(None) };
         let answer = match incoming(&mut self.requests).await? {
             Some(Incoming::Subjects(subjects)) => {
+                deciding.audience.check_age()?;
                 let subjects = convert::audience_subjects(subjects)?;
                 Outgoing::Verdicts(deciding.verdicts(&self.node, subjects).await?)
             }
@@ -107,7 +113,8 @@ impl Filter {
         let audience = Arc::new(self.node.audience(query));
         // An audience without data subjects has no uses to wait for.
         let use_revision = record_as.is_some().then(|| audience.revision());
-        Ok(Deciding { audience, packed, record_as, use_revision, tally: Tally::default() })
+        let (persons, tally) = (Persons::default(), Tally::default());
+        Ok(Deciding { audience, packed, record_as, use_revision, persons, tally })
     }
 }
 
@@ -125,7 +132,22 @@ struct Deciding {
     packed: bool,
     record_as: Option<UseNames>,
     use_revision: Option<u64>,
+    persons: Persons,
     tally: Tally,
+}
+
+/// The persons that an audience let through, now or later, by a hash that only this audience has.
+#[derive(Default)]
+struct Persons {
+    hashes: HashSet<u64>,
+    hasher: RandomState,
+}
+
+impl Persons {
+    /// Whether the person is new.
+    fn add(&mut self, person: &Person) -> bool {
+        self.hashes.insert(self.hasher.hash_one(person))
+    }
 }
 
 #[derive(Default)]
@@ -135,45 +157,71 @@ struct Tally {
     not_now: u64,
     obligations_ignored: u64,
     malformed: u64,
+    duplicates: u64,
     reasons: [u64; Reason::ALL.len()],
 }
 
-/// The decision about one data subject.
+/// What an audience says about one data subject.
 struct Verdict {
     /// As the client wrote it.
     given: String,
-    /// In its canonical form; none if it has none.
-    subject: Option<Subject>,
-    /// None if it is malformed.
-    answered: Option<Answered>,
+    answer: Answer,
 }
 
-/// What an audience says about a data subject.
-struct Answered {
+enum Answer {
+    /// It is no data subject.
+    Malformed,
+    /// Its namespace is not in the catalogue.
+    UnknownNamespace,
+    /// The audience let the person through before.
+    Duplicate,
+    /// There is a decision.
+    Decided { subject: Subject, person: Person, decided: Decided },
+}
+
+/// The part of a decision that an audience tells.
+#[derive(Clone, Copy)]
+struct Decided {
     effect: Effect,
     reason: Reason,
     /// With NOT_NOW: the first moment that is permitted, if one is known.
     not_before: Option<Millis>,
     obligations_ignored: bool,
-    /// The obligations that are not met.
-    broken: Vec<ObligationKind>,
 }
 
-impl Answered {
-    fn new(checked: &Checked, now: Millis) -> Self {
+impl From<&Checked> for Decided {
+    fn from(checked: &Checked) -> Self {
         Self {
             effect: checked.effect,
             reason: checked.decision.reason,
             not_before: checked.due.not_before,
             obligations_ignored: checked.obligations_ignored,
-            broken: checked.due.broken(now),
+        }
+    }
+}
+
+impl Verdict {
+    fn of(audience: &Audience, given: String) -> Result<Self, ReadError> {
+        let answer = match audience.subject(&given) {
+            Ok(subject) => {
+                let Member { checked, person } = audience.decide(&subject)?;
+                Answer::Decided { subject, person, decided: Decided::from(&checked) }
+            }
+            Err(SubjectError::UnknownNamespace(_)) => Answer::UnknownNamespace,
+            Err(_) => Answer::Malformed,
+        };
+        Ok(Self { given, answer })
+    }
+
+    fn decided(&self) -> Option<Decided> {
+        match &self.answer {
+            Answer::Decided { decided, .. } => Some(*decided),
+            Answer::Malformed | Answer::UnknownNamespace | Answer::Duplicate => None,
         }
     }
 
-    fn unknown_namespace() -> Self {
-        let reason = Reason::UnknownNamespace;
-        let (not_before, broken) = (None, Vec::new());
-        Self { effect: reason.effect(), reason, not_before, obligations_ignored: false, broken }
+    fn has(&self, effect: Effect) -> bool {
+        self.decided().is_some_and(|decided| decided.effect == effect)
     }
 }
 
@@ -183,16 +231,13 @@ impl Deciding {
         node: &Node,
         subjects: Vec<String>,
     ) -> Result<proto::AudienceVerdicts, Fault> {
-        let verdicts = self.decide(subjects).await?;
-        if let Some(names) = &self.record_as {
-            for uses in uses(names, &self.audience, &verdicts) {
-                self.use_revision = Some(node.record_uses(uses).await?);
-            }
-        }
+        let mut verdicts = self.decide(subjects).await?;
+        self.leave_duplicates_out(&mut verdicts)?;
+        self.record_uses(node, &mut verdicts).await?;
         self.tally.add(&verdicts);
         // One message has far fewer data subjects than that.
         let count = |effect| {
-            let count = verdicts.iter().filter(|verdict| has(verdict, effect)).count();
+            let count = verdicts.iter().filter(|verdict| verdict.has(effect)).count();
             u32::try_from(count).unwrap_or(u32::MAX)
         };
         let mut answer = proto::AudienceVerdicts {
@@ -201,17 +246,19 @@ impl Deciding {
             ..Default::default()
         };
         if self.packed {
-            answer.packed = convert::packed(&verdicts.iter().map(is_allowed).collect::<Vec<_>>());
+            let bits: Vec<_> = verdicts.iter().map(|verdict| verdict.has(Effect::Allow)).collect();
+            answer.packed = convert::packed(&bits);
             return Ok(answer);
         }
-        for Verdict { given: subject, answered, .. } in verdicts {
-            match answered {
-                Some(Answered { effect: Effect::Allow, .. }) => answer.allowed.push(subject),
-                Some(Answered { effect: Effect::NotNow, not_before, .. }) => {
-                    let not_before = not_before.map(convert::timestamp);
-                    answer.not_now.push(proto::AudienceNotNow { subject, not_before });
-                }
-                Some(Answered { effect: Effect::Deny, .. }) | None => {}
+        for verdict in verdicts {
+            let Some(Decided { effect, not_before, .. }) = verdict.decided() else { continue };
+            match effect {
+                Effect::Allow => answer.allowed.push(verdict.given),
+                Effect::NotNow => answer.not_now.push(proto::AudienceNotNow {
+                    subject: verdict.given,
+                    not_before: not_before.map(convert::timestamp),
+                }),
+                Effect::Deny => {}
             }
         }
         Ok(answer)
@@ -224,25 +271,52 @@ impl Deciding {
             let chunk: Vec<String> = subjects.by_ref().take(SUBJECTS_AT_A_TIME).collect();
             let audience = Arc::clone(&self.audience);
             let decided = blocking(move || {
-                let verdict = |given: String| {
-                    let (subject, answered) = match audience.subject(&given) {
-                        Ok(subject) => {
-                            let checked = audience.decide(&subject)?;
-                            let answered = Answered::new(&checked, audience.decided_at());
-                            (Some(subject), Some(answered))
-                        }
-                        Err(SubjectError::UnknownNamespace(_)) => {
-                            (None, Some(Answered::unknown_namespace()))
-                        }
-                        Err(_) => (None, None),
-                    };
-                    Ok::<Verdict, ReadError>(Verdict { given, subject, answered })
-                };
+                let verdict = |given| Verdict::of(&audience, given);
                 chunk.into_iter().map(verdict).collect::<Result<Vec<_>, _>>()
             });
             verdicts.extend(decided.await?);
         }
         Ok(verdicts)
+    }
+
+    /// Lets each person through once. Two names of one person would get twice what a frequency limit
+    /// permits.
+    fn leave_duplicates_out(&mut self, verdicts: &mut [Verdict]) -> Result<(), Fault> {
+        for verdict in verdicts {
+            if let Answer::Decided { person, decided, .. } = &verdict.answer
+                && decided.effect != Effect::Deny
+                && !self.persons.add(person)
+            {
+                verdict.answer = Answer::Duplicate;
+            }
+        }
+        convert::audience_persons(self.persons.hashes.len(), PERSONS_MAX)?;
+        Ok(())
+    }
+
+    /// Records the uses of those that are allowed. A stop or a use that was recorded since the audience
+    /// began makes another decision: that is the verdict then, and no use is recorded.
+    async fn record_uses(&mut self, node: &Node, verdicts: &mut [Verdict]) -> Result<(), Fault> {
+        let Some(names) = &self.record_as else { return Ok(()) };
+        let (mut subjects, mut allowed) = (Vec::new(), Vec::new());
+        for verdict in verdicts {
+            if let Answer::Decided { subject, decided, .. } = &mut verdict.answer
+                && decided.effect == Effect::Allow
+            {
+                subjects.push(subject.clone());
+                allowed.push(decided);
+            }
+        }
+        if subjects.is_empty() {
+            return Ok(());
+        }
+        let uses = names.uses(&self.audience, subjects);
+        let UsesRecorded { revision, refused } = node.record_uses(uses).await?;
+        for (position, checked) in refused {
+            *allowed[position] = Decided::from(&checked);
+        }
+        self.use_revision = Some(revision);
+        Ok(())
     }
 
     fn summary(&self) -> proto::AudienceSummary {
@@ -256,6 +330,7 @@ impl Deciding {
             use_revision: self.use_revision,
             not_now: self.tally.not_now,
             obligations_ignored: self.tally.obligations_ignored,
+            duplicates: self.tally.duplicates,
         }
     }
 }
@@ -264,42 +339,17 @@ impl Tally {
     fn add(&mut self, verdicts: &[Verdict]) {
         for verdict in verdicts {
             self.subjects += 1;
-            self.allowed += u64::from(is_allowed(verdict));
-            self.not_now += u64::from(has(verdict, Effect::NotNow));
-            match &verdict.answered {
-                Some(answered) => {
-                    self.obligations_ignored += u64::from(answered.obligations_ignored);
-                    self.reasons[answered.reason as usize] += 1;
+            match &verdict.answer {
+                Answer::Malformed => self.malformed += 1,
+                Answer::Duplicate => self.duplicates += 1,
+                Answer::UnknownNamespace => self.reasons[Reason::UnknownNamespace as usize] += 1,
+                Answer::Decided { decided, .. } => {
+                    self.allowed += u64::from(decided.effect == Effect::Allow);
+                    self.not_now += u64::from(decided.effect == Effect::NotNow);
+                    self.obligations_ignored += u64::from(decided.obligations_ignored);
+                    self.reasons[decided.reason as usize] += 1;
                 }
-                None => self.malformed += 1,
             }
         }
     }
-}
-
-fn is_allowed(verdict: &Verdict) -> bool {
-    has(verdict, Effect::Allow)
-}
-
-fn has(verdict: &Verdict, effect: Effect) -> bool {
-    verdict.answered.as_ref().is_some_and(|answered| answered.effect == effect)
-}
-
-/// The uses of the data subjects that are allowed, those that meet the same obligations together. A data
-/// subject that occurs twice in one message is used once.
-fn uses(names: &UseNames, audience: &Audience, verdicts: &[Verdict]) -> Vec<UseBatch> {
-    let mut seen = HashSet::new();
-    // One question has one basis, and a basis has one reason to allow.
-    let mut used: BTreeMap<(Reason, &[ObligationKind]), Vec<Subject>> = BTreeMap::new();
-    for verdict in verdicts.iter().filter(|verdict| is_allowed(verdict)) {
-        if let (Some(subject), Some(answered)) = (&verdict.subject, &verdict.answered)
-            && seen.insert(subject)
-        {
-            used.entry((answered.reason, &answered.broken)).or_default().push(subject.clone());
-        }
-    }
-    let batch = |((reason, broken), subjects): ((Reason, &[ObligationKind]), Vec<Subject>)| {
-        names.uses(audience, subjects, reason, broken.to_vec())
-    };
-    used.into_iter().map(batch).collect()
 }

@@ -374,8 +374,8 @@ impl<'a> Batch<'a> {
         known_use: NamespaceUse,
     ) -> Result<Put<Namespace>, CatalogError> {
         let existing = self.catalog().namespace(draft.key.as_str());
-        let changed_field = existing.and_then(|existing| changed_field(existing.kind, draft.kind));
-        if let Some(field) = changed_field
+        let differs = existing.and_then(|existing| existing.kind.differs_in(&draft.kind));
+        if let Some(field) = differs
             && (known_use.is_used || self.has_persons_since(&draft.key, known_use.searched)?)
         {
             return Err(CatalogError::NamespaceInUse { key: draft.key, field });
@@ -684,20 +684,6 @@ pub(super) fn purpose_put(
 }
 
 /// The end of a guardian's authority, as decisions use it.
-/// What a new declaration changes in how ids are read, as the request names it.
-fn changed_field(from: NamespaceKind, to: NamespaceKind) -> Option<&'static str> {
-    match (from, to) {
-        _ if from == to => None,
-        (NamespaceKind::Phone { .. }, NamespaceKind::Phone { .. }) => {
-            Some("namespace.default_region")
-        }
-        (NamespaceKind::Email { .. }, NamespaceKind::Email { .. }) => {
-            Some("namespace.fold_local_part")
-        }
-        _ => Some("namespace.kind"),
-    }
-}
-
 fn authority_end(act: &Act, effective_at: Millis) -> Result<Option<Millis>, RecordError> {
     let ends_at = act.evidence.authority.as_ref().and_then(|authority| authority.ends_at);
     let ends_at = ends_at.filter(|_| act.actor == Actor::Guardian);

@@ -19,6 +19,7 @@ use crate::{
         Body, ConfirmationOffer, ConsentAct, ConsentConfirmed, Entry, Evidence, Identity, Millis,
         Outcome, SubjectState,
     },
+    entry::decode_evidence,
     ledger::chain::Tip,
 };
 
@@ -81,7 +82,8 @@ impl Batch<'_> {
         let Identity::Known(subject) = self.core().vault.identity(act.subject_ref)? else {
             return Err(ConfirmError::TokenUnknown);
         };
-        let sealer = self.sealer(&subject, confirm.evidence != Evidence::default())?;
+        let evidence = self.with_authority_of(&act, &confirm.evidence)?;
+        let sealer = self.sealer(&subject, evidence != Evidence::default())?;
         let before = self.state(act.subject_ref)?;
         let recorded_at = self.recorded_at();
         let effective_at = claimed(confirm.effective_at, recorded_at, self.earliest())
@@ -96,7 +98,7 @@ impl Batch<'_> {
             authority_ends_at: act.authority_ends_at,
             effective_at,
             grants: waiting.cloned().collect(),
-            evidence: self.seal(&sealer, &confirm.evidence, mark.as_ref()),
+            evidence: self.seal(&sealer, &evidence, mark.as_ref()),
             idempotency: mark,
         };
         let folded = self.judge_confirmation(recorded_at, &before, &mut body)?;
@@ -106,6 +108,21 @@ impl Batch<'_> {
         let index = self.write_folded(recorded_at, Body::Confirmed(body), folded, &named)?;
         self.confirmed.insert(request_index, index);
         Ok(Confirmed { index, recorded_at, effective_at, request_index, grants, replayed: false })
+    }
+
+    /// The evidence of a confirmation, with the authority by which the act was requested: the confirmed
+    /// grants are the requester's.
+    fn with_authority_of(
+        &self,
+        act: &ConsentAct,
+        evidence: &Evidence,
+    ) -> Result<Evidence, WriteError> {
+        let Some(sealed) = &act.evidence else { return Ok(evidence.clone()) };
+        let vault = &self.core().vault;
+        let opened = vault.open_evidence(act.subject_ref, act.idempotency.as_ref(), sealed)?;
+        let requested = decode_evidence(&opened)
+            .map_err(|error| WriteError::StateUnreadable(error.to_string()))?;
+        Ok(Evidence { authority: requested.authority, ..evidence.clone() })
     }
 
     /// The act of a token, if the token is valid.

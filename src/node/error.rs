@@ -3,6 +3,8 @@
 //! Any write may fail with a [`WriteError`] and any read with a [`ReadError`]; the enums of the
 //! operations nest these two. `status` maps each error to a gRPC status.
 
+use std::time::Duration;
+
 use thiserror::Error;
 
 use super::effective::{EffectiveAtImpossible, ImpossibleTime};
@@ -271,7 +273,7 @@ pub enum CatalogError {
     NamespaceInUse {
         /// The namespace.
         key: Key,
-        /// What was to change, as the request names it.
+        /// The setting that would change.
         field: &'static str,
     },
     /// The write failed.
@@ -395,6 +397,20 @@ pub struct RevisionNotReached {
     pub reached: u64,
 }
 
+/// An audience began too long ago.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "the audience began {} s ago and answers as of then; the limit is {} s: begin a new one",
+    age.as_secs(),
+    age_max.as_secs_f64()
+)]
+pub struct AudienceTooOld {
+    /// How long ago.
+    pub age: Duration,
+    /// The limit.
+    pub age_max: Duration,
+}
+
 /// Why a read of the past failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AsOfError {
@@ -450,7 +466,10 @@ pub enum FindActError {
 pub enum IssueError {
     /// The act is another data subject's. The answer is the same as for an act that does not exist.
     #[error("no such act is on record, or it is another data subject's")]
-    ActUnknown,
+    ActUnknown {
+        /// The field that does not fit: the data subject, if one was named, else the act.
+        field: &'static str,
+    },
     /// The entry is not an act of consent.
     #[error("entry {index} is no act of consent, so there is no receipt of it")]
     NotAnAct {

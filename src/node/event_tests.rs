@@ -13,7 +13,7 @@ use crate::{
     config::ServeConfig,
     domain::{
         Action, Actor, Change, ChannelPut, ContactChange, EventKind, Evidence, Filter, Identity,
-        Key, LegalBasis, LinkConfidence, Millis, PurposeVersion, Reason, Said, ScopeKeys, Snapshot,
+        Key, LegalBasis, LinkConfidence, Millis, PurposeVersion, Said, ScopeKeys, Snapshot,
         Subject, SubjectRef,
     },
     entry::{Body, DeliveryOverdue, SubscriptionEntry},
@@ -278,9 +278,7 @@ fn use_of(name: &str) -> UseBatch {
         channel: key("email"),
         data_categories: Vec::new(),
         region: None,
-        used_at: Millis::now(),
-        reason: Reason::Granted,
-        broken_obligations: Vec::new(),
+        ignore_obligations: false,
         segment: String::new(),
         campaign: String::new(),
     }
@@ -491,7 +489,7 @@ async fn an_erased_subject_is_given_no_receipt() {
     let world = with_an_erased_subject(dir.path()).await;
     let signed = world.node.released_at_least(world.node.revision()).await.unwrap();
     let receipt = |index| world.node.receipt(index, &signed, None, Format::ConsentReceipt);
-    assert!(matches!(receipt(5), Err(IssueError::ActUnknown)));
+    assert!(matches!(receipt(5), Err(IssueError::ActUnknown { .. })));
     assert!(receipt(6).is_ok());
 }
 

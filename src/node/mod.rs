@@ -46,7 +46,7 @@ pub use act::{
     Act, CHANGES_MAX, CLOCK_SKEW_MS_MAX, Confirm, Confirmation, Confirmed,
     IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Recorded, Refused,
 };
-pub use audience::{Audience, AudienceQuery};
+pub use audience::{Audience, AudienceQuery, Member, Person};
 pub use catalog::{NamespaceDraft, PurposeDraft, Put};
 pub use check::{Checked, Question};
 pub use config::{NodeConfig, ORIGIN_DEFAULT, parse_origin};
@@ -55,10 +55,10 @@ pub use decisions::{Decisions, PAGE_DECISIONS_MAX, PAGE_ENTRIES_MAX};
 pub use delivery::Acknowledged;
 pub use effective::{EffectiveAtImpossible, ImpossibleTime, LikelyCause, Moved};
 pub use error::{
-    AsOfError, CatalogError, CheckpointNotReached, ClockNotTrusted, ConfirmError, ConsumeError,
-    DeadLettersError, FindActError, IssueError, LinkError, PropagationError, ProveError, ReadError,
-    RecordError, RevisionNotReached, SnapshotError, SubscribeError, SubscriptionNotFound,
-    UnsubscribeError, UseError, WriteError,
+    AsOfError, AudienceTooOld, CatalogError, CheckpointNotReached, ClockNotTrusted, ConfirmError,
+    ConsumeError, DeadLettersError, FindActError, IssueError, LinkError, PropagationError,
+    ProveError, ReadError, RecordError, RevisionNotReached, SnapshotError, SubscribeError,
+    SubscriptionNotFound, UnsubscribeError, UseError, WriteError,
 };
 pub use history::{HistoryItem, LinkSeen};
 pub use import::{ImportAnswer, ImportRow, Imported};
@@ -79,7 +79,7 @@ pub use subscription::{
 pub use survey::{Absence, LedgerId, LedgerIdError, survey};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
-pub use uses::{Use, UseBatch, Used};
+pub use uses::{Use, UseBatch, Used, UsesRecorded};
 pub use webhook::REPLAYS_MAX;
 
 use crate::{
@@ -112,6 +112,8 @@ pub struct Node {
     revision_wait: Duration,
     /// How long a caller waits for a checkpoint.
     checkpoint_wait: Duration,
+    /// How long an audience answers as of the revision at which it began.
+    audience_age_max: Duration,
     /// The controller that receipts name.
     controller: Controller,
     /// The index of vault and view. Flushed once all threads have ended.
@@ -295,6 +297,7 @@ impl Node {
             threads,
             revision_wait: config.revision_wait,
             checkpoint_wait: config.checkpoint_wait,
+            audience_age_max: config.audience_age_max,
             controller: config.controller.clone(),
             index: stores.index,
             _lock: stores.lock,

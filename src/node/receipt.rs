@@ -35,14 +35,15 @@ impl Node {
         }
         let Entry { body, .. } = envelope::decode(&inclusion.entry)?;
         let receipted = body.kind().receipt().ok_or(IssueError::NotAnAct { index })?;
+        let field = if subject.is_some() { "subject" } else { "act" };
         if let Some(subject) = subject
             && self.core.vault.find(subject)? != Some(receipted.subject)
         {
-            return Err(IssueError::ActUnknown);
+            return Err(IssueError::ActUnknown { field });
         }
         // An erased data subject gets no receipt.
         let Identity::Known(name) = self.core.vault.identity(receipted.subject)? else {
-            return Err(IssueError::ActUnknown);
+            return Err(IssueError::ActUnknown { field });
         };
         let statement = Statement {
             format_version: FORMAT_VERSION,

@@ -7,10 +7,10 @@
 use crate::{
     domain::Millis,
     node::{
-        AsOfError, CLOCK_SKEW_MS_MAX, CatalogError, CheckpointNotReached, ClockNotTrusted,
-        ConfirmError, ConsumeError, DeadLettersError, EffectiveAtImpossible, FindActError,
-        ImpossibleTime, IssueError, LikelyCause, LinkError, Moved, PropagationError, ProveError,
-        ReadError, RecordError, RevisionNotReached, SnapshotError, SubscribeError,
+        AsOfError, AudienceTooOld, CLOCK_SKEW_MS_MAX, CatalogError, CheckpointNotReached,
+        ClockNotTrusted, ConfirmError, ConsumeError, DeadLettersError, EffectiveAtImpossible,
+        FindActError, ImpossibleTime, IssueError, LikelyCause, LinkError, Moved, PropagationError,
+        ProveError, ReadError, RecordError, RevisionNotReached, SnapshotError, SubscribeError,
         SubscriptionNotFound, UnsubscribeError, UseError, WriteError,
     },
     proto::ErrorReason,
@@ -201,9 +201,9 @@ impl Explain for CatalogError {
             Self::OldestCompatibleBeyondVersion { .. } => {
                 Details::of(ErrorReason::InvalidField).at("purpose.oldest_compatible_version")
             }
-            Self::NamespaceInUse { key, field } => {
-                Details::of(ErrorReason::NamespaceInUse).at(*field).with("namespace", key)
-            }
+            Self::NamespaceInUse { key, field } => Details::of(ErrorReason::NamespaceInUse)
+                .at(format!("namespace.{field}"))
+                .with("namespace", key),
             Self::Write(error) => error.details(),
             Self::Read(error) => error.details(),
         }
@@ -275,6 +275,13 @@ impl Explain for RevisionNotReached {
     }
 }
 
+impl Explain for AudienceTooOld {
+    fn details(&self) -> Details {
+        let limit_ms = self.age_max.as_millis();
+        Details::of(ErrorReason::AudienceTooOld).at("subjects").with("limit_ms", limit_ms)
+    }
+}
+
 impl Explain for AsOfError {
     fn details(&self) -> Details {
         match self {
@@ -316,7 +323,7 @@ impl Explain for FindActError {
 impl Explain for IssueError {
     fn details(&self) -> Details {
         match self {
-            Self::ActUnknown => Details::of(ErrorReason::ActUnknown).at("idempotency_key"),
+            Self::ActUnknown { field } => Details::of(ErrorReason::ActUnknown).at(*field),
             Self::NotAnAct { .. } => Details::of(ErrorReason::NotAnAct).at("index"),
             Self::TooLong { bytes, limit } => {
                 Details::of(ErrorReason::LimitExceeded).with("bytes", bytes).with("limit", limit)

@@ -56,6 +56,14 @@ pub enum Problem {
     /// Not a key or data category.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// Not a key, but for case and spaces.
+    #[error("{error}; did you mean `{meant}`?")]
+    MisspeltKey {
+        /// What is wrong.
+        error: KeyError,
+        /// The key.
+        meant: String,
+    },
     /// A key of more than one word, for a channel.
     #[error("must be one word of `a-z`, `0-9`, `_` and `-`")]
     NotOneWord,
@@ -116,6 +124,9 @@ pub enum Problem {
     /// A field for acts of guardians and agents.
     #[error("is only for GUARDIAN and AGENT")]
     OnlyForRepresentatives,
+    /// What only the data subject, or somebody who speaks for it, may take back.
+    #[error("is only for SUBJECT, GUARDIAN and AGENT: the data subject asked for it")]
+    OnlyForThePerson,
     /// Two fields that exclude each other.
     #[error("can not be combined with {0}")]
     NotWith(&'static str),

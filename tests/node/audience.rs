@@ -62,7 +62,10 @@ async fn an_audience_sees_catalogue_and_states_of_its_revision() {
                     Reason::Withdrawn,
                 ];
                 for _ in 0..3 {
-                    assert_eq!(audience.decide(&who).unwrap().decision.reason, reasons[turn]);
+                    assert_eq!(
+                        audience.decide(&who).unwrap().checked.decision.reason,
+                        reasons[turn]
+                    );
                     std::thread::yield_now();
                 }
                 seen[turn] += 1;

@@ -60,6 +60,30 @@ pub enum NamespaceKind {
     Opaque,
 }
 
+impl NamespaceKind {
+    /// Its name, as a catalogue file has it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Email { .. } => "email",
+            Self::Phone { .. } => "phone",
+            Self::Domain => "domain",
+            Self::Opaque => "opaque",
+        }
+    }
+
+    /// The name of the setting in which another kind reads ids in another way; none if it is the same.
+    #[must_use]
+    pub fn differs_in(&self, other: &Self) -> Option<&'static str> {
+        match (self, other) {
+            (one, other) if one == other => None,
+            (Self::Email { .. }, Self::Email { .. }) => Some("fold_local_part"),
+            (Self::Phone { .. }, Self::Phone { .. }) => Some("default_region"),
+            _ => Some("kind"),
+        }
+    }
+}
+
 /// How a text can fail to be an identity of its kind. Texts continue a sentence that begins with the
 /// name of the field. None repeats the value: it may be personal data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]

@@ -4,6 +4,7 @@ use std::{collections::HashMap, path::PathBuf};
 
 use clap::Args;
 use serde::Serialize;
+use serde_json::json;
 
 use super::{Client, channels, file::CatalogFile, namespaces, purposes};
 use crate::{
@@ -13,17 +14,25 @@ use crate::{
         output::{Table, Tone},
         progress,
     },
-    proto::{Namespace, Purpose, PutChannelRequest, PutNamespaceRequest, PutPurposeRequest},
+    domain::QuietSpan,
+    obligations::leave_no_moment,
+    proto::{
+        Namespace, Purpose, PutChannelRequest, PutNamespaceRequest, PutPurposeRequest, QuietHours,
+        obligation::Kind,
+    },
 };
 
 const AFTER_HELP: &str = "\
 Namespaces, purposes and channels that are not in the file stay as they are. To retire a purpose or
 channel, write `retired = true`.
 
+After an error, what was written before is listed and stays. --reconsent needs a change of the purpose:
+only with a new version can the grants of the older ones stop counting.
+
 Examples:
   consent-ledger catalog apply examples/catalog.toml --dry-run
   consent-ledger catalog apply examples/catalog.toml
-  consent-ledger catalog apply examples/catalog.toml --reconsent marketing.newsletter";
+  consent-ledger catalog apply catalog-with-new-text.toml --reconsent marketing.newsletter";
 
 /// Options of `catalog apply`.
 #[derive(Debug, Args)]
@@ -80,7 +89,11 @@ pub(super) async fn run(args: ApplyArgs, context: &mut Context) -> Result<Exit, 
         return Err(CliError::usage(format!("{} has no purpose `{key}`", args.file.display())));
     }
     let mut client = Client::new(client::connect(&context.global).await?);
-    let results = apply(&file, &args, &mut client).await?;
+    let mut results = Vec::new();
+    let outcome = apply(&file, &args, &mut client, &mut results).await;
+    if outcome.is_err() && results.is_empty() {
+        return outcome.map(|()| Exit::Success);
+    }
     let count = |word| results.iter().filter(|entry| entry.result == word).count();
     let applied = Applied {
         dry_run: args.dry_run,
@@ -89,19 +102,48 @@ pub(super) async fn run(args: ApplyArgs, context: &mut Context) -> Result<Exit, 
         unchanged: count(UNCHANGED),
         results,
     };
+    // What was written before an error stays written.
     print(&applied, context)?;
-    Ok(Exit::Success)
+    warn_of_full_days(&file, context);
+    outcome.map(|()| Exit::Success)
+}
+
+/// Warns of purposes whose own quiet hours leave no moment: every ALLOW is NOT NOW.
+fn warn_of_full_days(file: &CatalogFile, context: &Context) {
+    for purpose in file.purposes.iter().filter(|purpose| leaves_no_moment(purpose)) {
+        let text = format!(
+            "the quiet hours of `{}` leave no moment of any day: nobody is ever ALLOW",
+            purpose.key
+        );
+        match context.global.printing.json {
+            true => eprintln!("{}", json!({ "warning": text })),
+            false => eprintln!("warning: {text}"),
+        }
+    }
+}
+
+fn leaves_no_moment(purpose: &Purpose) -> bool {
+    let hours = purpose.obligations.iter().filter_map(|obligation| match &obligation.kind {
+        Some(Kind::QuietHours(hours)) => {
+            let &QuietHours { start_minute, end_minute, ref time_zone } = hours;
+            Some((QuietSpan { start_minute, end_minute }, time_zone.as_str()))
+        }
+        _ => None,
+    });
+    leave_no_moment(&hours.collect::<Vec<_>>())
 }
 
 const ADDED: &str = "added";
 const CHANGED: &str = "changed";
 const UNCHANGED: &str = "unchanged";
 
+/// Applies a file, entry by entry. `results` has those that were done, also after an error.
 async fn apply(
     file: &CatalogFile,
     args: &ApplyArgs,
     client: &mut Client,
-) -> Result<Vec<AppliedEntry>, CliError> {
+    results: &mut Vec<AppliedEntry>,
+) -> Result<(), CliError> {
     // The catalogue on the server, by key.
     let channels = channels(client, true).await?.into_iter();
     let channels: HashMap<_, _> = channels.map(|channel| (channel.key.clone(), channel)).collect();
@@ -110,9 +152,14 @@ async fn apply(
     let namespaces = namespaces(client).await?.into_iter();
     let namespaces: HashMap<_, _> =
         namespaces.map(|namespace| (namespace.key.clone(), namespace)).collect();
+    for key in &args.reconsent {
+        let wanted = file.purposes.iter().find(|purpose| purpose.key == *key);
+        if let (Some(now), Some(wanted)) = (purposes.get(key), wanted) {
+            check_reconsent(now, wanted)?;
+        }
+    }
     let total = file.namespaces.len() + file.channels.len() + file.purposes.len();
     let bar = progress::bar(u64::try_from(total).ok(), "applying");
-    let mut results = Vec::with_capacity(total);
     for namespace in &file.namespaces {
         let now = namespaces.get(&namespace.key);
         let fields = now.map(|now| differences_of_namespace(now, namespace));
@@ -156,7 +203,24 @@ async fn apply(
         bar.inc(1);
     }
     bar.finish_and_clear();
-    Ok(results)
+    Ok(())
+}
+
+/// That a request for new consent does something: grants of the current version stay as they are, so a new
+/// version, or an older one that still counts, is needed.
+fn check_reconsent(now: &Purpose, wanted: &Purpose) -> Result<(), CliError> {
+    if !differences(now, wanted, true).is_empty() {
+        return Ok(());
+    }
+    let (key, version) = (&now.key, now.version);
+    let message = format!(
+        "--reconsent {key} changes nothing: only grants of version {version} count already, and the file \
+         has no new version; nothing was written"
+    );
+    Err(CliError::failed(message).with_hint(
+        "change what is asked (title, description, data categories or legal basis), so that there is a \
+         new version",
+    ))
 }
 
 impl AppliedEntry {
@@ -250,6 +314,15 @@ fn print(applied: &Applied, context: &mut Context) -> Result<(), CliError> {
         );
     }
     out.table(&table)?;
+    let is_fixed = |field: &&str| ["kind", "default_region", "fold_local_part"].contains(field);
+    let fixed = applied.results.iter().filter(|entry| entry.fields.iter().any(is_fixed));
+    if applied.dry_run {
+        for AppliedEntry { key, .. } in fixed.filter(|entry| entry.kind == "namespace") {
+            let text =
+                format!("the change of `{key}` will be refused if the namespace has persons");
+            out.line(out.paint(Tone::Careful, &text))?;
+        }
+    }
     let dry = if applied.dry_run { "dry run, nothing was written: " } else { "" };
     out.line(format!(
         "{dry}{} added, {} changed, {} unchanged",

@@ -3,9 +3,9 @@
 use clap::Subcommand;
 use tonic::transport::Channel;
 
-use super::{Context, Exit, client, error::CliError};
+use super::{Context, Exit, client, error::CliError, words};
 use crate::proto::{
-    self, ListChannelsRequest, ListNamespacesRequest, ListPurposesRequest,
+    self, ListChannelsRequest, ListNamespacesRequest, ListPurposesRequest, NamespaceKind,
     catalog_service_client::CatalogServiceClient,
 };
 
@@ -53,6 +53,8 @@ async fn namespaces(client: &mut Client) -> Result<Vec<proto::Namespace>, CliErr
 pub(super) struct CatalogKey {
     pub(super) key: String,
     pub(super) retired: bool,
+    /// Of a namespace; empty for other keys.
+    pub(super) kind: String,
 }
 
 /// The keys of all entries.
@@ -64,14 +66,19 @@ pub(super) struct CatalogKeys {
 
 /// All keys of the catalogue, also retired ones.
 pub(super) async fn keys(client: &mut Client) -> Result<CatalogKeys, CliError> {
-    let key = |key, retired| CatalogKey { key, retired };
+    let key = |key, retired| CatalogKey { key, retired, kind: String::new() };
     let purposes = purposes(client, true).await?.into_iter();
     let channels = channels(client, true).await?.into_iter();
     let namespaces = namespaces(client).await?.into_iter();
     Ok(CatalogKeys {
         purposes: purposes.map(|purpose| key(purpose.key, purpose.retired)).collect(),
         channels: channels.map(|channel| key(channel.key, channel.retired)).collect(),
-        namespaces: namespaces.map(|namespace| key(namespace.key, false)).collect(),
+        namespaces: namespaces
+            .map(|namespace| CatalogKey {
+                kind: words::word::<NamespaceKind>(namespace.kind),
+                ..key(namespace.key, false)
+            })
+            .collect(),
     })
 }
 

@@ -38,7 +38,7 @@ pub fn act(
     let idempotency = idempotency(&request.idempotency_key, || request.encode_to_vec());
     let idempotency = faults.value(idempotency, || request.idempotency_key.clone());
     let actor = actor(request.actor, "actor")?;
-    let contact = contact(&request.preferences.unwrap_or_default(), &mut faults);
+    let contact = contact(&request.preferences.unwrap_or_default(), actor, &mut faults);
     let is_empty = contact.is_empty() && faults.is_empty();
     let subject = subject(catalog, &request.subject, "subject")?;
     let changes = changes(request.changes, !is_empty, Origin::Call, &mut faults)?;
@@ -46,6 +46,9 @@ pub fn act(
     let evidence = evidence(request.evidence.unwrap_or_default(), actor, &mut faults);
     let evidence = evidence.with_subject_given(&request.subject, &subject);
     let limits = (CONFIRMATION_MS_MIN, CONFIRMATION_MS_MAX);
+    if let Some(span) = request.confirmation_validity.filter(|_| !changes.has_grant()) {
+        faults.add(Problem::OnlyForGrants.at("confirmation_validity"), span_text(span));
+    }
     let validity_ms = request.confirmation_validity.map(|span| {
         let validity_ms = span_ms_within(span, "confirmation_validity", limits).map(Some);
         faults.value(validity_ms, || span_text(span))
@@ -111,7 +114,11 @@ pub fn confirm(
 }
 
 /// How a data subject wants to be contacted.
-pub(super) fn contact(message: &proto::ContactPreferences, faults: &mut Faults) -> ContactChange {
+pub(super) fn contact(
+    message: &proto::ContactPreferences,
+    actor: Actor,
+    faults: &mut Faults,
+) -> ContactChange {
     let outer = |invalid: Invalid| invalid.within("preferences");
     let zones = time_zones(&message.time_zones).map_err(outer);
     let language = language(&message.language).map_err(outer);
@@ -133,10 +140,15 @@ pub(super) fn contact(message: &proto::ContactPreferences, faults: &mut Faults) 
             uses_max.map(|uses_max| uses_max.to_string()).unwrap_or_default()
         })),
     };
+    // As with stops: nobody else takes away when and how often the data subject wants to be left alone.
+    let is_protected = |name: &str| matches!(name, "quiet_hours" | "frequency_limit");
     for (position, name) in message.clear.iter().enumerate() {
-        if !clear(&mut given, name) {
-            faults.add(outer(Problem::Clear.at(format!("clear[{position}]"))), name);
-        }
+        let problem = match actor.speaks_for_subject() {
+            false if is_protected(name) => Problem::OnlyForThePerson,
+            _ if clear(&mut given, name) => continue,
+            _ => Problem::Clear,
+        };
+        faults.add(outer(problem.at(format!("clear[{position}]"))), name);
     }
     given
 }

@@ -138,7 +138,10 @@ fn recorded_under(asked: &Subject, links: &[LinkedName], whose: Whose) -> proto:
     let (relation, name) = match (whose, linked) {
         (Whose::Asked, _) => (NameRelation::Asked, Some(asked)),
         (Whose::Linked(_), Some(linked)) => {
-            (name_relation(linked.confidence == LinkConfidence::Verified), linked.name.known())
+            // A link that was verified then may be gone today: what is left is somebody who was linked.
+            let is_same = linked.confidence == LinkConfidence::Verified
+                && !matches!(linked.name, Name::Withheld);
+            (name_relation(is_same), linked.name.known())
         }
         (Whose::Linked(_), None) => (NameRelation::LinkedPerson, None),
     };

@@ -1,7 +1,7 @@
 //! Audiences: questions, verdicts and summaries.
 
 use crate::{
-    domain::{ObligationKind, Reason, Subject},
+    domain::{Reason, Subject},
     node::{Audience, AudienceQuery, UseBatch},
     proto,
 };
@@ -81,16 +81,18 @@ pub fn audience_subjects(message: proto::AudienceSubjects) -> Result<Vec<String>
     Ok(message.subjects)
 }
 
+/// That an audience has not let too many persons through.
+///
+/// # Errors
+/// There are too many.
+pub fn audience_persons(persons: usize, limit: usize) -> Result<(), Invalid> {
+    at_most(persons, limit, "subjects")
+}
+
 impl UseNames {
     /// The uses of data subjects that an audience allowed.
     #[must_use]
-    pub fn uses(
-        &self,
-        audience: &Audience,
-        subjects: Vec<Subject>,
-        reason: Reason,
-        broken_obligations: Vec<ObligationKind>,
-    ) -> UseBatch {
+    pub fn uses(&self, audience: &Audience, subjects: Vec<Subject>) -> UseBatch {
         let query = audience.query().clone();
         UseBatch {
             subjects,
@@ -98,9 +100,7 @@ impl UseNames {
             channel: query.channel,
             data_categories: query.data_categories,
             region: query.region,
-            used_at: audience.decided_at(),
-            reason,
-            broken_obligations,
+            ignore_obligations: query.ignore_obligations,
             segment: self.segment.clone(),
             campaign: self.campaign.clone(),
         }

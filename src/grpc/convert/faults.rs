@@ -33,6 +33,13 @@ struct SideFault {
 #[derive(Debug, Default)]
 pub(super) struct Faults(Vec<SideFault>);
 
+impl ParsedChanges {
+    /// Whether a grant is requested, also one that is wrong.
+    pub(super) fn has_grant(&self) -> bool {
+        self.requested.iter().any(|change| change.action() == proto::Action::Grant)
+    }
+}
+
 impl Faults {
     /// The value of a side field; its default if it is wrong.
     pub(super) fn value<T: Default>(

@@ -77,7 +77,8 @@ pub fn import_row(
     let subject = subject(catalog, &row.subject, "subject")?;
     let mut faults = Faults::default();
     let actor = row_actor(row.actor, &mut faults);
-    let contact = contact(row.preferences.as_ref().unwrap_or(&Default::default()), &mut faults);
+    let preferences = row.preferences.as_ref();
+    let contact = contact(preferences.unwrap_or(&Default::default()), actor, &mut faults);
     let content = row.clone();
     let changes = changes(std::mem::take(&mut row.changes), true, Origin::Row, &mut faults)?;
     let effective_at = optional_moment(row.effective_at, "effective_at", &mut faults);

@@ -28,7 +28,8 @@ pub use answer::{
     preferences_response, progress, recorded,
 };
 pub use audience::{
-    AUDIENCE_SUBJECTS_MAX, Filtering, UseNames, audience_subjects, filtering, packed, reason_counts,
+    AUDIENCE_SUBJECTS_MAX, Filtering, UseNames, audience_persons, audience_subjects, filtering,
+    packed, reason_counts,
 };
 pub use audit::{
     EntryRef, act_of_receipt, checkpoint, consistency, entry_to_prove, inclusion, sizes,

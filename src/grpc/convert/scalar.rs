@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     domain::{self, Catalog, GivenSubject, Key, KeyError, Millis, Region, Subject},
-    near::near,
+    near::near_or_of_kind,
     node::LikelyCause,
     proto,
 };
@@ -80,8 +80,9 @@ pub(super) fn subject(
     subject.map_err(|error| {
         let mut problem = Problem::from(error);
         if let Problem::UnknownNamespace { namespace, near: meant } = &mut problem {
-            let known = catalog.namespaces().map(|known| known.key.as_str());
-            *meant = near(namespace.as_str(), known);
+            let known: Vec<_> =
+                catalog.namespaces().map(|known| (known.key.as_str(), known.kind.name())).collect();
+            *meant = near_or_of_kind(namespace.as_str(), &known);
         }
         problem.at(field)
     })
@@ -113,7 +114,12 @@ pub(super) fn check_key(text: &str, field: &'static str) -> Result<(), Invalid> 
 }
 
 fn key_problem(text: &str, error: KeyError) -> Problem {
-    if text == "*" { Problem::Wildcard } else { Problem::Key(error) }
+    let meant = text.trim().to_lowercase();
+    match Key::check(&meant) {
+        _ if text == "*" => Problem::Wildcard,
+        Ok(()) => Problem::MisspeltKey { error, meant },
+        Err(_) => Problem::Key(error),
+    }
 }
 
 /// Data categories are dotted words, like keys, and as long.

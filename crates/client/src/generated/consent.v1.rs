@@ -735,8 +735,13 @@ pub mod check_service_client {
         /// revision and one moment, whatever is written meanwhile. The first message is the query; each
         /// message of subjects is answered by one of verdicts, in order; when the client has sent all, a
         /// summary ends the stream.
+        /// The moment is that of the query. Data subjects that arrive too long after it (by default two
+        /// minutes) are refused with AUDIENCE_TOO_OLD. With `record_use`, who is allowed at the revision must
+        /// be allowed when the use is recorded, too: else the verdict is that of the later moment.
+        /// One person is allowed once, whatever the names: see `AudienceSummary.duplicates`.
         /// Errors: INVALID_FIELD, LIMIT_EXCEEDED (INVALID_ARGUMENT), REVISION_NOT_REACHED, WRITES_STOPPED,
-        /// SHUTTING_DOWN (UNAVAILABLE), TOO_MANY_APPENDS (RESOURCE_EXHAUSTED), STATE_UNREADABLE (INTERNAL).
+        /// SHUTTING_DOWN (UNAVAILABLE), AUDIENCE_TOO_OLD (ABORTED), TOO_MANY_APPENDS (RESOURCE_EXHAUSTED),
+        /// STATE_UNREADABLE (INTERNAL).
         pub async fn filter_audience(
             &mut self,
             request: impl tonic::IntoStreamingRequest<

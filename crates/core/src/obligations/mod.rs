@@ -156,6 +156,27 @@ pub fn due(
     DueAll { obligations, not_before }
 }
 
+/// Whether a use at `at` is one too many for a frequency limit: some period has it, and as many of the
+/// other uses as the limit permits. The others may be earlier or later, in any order.
+#[must_use]
+pub fn overspends(due: &DueAll, others: &[Millis], at: Millis) -> bool {
+    let mut others = others.to_vec();
+    others.sort_unstable();
+    let spends = |cap: &FrequencyCap| {
+        let Some(permitted) = usize::try_from(cap.uses_max).ok().filter(|max| *max > 0) else {
+            return false;
+        };
+        others.windows(permitted).any(|uses| {
+            let (first, last) = (uses[0].min(at), uses[permitted - 1].max(at));
+            last.0.saturating_sub(first.0) < cap.period_ms
+        })
+    };
+    due.obligations.iter().any(|due| match &due.condition {
+        Condition::FrequencyLimit(cap) => spends(cap),
+        Condition::QuietHours { .. } | Condition::PreferredLanguage(_) => false,
+    })
+}
+
 impl From<&Obligation> for Condition {
     fn from(obligation: &Obligation) -> Self {
         match *obligation {
@@ -325,6 +346,15 @@ impl Due {
             Condition::FrequencyLimit(_) | Condition::PreferredLanguage(_) => None,
         }
     }
+}
+
+/// Whether the quiet hours of one clock among these leave no minute of the day.
+#[must_use]
+pub fn leave_no_moment(hours: &[(QuietSpan, &str)]) -> bool {
+    hours.iter().any(|(_, clock)| {
+        let same_clock = hours.iter().filter(|(_, other)| other == clock);
+        quiet::cover_the_day(&same_clock.map(|(span, _)| *span).collect::<SmallVec<[_; 4]>>())
+    })
 }
 
 /// Marks quiet hours of one clock that cover the whole day together. That holds whatever the zone is,

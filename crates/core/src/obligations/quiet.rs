@@ -4,13 +4,21 @@
 //! a clock change skips are never quiet, and repeated local times are quiet both times. The search
 //! jumps from ends of spans to clock changes.
 
+use std::{cell::RefCell, collections::HashMap, rc::Rc};
+
 use jiff::{Timestamp, tz::TimeZone};
 use smallvec::{SmallVec, smallvec};
 
+use super::zones::Differing;
 use crate::domain::{Millis, QuietSpan};
 
 /// How far ahead a moment is searched.
 pub(super) const SEARCH_MS_MAX: i64 = 8 * DAY_MS;
+
+/// How long the clocks of listed zones are kept, by the time that is searched.
+const HOUR_MS: i64 = 60 * MINUTE_MS;
+/// The greatest number of lists of clocks that a thread keeps.
+const KEPT_MAX: usize = 64;
 
 const DAY_MS: i64 = 24 * 60 * MINUTE_MS;
 const MINUTE_MS: i64 = 60_000;
@@ -33,22 +41,75 @@ struct Stretch {
     until: i64,
 }
 
+/// Clocks that differ.
+type Clocks = SmallVec<[Clock; 1]>;
+
+thread_local! {
+    /// Clocks of listed zones by where the list begins, and by the hour. Where the zone of a data subject
+    /// is not known there are hundreds, and the same for all such data subjects.
+    static KEPT: RefCell<HashMap<(usize, i64), Rc<Clocks>>> = RefCell::default();
+}
+
 /// Quiet hours in all of these zones, prepared for a search from this moment on. None if the moment
 /// is outside the calendar.
 pub(super) fn in_zones(
     span: QuietSpan,
-    zones: &[TimeZone],
+    zones: Differing<'_>,
     from: Millis,
 ) -> Option<SmallVec<[Quiet; 1]>> {
-    let mut clocks: SmallVec<[Clock; 1]> =
-        zones.iter().map(|zone| clock(zone, from)).collect::<Option<_>>()?;
-    clocks.sort_unstable();
-    clocks.dedup();
+    let end = from.0.checked_add(SEARCH_MS_MAX + 1)?;
+    let clocks = match zones {
+        Differing::Named(zones) => clocks(zones, from, end)?,
+        Differing::Listed(zones) => {
+            let cut = kept(zones, from)?.iter().map(|clock| part(clock, from, end)).collect();
+            distinct(cut)
+        }
+    };
     Some(clocks.into_iter().map(|clock| Quiet { span, clock }).collect())
 }
 
-fn clock(zone: &TimeZone, from: Millis) -> Option<Clock> {
-    let end = from.0.checked_add(SEARCH_MS_MAX + 1)?;
+/// The clocks of listed zones, for every search that begins within the hour of `from`.
+fn kept(zones: &'static [TimeZone], from: Millis) -> Option<Rc<Clocks>> {
+    let hour = from.0.div_euclid(HOUR_MS);
+    let key = (zones.as_ptr().addr(), hour);
+    KEPT.with_borrow_mut(|kept| {
+        if let Some(clocks) = kept.get(&key) {
+            return Some(Rc::clone(clocks));
+        }
+        let start = hour.checked_mul(HOUR_MS)?;
+        let end = start.checked_add(HOUR_MS + SEARCH_MS_MAX + 1)?;
+        let clocks = Rc::new(clocks(zones, Millis(start), end)?);
+        if kept.len() >= KEPT_MAX {
+            kept.clear();
+        }
+        kept.insert(key, Rc::clone(&clocks));
+        Some(clocks)
+    })
+}
+
+/// The part of a clock from a moment on, before `end`.
+fn part(clock: &Clock, from: Millis, end: i64) -> Clock {
+    let mut part = Clock::new();
+    for stretch in clock.iter().filter(|stretch| stretch.until > from.0) {
+        part.push(Stretch { until: stretch.until.min(end), ..*stretch });
+        if stretch.until >= end {
+            break;
+        }
+    }
+    part
+}
+
+fn clocks(zones: &[TimeZone], from: Millis, end: i64) -> Option<Clocks> {
+    zones.iter().map(|zone| clock(zone, from, end)).collect::<Option<_>>().map(distinct)
+}
+
+fn distinct(mut clocks: Clocks) -> Clocks {
+    clocks.sort_unstable();
+    clocks.dedup();
+    clocks
+}
+
+fn clock(zone: &TimeZone, from: Millis, end: i64) -> Option<Clock> {
     // Clocks are changed at whole seconds.
     let from = Timestamp::from_second(from.0.div_euclid(1000)).ok()?;
     let mut offset_ms = i64::from(zone.to_offset(from).seconds()) * 1000;

@@ -42,6 +42,14 @@ pub(super) enum Zones {
     Of(&'static Listed),
 }
 
+/// The zones that can differ in a search.
+pub(super) enum Differing<'a> {
+    /// Zones given by name.
+    Named(&'a [TimeZone]),
+    /// Zones of the list of places, which stay where they are: many data subjects have the same.
+    Listed(&'static [TimeZone]),
+}
+
 /// The zones of a country, or all zones.
 #[derive(Default)]
 pub(super) struct Listed {
@@ -70,14 +78,14 @@ impl Zones {
     }
 
     /// The zones that can differ in a search from this moment on.
-    pub(super) fn differing(&self, from: Millis) -> &[TimeZone] {
+    pub(super) fn differing(&self, from: Millis) -> Differing<'_> {
         let is_ours = |moment: i64| OUR_YEARS.contains(&moment.div_euclid(1000));
         match self {
-            Self::Named(zones) => zones,
+            Self::Named(zones) => Differing::Named(zones),
             Self::Of(zones) if is_ours(from.0) && is_ours(from.plus_ms(SEARCH_MS_MAX).0) => {
-                &zones.differing
+                Differing::Listed(&zones.differing)
             }
-            Self::Of(zones) => &zones.all,
+            Self::Of(zones) => Differing::Listed(&zones.all),
         }
     }
 }
@@ -164,6 +172,13 @@ fn offsets_in_our_years(zone: &TimeZone) -> Vec<(i64, i32)> {
 mod tests {
     use super::*;
 
+    fn listed(zones: &Zones, from: i64) -> Vec<TimeZone> {
+        match zones.differing(Millis(from)) {
+            Differing::Named(zones) => zones.to_vec(),
+            Differing::Listed(zones) => zones.to_vec(),
+        }
+    }
+
     #[test]
     fn names_are_exact() {
         for name in ["Europe/Berlin", "Asia/Kathmandu", "UTC", "Etc/UTC", "US/Eastern"] {
@@ -178,7 +193,7 @@ mod tests {
     fn a_country_has_the_places_of_zone_tab() {
         let names = |region: &str| {
             let zones = Zones::of(Some(Region::parse(region).unwrap()));
-            let zones = zones.differing(Millis(0)).to_vec();
+            let zones = listed(&zones, 0).to_vec();
             zones.iter().map(|zone| zone.iana_name().unwrap().to_owned()).collect::<Vec<_>>()
         };
         assert_eq!(names("DE"), ["Europe/Berlin", "Europe/Busingen"]);
@@ -191,13 +206,13 @@ mod tests {
         assert_eq!(names("FR-974"), ["Indian/Reunion"]);
         assert_eq!(names("FR-IDF"), ["Europe/Paris"]);
         // Nobody lives on Bouvet Island.
-        assert_eq!(names("BV").len(), Zones::anywhere().differing(Millis(0)).len());
-        assert!(Zones::of(None).differing(Millis(0)).len() > 400);
+        assert_eq!(names("BV").len(), listed(&Zones::anywhere(), 0).len());
+        assert!(listed(&Zones::of(None), 0).len() > 400);
     }
 
     #[test]
     fn one_wrong_name_makes_all_zones_plausible() {
-        let count = |names: [&str; 2]| Zones::named(names).differing(Millis(0)).len();
+        let count = |names: [&str; 2]| listed(&Zones::named(names), 0).len();
         assert_eq!(count(["Europe/Berlin", "Asia/Tokyo"]), 2);
         assert!(count(["Europe/Berlin", "Europe/Atlantis"]) > 400);
     }
@@ -206,7 +221,7 @@ mod tests {
     fn zones_that_agree_stand_for_each_other_only_in_our_years() {
         let count = |region: &str, second: i64| {
             let zones = Zones::of(Some(Region::parse(region).unwrap()));
-            zones.differing(Millis(second * 1000)).len()
+            listed(&zones, second * 1000).len()
         };
         for (region, all, differing) in [("DE", 2, 1), ("AT", 1, 1), ("US", 29, 8)] {
             let week = SEARCH_MS_MAX / 1000;

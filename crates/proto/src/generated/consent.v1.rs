@@ -182,9 +182,6 @@ pub struct Evidence {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
-    /// Output only: when the act took effect as its caller claims, where the ledger took another time.
-    #[prost(message, optional, tag = "13")]
-    pub effective_at_given: ::core::option::Option<::prost_types::Timestamp>,
 }
 impl ::prost::Name for Evidence {
     const NAME: &'static str = "Evidence";
@@ -2224,7 +2221,8 @@ impl ::prost::Name for AudienceNotNow {
 /// What became of an audience.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AudienceSummary {
-    /// Revision that every verdict was decided at.
+    /// Revision that every verdict was decided at; with `record_use`, who was stopped or used up a limit
+    /// since is not allowed all the same.
     #[prost(uint64, tag = "1")]
     pub revision: u64,
     /// Moment that every verdict was decided at.
@@ -2251,6 +2249,10 @@ pub struct AudienceSummary {
     /// With `ignore_obligations`: how many of the allowed ones would have been NOT_NOW.
     #[prost(uint64, tag = "9")]
     pub obligations_ignored: u64,
+    /// How many were left out because the audience had the person before, allowed or NOT_NOW: under
+    /// another spelling, or under a name that is linked as verified. They are counted under no reason.
+    #[prost(uint64, tag = "10")]
+    pub duplicates: u64,
 }
 impl ::prost::Name for AudienceSummary {
     const NAME: &'static str = "AudienceSummary";
@@ -2368,12 +2370,7 @@ pub struct RecordConsentRequest {
     #[prost(message, repeated, tag = "3")]
     pub changes: ::prost::alloc::vec::Vec<Change>,
     /// When the act took effect. Absent: now. At most five minutes in the future, and then taken as
-    /// now; not before the bound that the server is set up with, 1995-01-01 by default. A stop is not
-    /// lost for its time: one from the future or from before the bound is taken as of now, which is a
-    /// warning. A stop of SUBJECT, GUARDIAN or AGENT takes effect no earlier than after everything that
-    /// the person did before, unless `reported_late` is set; where that is later than this time, it is a
-    /// warning too. The whole act moves, as it has one time; its grants are not recorded if they would
-    /// pass a newer stop. What is finer than a millisecond is cut off, here and in `expires_at`.
+    /// now. What is finer than a millisecond is cut off, here and in `expires_at`.
     #[prost(message, optional, tag = "4")]
     pub effective_at: ::core::option::Option<::prost_types::Timestamp>,
     /// What was shown, and how it was answered.
@@ -2396,10 +2393,6 @@ pub struct RecordConsentRequest {
     /// is recorded also if the wait ends in CHECKPOINT_NOT_REACHED (UNAVAILABLE).
     #[prost(bool, tag = "9")]
     pub wait_for_checkpoint: bool,
-    /// True: the act is reported after the fact, so a stop takes effect at `effective_at`, even if the
-    /// person did something since. A stop that is older than a grant of the person does not undo it.
-    #[prost(bool, tag = "10")]
-    pub reported_late: bool,
 }
 impl ::prost::Name for RecordConsentRequest {
     const NAME: &'static str = "RecordConsentRequest";
@@ -2635,9 +2628,7 @@ pub struct ImportRow {
     #[prost(message, repeated, tag = "4")]
     pub changes: ::prost::alloc::vec::Vec<Change>,
     /// When the act took effect. Absent: now. A list that is brought in late is not an act of today:
-    /// name the time, wherever it is known. A row is reported late: its stop takes effect at this time,
-    /// even if the person did something since. A stop from the future, or from before the bound on the
-    /// past, is taken as of now, which is a warning; with a grant alone, the row is rejected.
+    /// name the time, wherever it is known.
     #[prost(message, optional, tag = "5")]
     pub effective_at: ::core::option::Option<::prost_types::Timestamp>,
     /// What was shown, and how it was answered.
@@ -2796,8 +2787,7 @@ pub struct RecordUseRequest {
     /// ISO 3166 region that was asked about, as in Check.
     #[prost(string, tag = "5")]
     pub region: ::prost::alloc::string::String,
-    /// When. Absent: now. At most five minutes in the future, and then taken as now; not before the bound
-    /// of `RecordConsentRequest.effective_at`.
+    /// When. Absent: now. At most five minutes in the future, and then taken as now.
     #[prost(message, optional, tag = "6")]
     pub used_at: ::core::option::Option<::prost_types::Timestamp>,
     /// Name of the segment, at most 128 bytes without control characters. Kept in clear: no personal
@@ -4646,9 +4636,7 @@ pub struct ConsentAct {
     pub actor: i32,
     /// When the act took effect: milliseconds since the Unix epoch. The caller's claim, at most
     /// `recorded_at_ms`. An act without a claim takes effect as it is recorded or, where it would tie
-    /// with an earlier act of the data subject and lose, one millisecond after that act. So does a stop
-    /// with a claim that cannot be right; a stop that SUBJECT, GUARDIAN or AGENT did not report late takes
-    /// effect after every earlier act of the data subject, too.
+    /// with an earlier act of the data subject and lose, one millisecond after that act.
     #[prost(int64, tag = "3")]
     pub effective_at_ms: i64,
     /// What changed, in the caller's order. At most 100; none only beside `preferences`.
@@ -5260,8 +5248,7 @@ pub enum ErrorReason {
     /// A limit is exceeded; `BadRequest` names the field and the limit. A message over the size
     /// limit, and a receipt that would have more than 1 MiB, name no field.
     LimitExceeded = 2,
-    /// `effective_at` is more than five minutes in the future. A stop is taken as of now instead, with this
-    /// reason as a warning. `likely_cause` in the metadata, if there is one, says what may have happened.
+    /// `effective_at` is more than five minutes in the future.
     EffectiveAtInFuture = 3,
     /// The act would not fit into an entry (65,535 bytes).
     EntryTooLarge = 4,
@@ -5342,16 +5329,9 @@ pub enum ErrorReason {
     NamespaceChanged = 40,
     /// The entry is no event, so that no subscription has to hear it.
     NotAnEvent = 41,
-    /// `effective_at` lies before the bound on the past that the server is set up with. A stop is taken as
-    /// of now instead, with this reason as a warning. `likely_cause` in the metadata, if there is one, says
-    /// what may have happened.
-    EffectiveAtTooOld = 42,
-    /// The person did something after `effective_at`. Only a warning: a live stop is taken as of after that
-    /// act, and a grant beside it that would pass a newer stop is not recorded.
-    EffectiveAtOvertaken = 43,
-    /// The server's clock jumped ahead, and the system does not say that it is synchronised. No grant or
-    /// confirmation is taken; stops are, as of the last sane time. Nothing was recorded: try again later.
-    ClockNotTrusted = 44,
+    /// The audience began too long ago to answer as of that moment. Begin a new one with the data subjects
+    /// that are not answered yet.
+    AudienceTooOld = 42,
 }
 impl ErrorReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -5402,9 +5382,7 @@ impl ErrorReason {
             Self::NamespaceInUse => "ERROR_REASON_NAMESPACE_IN_USE",
             Self::NamespaceChanged => "ERROR_REASON_NAMESPACE_CHANGED",
             Self::NotAnEvent => "ERROR_REASON_NOT_AN_EVENT",
-            Self::EffectiveAtTooOld => "ERROR_REASON_EFFECTIVE_AT_TOO_OLD",
-            Self::EffectiveAtOvertaken => "ERROR_REASON_EFFECTIVE_AT_OVERTAKEN",
-            Self::ClockNotTrusted => "ERROR_REASON_CLOCK_NOT_TRUSTED",
+            Self::AudienceTooOld => "ERROR_REASON_AUDIENCE_TOO_OLD",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -5456,9 +5434,7 @@ impl ErrorReason {
             "ERROR_REASON_NAMESPACE_IN_USE" => Some(Self::NamespaceInUse),
             "ERROR_REASON_NAMESPACE_CHANGED" => Some(Self::NamespaceChanged),
             "ERROR_REASON_NOT_AN_EVENT" => Some(Self::NotAnEvent),
-            "ERROR_REASON_EFFECTIVE_AT_TOO_OLD" => Some(Self::EffectiveAtTooOld),
-            "ERROR_REASON_EFFECTIVE_AT_OVERTAKEN" => Some(Self::EffectiveAtOvertaken),
-            "ERROR_REASON_CLOCK_NOT_TRUSTED" => Some(Self::ClockNotTrusted),
+            "ERROR_REASON_AUDIENCE_TOO_OLD" => Some(Self::AudienceTooOld),
             _ => None,
         }
     }

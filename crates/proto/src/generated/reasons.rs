@@ -46,9 +46,7 @@ impl ErrorReason {
             Self::NamespaceInUse => StatusCode::FailedPrecondition,
             Self::NamespaceChanged => StatusCode::Aborted,
             Self::NotAnEvent => StatusCode::FailedPrecondition,
-            Self::EffectiveAtTooOld => StatusCode::InvalidArgument,
-            Self::EffectiveAtOvertaken => StatusCode::FailedPrecondition,
-            Self::ClockNotTrusted => StatusCode::Unavailable,
+            Self::AudienceTooOld => StatusCode::Aborted,
         }
     }
 
@@ -96,9 +94,7 @@ impl ErrorReason {
             Self::NamespaceInUse => None,
             Self::NamespaceChanged => Some(100),
             Self::NotAnEvent => None,
-            Self::EffectiveAtTooOld => None,
-            Self::EffectiveAtOvertaken => None,
-            Self::ClockNotTrusted => Some(30000),
+            Self::AudienceTooOld => None,
         }
     }
 }
