@@ -39,6 +39,7 @@ mod export;
 mod filter;
 mod history;
 mod import;
+mod json_lines;
 mod kept;
 pub mod layers;
 mod link;

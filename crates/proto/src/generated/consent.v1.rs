@@ -2616,10 +2616,10 @@ pub struct ImportRow {
     /// need an `evidence` with a `method`, and an `effective_at`; the row is then an act of theirs.
     #[prost(enumeration = "Actor", tag = "3")]
     pub actor: i32,
-    /// What changes, as in RecordConsent. Fields of grants beside a stop are a warning. A row without
-    /// changes and without preferences erases nothing and is left out. A
-    /// grant that needs a double opt-in stays PENDING_CONFIRMATION: an import gives no tokens. Ask
-    /// for consent with RecordConsent.
+    /// What changes, as in RecordConsent. A row of a table is not one act: a stop of it wins over a grant
+    /// that it covers. Fields of grants beside a stop are a warning. A row without changes and without
+    /// preferences erases nothing and is left out. A grant that needs a double opt-in stays
+    /// PENDING_CONFIRMATION: an import gives no tokens. Ask for consent with RecordConsent.
     #[prost(message, repeated, tag = "4")]
     pub changes: ::prost::alloc::vec::Vec<Change>,
     /// When the act took effect. Absent: now. A list that is brought in late is not an act of today:
@@ -2633,7 +2633,8 @@ pub struct ImportRow {
     #[prost(message, optional, tag = "7")]
     pub preferences: ::core::option::Option<ContactPreferences>,
     /// The row's own key in its source, for example its primary key and version; at most 128 bytes.
-    /// Empty: the row's content is its key, so that the same row twice is one act.
+    /// Empty: the row's content is its key, so that the same row twice is one act. Without
+    /// `effective_at`, such a row says how things are: if a later act lifted its stop, it stops again.
     #[prost(string, tag = "8")]
     pub row_key: ::prost::alloc::string::String,
 }
@@ -2659,7 +2660,8 @@ pub struct ImportConsentsResponse {
     /// Rows that say what is known already, or nothing.
     #[prost(uint64, tag = "3")]
     pub unchanged: u64,
-    /// Rows that an earlier import of the same source recorded.
+    /// Rows that an earlier import of the same source recorded. If a stop of one was lifted since, there
+    /// is a warning.
     #[prost(uint64, tag = "4")]
     pub replayed: u64,
     /// Rows that were rejected.
@@ -2747,7 +2749,8 @@ pub struct ImportWarning {
     /// The field or column.
     #[prost(string, tag = "2")]
     pub field: ::prost::alloc::string::String,
-    /// Reason as in `google.rpc.ErrorInfo`, for example `INVALID_FIELD`.
+    /// Reason as in `google.rpc.ErrorInfo`, for example `INVALID_FIELD`; `SUPERSEDED_BY_LATER` for a stop
+    /// of a replayed row that a later act lifted.
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
     /// What is wrong and what was done, for people.
