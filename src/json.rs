@@ -11,7 +11,10 @@
 //! printed if it is set. Reading accepts fields in any order, under their JSON name or their name in the
 //! protocol; an unknown field is an error.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
 
 use prost::Name;
 use prost_reflect::{
@@ -19,9 +22,12 @@ use prost_reflect::{
     ReflectMessage as _, SerializeOptions,
 };
 use serde::{Deserializer, Serialize, Serializer, de, ser};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use self::unique::Unique;
 use crate::proto::FILE_DESCRIPTOR_SET;
+
+mod unique;
 
 static DESCRIPTORS: LazyLock<DescriptorPool> = LazyLock::new(|| {
     DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the build compiled these descriptors")
@@ -90,12 +96,51 @@ pub fn deserialize<'de, M: Name + Default, D: Deserializer<'de>>(from: D) -> Res
 /// Reads a message from the text of one JSON object.
 ///
 /// # Errors
-/// The text is not JSON, or as [`deserialize`].
+/// The text is not JSON, has a field twice, or as [`deserialize`].
 pub fn from_str<M: Name + Default>(text: &str) -> serde_json::Result<M> {
-    let mut from = serde_json::Deserializer::from_str(text);
-    let message = deserialize(&mut from)?;
-    from.end()?;
-    Ok(message)
+    from_object(object_from_str(text)?)
+}
+
+/// Reads a message from a JSON object.
+///
+/// # Errors
+/// A field is given under both of its names, or as [`deserialize`].
+pub fn from_object<M: Name + Default>(object: Map<String, Value>) -> serde_json::Result<M> {
+    let descriptor = descriptor::<M>().map_err(de::Error::custom)?;
+    match given_twice(&descriptor, &object) {
+        Some(name) => Err(de::Error::custom(format_args!("field '{name}' is given twice"))),
+        None => deserialize(Value::Object(object)),
+    }
+}
+
+/// A field of an object, or of an object within it, that is given under both of its names.
+fn given_twice(message: &MessageDescriptor, object: &Map<String, Value>) -> Option<String> {
+    let mut numbers = BTreeSet::new();
+    object.iter().find_map(|(name, value)| {
+        let mut fields = message.fields();
+        let field = fields.find(|field| field.json_name() == name || field.name() == name)?;
+        if !numbers.insert(field.number()) {
+            return Some(name.clone());
+        }
+        let Kind::Message(inner) = field.kind() else { return None };
+        let within = |value: &Value| given_twice(&inner, value.as_object()?);
+        match value {
+            _ if field.is_map() => None,
+            Value::Array(items) => items.iter().find_map(within),
+            value => within(value),
+        }
+    })
+}
+
+/// Reads a JSON object.
+///
+/// # Errors
+/// The text is not a JSON object, or an object of it has a field twice.
+pub fn object_from_str(text: &str) -> serde_json::Result<Map<String, Value>> {
+    match serde_json::from_str(text)? {
+        Unique(Value::Object(object)) => Ok(object),
+        Unique(_) => Err(de::Error::custom("is not a JSON object")),
+    }
 }
 
 /// The field of a oneof that is set.

@@ -371,14 +371,94 @@ async fn a_stop_from_an_import_ends_later_grants_of_the_person() {
     assert_eq!(ledger.import("crm", std::slice::from_ref(&stop)).await.counts(), [1, 0, 0, 0]);
     ledger.record(act("user:1", vec![change(Action::Grant, LETTER, "email")])).await;
     assert_eq!(ledger.reason("user:1").await, Reason::Granted);
-    assert_eq!(
-        ledger.import("crm", std::slice::from_ref(&stop)).await.counts(),
-        [0, 0, 1, 0],
-        "last year's word"
-    );
-    assert_eq!(ledger.reason("user:1").await, Reason::Granted);
     assert_eq!(ledger.import("web", &[stop]).await.counts(), [1, 0, 0, 0], "a new word");
     assert_eq!(ledger.reason("user:1").await, Reason::Revoked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_without_key_and_time_stops_again_after_the_persons_own_grant() {
+    let mut ledger = Ledger::new().await;
+    let both = vec![change(Action::Withdraw, LETTER, "*"), change(Action::Grant, LETTER, "sms")];
+    let row = proto::ImportRow { preferences: language("de"), ..row("user:1", both) };
+    assert_eq!(ledger.import("nightly", std::slice::from_ref(&row)).await.counts(), [1, 0, 0, 0]);
+    for _ in 0..2 {
+        ledger.record(act("user:1", vec![change(Action::Grant, LETTER, "email")])).await;
+        assert_eq!(ledger.reason("user:1").await, Reason::Granted);
+        let foreseen = send(&mut ledger.clients, start("nightly", true), &[row.clone()]).await;
+        assert_eq!(Answer(foreseen.unwrap()).counts(), [1, 0, 0, 0]);
+        assert_eq!(ledger.reason("user:1").await, Reason::Granted, "a dry run");
+        let again = ledger.import("nightly", std::slice::from_ref(&row)).await;
+        assert_eq!(again.counts(), [1, 0, 0, 0]);
+        assert_eq!(again.outcomes()[&Outcome::Applied], 1);
+        assert_eq!(ledger.reason("user:1").await, Reason::Revoked);
+        let head = ledger.head().await;
+        let replayed = ledger.import("nightly", std::slice::from_ref(&row)).await;
+        assert_eq!((replayed.counts(), ledger.head().await), ([0, 0, 1, 0], head));
+    }
+    let recorded = ledger.clients.history("user:1").await.pop().unwrap();
+    assert_eq!((recorded.changes.len(), recorded.preferences), (1, None), "the stop alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replayed_row_whose_stop_was_lifted_is_a_warning() {
+    let mut ledger = Ledger::new().await;
+    let stop = |subject: &str| {
+        let grant = change(Action::Grant, "marketing.offers", "sms");
+        numbered(vec![row(subject, vec![grant, change(Action::Withdraw, LETTER, "email")])])
+    };
+    let keyed = vec![proto::ImportRow { row_key: "7".into(), ..stop("user:1").remove(0) }];
+    let day = vec![dated(stop("user:2").remove(0), 100)];
+    for (subject, rows) in [("user:1", keyed), ("user:2", day)] {
+        assert_eq!(ledger.import("crm", &rows).await.counts(), [1, 0, 0, 0]);
+        let quiet = ledger.import("crm", &rows).await;
+        assert_eq!((quiet.counts(), quiet.0.warned), ([0, 0, 1, 0], 0));
+        ledger.record(act(subject, vec![change(Action::Grant, LETTER, "email")])).await;
+        let told = ledger.import("crm", &rows).await;
+        assert_eq!((told.counts(), told.0.warned), ([0, 0, 1, 0], 1));
+        let warning = &told.0.warnings[0];
+        let place = (warning.line, warning.field.as_str(), warning.reason.as_str());
+        assert_eq!(place, (1, "changes[1]", "SUPERSEDED_BY_LATER"));
+        assert_eq!(ledger.reason(subject).await, Reason::Granted);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_row_of_the_person_a_stop_wins_over_the_grants_that_it_covers() {
+    let mut ledger = Ledger::new().await;
+    for (n, actor) in [Actor::Subject, Actor::Agent, Actor::Import].into_iter().enumerate() {
+        let subject = format!("user:{n}");
+        ledger.record(act(&subject, vec![change(Action::Grant, LETTER, "email")])).await;
+        let changes = vec![
+            change(Action::Grant, LETTER, "email"),
+            change(Action::Withdraw, "*", "email"),
+            change(Action::Grant, LETTER, "sms"),
+        ];
+        let at = Some(timestamp(support::now_ms()));
+        let both = proto::ImportRow { effective_at: at, ..row(&subject, changes) };
+        let answer = ledger.import("paper", &[by(actor, "signature", both)]).await;
+        assert_eq!((answer.counts(), answer.0.warned), ([1, 0, 0, 0], 1), "{actor:?}");
+        assert_eq!(answer.0.warnings[0].field, "changes[0]");
+        assert_eq!(answer.outcomes()[&Outcome::NotRecorded], 1);
+        assert_eq!(ledger.check(&subject).await.effect(), Effect::Deny, "{actor:?}");
+        let sms = ledger.clients.ask(check_request(&subject, LETTER, "sms")).await;
+        assert_eq!(sms.effect(), Effect::Allow, "its other grants stand");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_of_a_day_that_has_not_ended_is_taken_as_of_now() {
+    let mut ledger = Ledger::new().await;
+    ledger.record(act("user:1", vec![change(Action::Grant, LETTER, "email")])).await;
+    let stop = row("user:1", vec![change(Action::Withdraw, LETTER, "email")]);
+    let tonight = Some(timestamp((support::now_ms() / DAY_MS + 1) * DAY_MS + DAY_MS / 2));
+    let stop = proto::ImportRow { effective_at: tonight, row_key: "1".into(), ..stop };
+    assert_eq!(ledger.import("crm", std::slice::from_ref(&stop)).await.counts(), [1, 0, 0, 0]);
+    assert_eq!(ledger.reason("user:1").await, Reason::Revoked);
+    assert_eq!(ledger.import("crm", &[stop]).await.counts(), [0, 0, 1, 0], "it is the same row");
+    let recorded = ledger.clients.history("user:1").await.pop().unwrap();
+    assert!(support::millis(recorded.effective_at.as_ref()).unwrap() <= support::now_ms() + 1_000);
+    ledger.record(act("user:1", vec![change(Action::Grant, LETTER, "email")])).await;
+    assert_eq!(ledger.reason("user:1").await, Reason::Granted, "the person's own later act counts");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -542,6 +542,240 @@ async fn a_line_of_ndjson_keeps_its_stops() {
     assert_eq!(kept["effectiveAt"], "\"yesterday\"");
 }
 
+const NEWS: &str = "subject = \"user:{id}\"\n[[cells]]\ncolumn = \"news\"\n\
+                    purpose = \"marketing.newsletter\"\nchannel = \"email\"\n\
+                    grant = [\"yes\"]\nwithdraw = [\"unsubscribed\"]\nnothing = [\"-\"]\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_rows_that_quotes_mix_up_the_stops_count_and_no_grant() {
+    let mut desk = Desk::new().await;
+    desk.map(&format!(
+        "{NEWS}[actor]\nconstant = \"subject\"\n[evidence]\nmethod = {{ constant = \"form\" }}\n\
+         [effective_at]\ncolumn = \"at\"\n"
+    ));
+    let heading = "id,note,news,at\n";
+    // Each with the lines that are rejects, who was in and is out, and who was out and stays out.
+    let files: [(&str, &str, &[u64], &[&str], &[&str]); 6] = [
+        (
+            "number-and-letters.csv",
+            "81001,\"called,yes,2026-01-01T00:00:00Z\nA81002,said 5\",unsubscribed,2099-01-01T00:00:00Z\n",
+            &[2],
+            &["user:A81002"],
+            &["user:81001"],
+        ),
+        (
+            "unknown-value.csv",
+            "11001,\"x,maybe,\n11002,b\",unsubscribed,2099-01-01T00:00:00Z\n",
+            &[2],
+            &["user:11001", "user:11002"],
+            &[],
+        ),
+        (
+            "text.csv",
+            "70001,\"reason: see\n70002,x,yes,2099-01-01T00:00:00Z\nbye\",unsubscribed,2099-01-01T00:00:00Z\n\
+             70003,x,unsubscribed,2099-01-01T00:00:00Z\n",
+            &[],
+            &["user:70001", "user:70003"],
+            &["user:70002"],
+        ),
+        (
+            "never-closed.csv",
+            "50001,\"x,-,\n50002,y,unsubscribed,2099-01-01T00:00:00Z\n50003,z,yes,2099-01-01T00:00:00Z\n",
+            &[2, 4],
+            &["user:50002"],
+            &["user:50003"],
+        ),
+        (
+            "stop-on-first-line.csv",
+            "60001,\"x,unsubscribed,2099-01-01T00:00:00Z\n60002,b\",yes,2099-01-01T00:00:00Z\n",
+            &[2, 3],
+            &["user:60001"],
+            &["user:60002"],
+        ),
+        (
+            "address.csv",
+            "40001,\"Street 5, \n1010 Vienna, Austria\",unsubscribed,2099-01-01T00:00:00Z\n",
+            &[],
+            &["user:40001"],
+            &[],
+        ),
+    ];
+    for (file, rows, rejects, out, stays_out) in files {
+        desk.grant(&out.iter().chain(stays_out).copied().collect::<Vec<_>>()).await;
+        for subject in stays_out {
+            desk.clients.record_change(subject, Action::Withdraw, LETTER, "email").await;
+        }
+        // A time ahead of ours stands for a time after everything that is on record.
+        let code = i32::from(!rejects.is_empty());
+        let soon = timestamp_text(support::now_ms() + 60_000);
+        let rows = rows.replace("2099-01-01T00:00:00Z", &soon);
+        desk.import(file, format!("{heading}{rows}"), &[]).expect_code(code);
+        let lines: Vec<_> = desk.rejects(file).into_iter().map(|(line, _)| line).collect();
+        assert_eq!(lines, rejects, "{file}");
+        desk.denied(&[out, stays_out].concat()).await;
+    }
+}
+
+fn timestamp_text(at_ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(at_ms).unwrap().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_takes_the_last_moment_of_its_day_minute_or_second_and_a_grant_the_first() {
+    let mut desk = Desk::new().await;
+    for (number, (format, stop, granted)) in [
+        ("format = \"%d.%m.%Y\"\ntime_zone = \"Europe/Vienna\"", "02.05.2025", 1_746_176_250_400),
+        (
+            "format = \"%d.%m.%Y %H\"\ntime_zone = \"Europe/Vienna\"",
+            "02.05.2025 10",
+            1_746_176_250_400,
+        ),
+        (
+            "format = \"%d.%m.%Y %H:%M\"\ntime_zone = \"Europe/Vienna\"",
+            "02.05.2025 10:57",
+            1_746_176_250_400,
+        ),
+        ("format = \"unix_s\"", "1746176250", 1_746_176_250_400),
+        ("", "2025-05-02T08:57:30Z", 1_746_176_250_400),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        desk.map(&format!("{NEWS}[effective_at]\ncolumn = \"at\"\n{format}\n"));
+        let (stopped, granted_then) = (format!("user:stop-{number}"), Some(timestamp(granted)));
+        let grant = one_change(&stopped, Action::Grant, LETTER, "email");
+        let grant = proto::RecordConsentRequest { effective_at: granted_then, ..grant };
+        desk.clients.record(grant).await;
+        assert!(desk.is_allowed(&stopped, "email").await);
+        let file = format!("{number}.csv");
+        let list = format!("id,news,at\nstop-{number},unsubscribed,{stop}\n");
+        desk.import(&file, list, &[]).expect_code(0);
+        desk.denied(&[&stopped]).await;
+    }
+    // Of today: as of now, and no later than the person's next act.
+    desk.map(&format!(
+        "{NEWS}[effective_at]\ncolumn = \"at\"\nformat = \"%d.%m.%Y\"\ntime_zone = \"Etc/GMT+12\"\n"
+    ));
+    desk.grant(&["user:today"]).await;
+    let zone = jiff::tz::TimeZone::get("Etc/GMT+12").unwrap();
+    let today = jiff::Timestamp::now().to_zoned(zone).strftime("%d.%m.%Y").to_string();
+    let list = format!("id,news,at\ntoday,unsubscribed,{today}\n");
+    desk.import("today.csv", list, &[]).expect_code(0);
+    desk.denied(&["user:today"]).await;
+    desk.grant(&["user:today"]).await;
+    assert!(desk.is_allowed("user:today", "email").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_without_its_blank_fields_at_the_end_and_a_long_text_keep_their_stops() {
+    let mut desk = Desk::new().await;
+    desk.map(NEWS);
+    desk.grant(&["user:1", "user:2", "user:3"]).await;
+    let long = "x\n".repeat(150_000);
+    let list = format!("id,news,note,more\n1,unsubscribed\n2,unsubscribed,\"{long}\",\n3\n4,yes\n");
+    let done = desk.import("short.csv", list, &[]).expect_code(1).json();
+    desk.denied(&["user:1", "user:2"]).await;
+    assert_eq!((&done["recorded"], &done["warned"]), (&2.into(), &1.into()), "{done}");
+    assert!(desk.is_allowed("user:3", "email").await, "the row says nothing");
+    let lines: Vec<_> = desk.rejects("short.csv").into_iter().map(|(line, _)| line).collect();
+    assert_eq!(lines, [150_004, 150_005]);
+}
+
+fn stop_line(subject: &str, rest: &str) -> String {
+    format!(
+        "{{\"subject\":\"{subject}\",\"actor\":\"ACTOR_IMPORT\",\"changes\":[{{\"action\":\"ACTION_WITHDRAW\",\
+         \"scope\":{{\"purpose\":\"*\",\"channel\":\"email\"}}}}]{rest}}}\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_of_ndjson_keep_their_stops_in_import_and_replay() {
+    for command in ["import", "replay"] {
+        let mut desk = Desk::new().await;
+        desk.grant(&["user:1", "user:2", "user:3", "user:4", "user:5", "user:6"]).await;
+        let text = [
+            "\u{feff}".as_bytes().to_vec(),
+            stop_line("user:1", ",\"effectiveAt\":\"yesterday\"").into_bytes(),
+            stop_line("user:2", ",\"colour\":\"red\"").into_bytes(),
+            stop_line("user:3", ",\"evidence\":{\"touchpoint\":\"a\\ud800\"}").into_bytes(),
+            [
+                stop_line("user:4", ",\"evidence\":{\"touchpoint\":\"caf")
+                    .trim_end()
+                    .trim_end_matches('}')
+                    .as_bytes(),
+                b"\xe9\"}}\r",
+            ]
+            .concat(),
+            // Nobody can tell which of the two is meant.
+            stop_line("user:5", ",\"subject\":\"user:6\"").into_bytes(),
+            stop_line("user:6", ",\"changes\":[]").into_bytes(),
+        ]
+        .concat();
+        let file = "acts.ndjson";
+        let path = desk.path(file).display().to_string();
+        let done = match command {
+            "import" => desk.import(file, text, &[]),
+            _ => {
+                fs::write(&path, text).unwrap();
+                desk.server.cli(&["--json", "replay", &path, "--continue-on-error"])
+            }
+        };
+        let done = done.expect_code(1).json();
+        desk.denied(&["user:1", "user:2", "user:3", "user:4"]).await;
+        let counts = (&done["recorded"], &done["rejected"], &done["warned"]);
+        assert_eq!(counts, (&4.into(), &2.into(), &4.into()), "{command}: {done}");
+        assert!(
+            desk.is_allowed("user:6", "email").await,
+            "{command} said that it recorded nothing"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_records_the_acts_of_one_person_in_order_in_whichever_spelling() {
+    let mut desk = Desk::new().await;
+    let acts = (0..100).map(|n| {
+        let grant = "{\"action\":\"ACTION_GRANT\",\"scope\":{\"purpose\":\"marketing.newsletter\",\"channel\":\"email\"}}";
+        let granted = format!("{{\"subject\":\"email:Kim{n}@X.example\",\"actor\":\"ACTOR_SUBJECT\",\"changes\":[{grant}]}}\n");
+        granted + &stop_line(&format!("email:kim{n}@x.example"), "").replace("IMPORT", "SUBJECT")
+    });
+    let path = desk.path("acts.ndjson").display().to_string();
+    fs::write(&path, acts.collect::<String>()).unwrap();
+    desk.server.cli(&["replay", &path]).expect_code(0);
+    let subjects: Vec<_> = (0..100).map(|n| format!("email:kim{n}@x.example")).collect();
+    desk.denied(&subjects.iter().map(String::as_str).collect::<Vec<_>>()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audience_and_a_replay_read_the_files_that_an_import_reads() {
+    let mut desk = Desk::new().await;
+    desk.grant(&["user:1", "user:2"]).await;
+    let text = |end: &str| format!("user:1{end}user:2{end}user:3{end}");
+    let files = [
+        ("mark.txt", format!("\u{feff}{}", text("\r\n")).into_bytes()),
+        ("mac.txt", text("\r").into_bytes()),
+        ("little.txt", utf_16(&text("\r\n"), u16::to_le_bytes)),
+        ("end-mark.txt", (text("\n") + "\u{1a}").into_bytes()),
+    ];
+    for (file, content) in files {
+        fs::write(desk.path(file), content).unwrap();
+        let path = desk.path(file).display().to_string();
+        let cell = ["--purpose", LETTER, "--channel", "email"];
+        let done = desk.server.cli(&[&["audience", &path][..], &cell].concat()).expect_code(0);
+        assert_eq!(done.stdout, "user:1\nuser:2\n", "{file}: {}", done.stderr);
+        assert!(!done.stderr.contains("malformed"), "{file}: {}", done.stderr);
+    }
+    let stop = format!("\u{feff}{}", stop_line("user:1", "")).replace('\n', "\r");
+    for (file, content) in [
+        ("mac.ndjson", stop.clone().into_bytes()),
+        ("little.ndjson", utf_16(&stop.replace("user:1", "user:2"), u16::to_le_bytes)),
+    ] {
+        fs::write(desk.path(file), content).unwrap();
+        desk.server.cli(&["replay", &desk.path(file).display().to_string()]).expect_code(0);
+    }
+    desk.denied(&["user:1", "user:2"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_option_of_grants_beside_a_stop_alone_is_wrong_usage() {
     let mut desk = Desk::new().await;
@@ -551,10 +785,19 @@ async fn an_option_of_grants_beside_a_stop_alone_is_wrong_usage() {
         ["--expires-at", "2030-01-01T00:00:00Z"],
         ["--purpose-version", "1"],
         ["--data-category", "contact"],
+        ["--confirmation-validity", "5d"],
     ] {
         let refused = desk.server.cli(&[&stop[..], &option].concat()).expect_code(2);
         assert!(refused.stderr.contains(option[0]), "{}", refused.stderr);
         assert!(desk.is_allowed("user:1", "email").await, "nothing was recorded");
+    }
+    for twice in [
+        ["--attribute", "a=1", "--attribute", "a=2"],
+        ["--purpose-version", "0", "--attribute", "a=1"],
+    ] {
+        let grant = ["record", "--subject", "user:1", "--grant", "marketing.newsletter:email"];
+        let refused = desk.server.cli(&[&grant[..], &twice].concat()).expect_code(2);
+        assert!(refused.stderr.contains(twice[0]), "{}", refused.stderr);
     }
     let language = ["--preferred-language", "german (austria)"];
     let grant = ["--grant", "marketing.offers:sms"];

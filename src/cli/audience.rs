@@ -151,7 +151,11 @@ async fn upload(
     let mut subjects = Vec::new();
     while let Some(line) = input.next().await {
         let line = line?;
-        let subject = line.text.trim();
+        let number = line.number;
+        let text = String::from_utf8(line.bytes).map_err(|_| {
+            CliError::failed(format!("line {number} of the input is neither UTF-8 nor UTF-16"))
+        })?;
+        let subject = text.trim();
         if !subject.is_empty() {
             subjects.push(subject.to_owned());
         }

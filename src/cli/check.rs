@@ -53,6 +53,7 @@ pub(super) async fn run(args: CheckArgs, context: &mut Context) -> Result<Exit, 
     let mut client = CheckServiceClient::new(client::connect(&context.global).await?);
     let (purpose, channel) = (args.cell.purpose, args.cell.channel);
     let namespace = args.subject.split_once(':').map(|(namespace, _)| namespace.to_owned());
+    let given = args.subject.clone();
     let request = CheckRequest {
         subject: args.subject,
         purpose: purpose.clone(),
@@ -65,14 +66,14 @@ pub(super) async fn run(args: CheckArgs, context: &mut Context) -> Result<Exit, 
         ignore_obligations: args.ignore_obligations,
     };
     let answer = client.check(request).await?.into_inner();
-    let printed = print(&answer, context);
+    let printed = print(&answer, &given, context);
     context.out.finish(printed)?;
     let unknown = Keys::unknown([answer.reason()], &purpose, &channel, namespace.as_deref());
     near::advise(&unknown, context).await;
     Ok(Exit::of(answer.effect()))
 }
 
-fn print(answer: &CheckResponse, context: &mut Context) -> Result<(), CliError> {
+fn print(answer: &CheckResponse, given: &str, context: &mut Context) -> Result<(), CliError> {
     let out = &mut context.out;
     if out.json {
         return out.message(answer);
@@ -81,6 +82,9 @@ fn print(answer: &CheckResponse, context: &mut Context) -> Result<(), CliError> 
     let wait = if answer.effect() == Effect::NotNow { waiting(answer) } else { String::new() };
     let effect = out.paint(tone, &format!("{effect}{wait}"));
     out.line(format!("{effect}  {}", words::word::<Reason>(answer.reason)))?;
+    if !answer.subject.is_empty() && answer.subject != given {
+        out.line(format!("data subject {}", answer.subject))?;
+    }
     if answer.obligations_ignored {
         let warning = out.paint(Tone::Careful, "obligations are ignored: without that, NOT NOW");
         out.line(warning)?;

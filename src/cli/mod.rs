@@ -40,6 +40,7 @@ mod filter;
 mod history;
 mod import;
 mod init;
+mod json_lines;
 mod kept;
 pub mod layers;
 mod link;

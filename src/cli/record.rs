@@ -1,6 +1,6 @@
 //! `record`: records one act.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use jiff::Timestamp;
@@ -71,7 +71,7 @@ pub struct RecordArgs {
     #[arg(long, value_name = "TIME", value_parser = words::time)]
     expires_at: Option<Timestamp>,
     /// Version of the purpose that was shown, for the grants [default: the current one]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     purpose_version: Option<u32>,
     /// Data category that the grants are narrowed to; may be given many times [default: all]
     #[arg(long, value_name = "CATEGORY", value_delimiter = ',')]
@@ -236,6 +236,8 @@ impl FromArgMatches for Changes {
 
 pub(super) async fn run(args: RecordArgs, context: &mut Context) -> Result<Exit, CliError> {
     check_fields_of_grants(&args)?;
+    check_attributes(&args)?;
+    let given = args.subject.clone();
     let request = request(args);
     let has_hours_of_no_zone = request.preferences.as_ref().is_some_and(|preferences| {
         preferences.quiet_hours.is_some() && preferences.time_zones.is_empty()
@@ -247,7 +249,7 @@ pub(super) async fn run(args: RecordArgs, context: &mut Context) -> Result<Exit,
     }
     let mut client = ConsentServiceClient::new(client::connect(&context.global).await?);
     let answer = client.record_consent(request).await?.into_inner();
-    print(&answer, context)?;
+    print(&answer, &given, context)?;
     if has_hours_of_no_zone && !context.out.json {
         eprintln!(
             "hint: quiet hours need a time zone: give --time-zone, unless one is on record; without one, \
@@ -275,6 +277,17 @@ fn check_fields_of_grants(args: &RecordArgs) -> Result<(), CliError> {
             let message = format!("{name} is only for grants: a stop has no end and no exception");
             Err(CliError::usage(message).with_hint(format!("leave {name} out, or add --grant")))
         }
+    }
+}
+
+/// Evidence holds one value of an attribute: a second one would replace the first.
+fn check_attributes(args: &RecordArgs) -> Result<(), CliError> {
+    let mut keys = BTreeSet::new();
+    match args.attribute.iter().find(|(key, _)| !keys.insert(key)) {
+        None => Ok(()),
+        Some((key, _)) => Err(CliError::usage(format!(
+            "--attribute {key} is given twice, and can have one value"
+        ))),
     }
 }
 
@@ -312,7 +325,11 @@ fn request(args: RecordArgs) -> RecordConsentRequest {
     }
 }
 
-fn print(answer: &RecordConsentResponse, context: &mut Context) -> Result<(), CliError> {
+fn print(
+    answer: &RecordConsentResponse,
+    given: &str,
+    context: &mut Context,
+) -> Result<(), CliError> {
     if context.out.json {
         return context.out.message(answer);
     }
@@ -322,7 +339,14 @@ fn print(answer: &RecordConsentResponse, context: &mut Context) -> Result<(), Cl
         let until = words::rfc3339_or_empty(confirmation.expires_at.as_ref());
         context.out.line(format!("confirm with {}  until {until}", confirmation.token))?;
     }
+    if !answer.subject.is_empty() && answer.subject != given {
+        context.out.line(format!("data subject {}", answer.subject))?;
+    }
     context.out.table(&results_table(&answer.results))?;
+    for text in answer.results.iter().filter_map(stop_without_effect) {
+        let text = context.out.paint(Tone::Careful, &text);
+        context.out.line(text)?;
+    }
     for warning in &answer.warnings {
         let text = format!("warning: {}", warning.message);
         let text = context.out.paint(Tone::Careful, &text);
@@ -331,6 +355,22 @@ fn print(answer: &RecordConsentResponse, context: &mut Context) -> Result<(), Cl
     match answer.checkpoint.as_str() {
         "" => Ok(()),
         checkpoint => context.out.line(format!("\n{}", checkpoint.trim_end())),
+    }
+}
+
+/// What a stop means that changed nothing: the word of its outcome does not say whether it stands.
+fn stop_without_effect(result: &ChangeResult) -> Option<String> {
+    if result.action() == Action::Grant {
+        return None;
+    }
+    let scope = words::scope_text(result.scope.as_ref());
+    match result.outcome() {
+        Outcome::SupersededByLater => Some(format!(
+            "the stop of {scope} is on record and changes nothing: a later act of the data subject \
+             counts. Where that is a grant, they stay in"
+        )),
+        Outcome::NoEffect => Some(format!("{scope} stays stopped: there was nothing to end")),
+        _ => None,
     }
 }
 

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use base64::Engine as _;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use jiff::Timestamp;
+use jiff::{
+    Timestamp,
+    civil::{DateTime, date},
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{error::CliError, output::Tone};
@@ -169,9 +172,22 @@ pub fn scope_text(scope: Option<&Scope>) -> String {
 /// # Errors
 /// The text is not a time.
 pub fn time(text: &str) -> Result<Timestamp, String> {
-    text.parse().map_err(|error| {
-        format!("must be a time in RFC 3339 such as 2026-01-31T12:00:00Z ({error})")
+    text.parse().or_else(|error| {
+        let message = format!("must be a time in RFC 3339 such as 2026-01-31T12:00:00Z ({error})");
+        is_after_last_moment(text).then_some(Timestamp::MAX).ok_or(message)
     })
+}
+
+/// Whether a text is a time of the last days that RFC 3339 can write. They are after the last moment of
+/// [`Timestamp`].
+fn is_after_last_moment(text: &str) -> bool {
+    let Some((local, offset)) = text.split_at_checked(19) else { return false };
+    let is_of_offset =
+        |it: char| it.is_ascii_digit() || matches!(it, 'Z' | 'z' | '+' | '-' | ':' | '.');
+    let local: Option<DateTime> = local.parse().ok();
+    !offset.is_empty()
+        && offset.chars().all(is_of_offset)
+        && local.is_some_and(|local| local.date() >= date(9999, 12, 30))
 }
 
 /// A time as a message of the protocol.

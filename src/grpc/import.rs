@@ -117,11 +117,13 @@ impl Import<'_> {
             self.count_first().await?;
         }
         let line = row.line;
+        let names_its_act = !row.row_key.is_empty() || row.effective_at.is_some();
         let answer = match convert::import_row(&self.node.catalog().catalog, &self.source, row) {
             Err(invalid) => Answer::Known(Err(invalid.into())),
             Ok(None) => Answer::Known(Ok(Imported::Unchanged(Refused::default()))),
             Ok(Some((act, left_out))) => {
-                let row = ImportRow { act, dry_run: self.source.dry_run };
+                let dry_run = self.source.dry_run;
+                let row = ImportRow { act, names_its_act, dry_run };
                 Answer::OnceRecorded(self.node.import(row).await?, left_out)
             }
         };
@@ -152,8 +154,9 @@ impl Import<'_> {
                 left_out_beside(&refused);
                 self.tally.unchanged();
             }
-            Ok(Imported::Replayed) => {
-                left_out_beside(&Refused::default());
+            Ok(Imported::Replayed { lifted }) => {
+                let warnings = left_out.warnings(&[]).into_iter().chain(left_out.lifted(&lifted));
+                self.tally.left_out(line, warnings.collect(), left_out.unrecorded(0));
                 self.tally.replayed();
             }
             Err(fault) if is_of_the_server(&fault) => return Err(fault),

@@ -239,6 +239,23 @@ fn a_value_of_a_newer_server_is_its_number() {
 }
 
 #[test]
+fn a_field_that_is_given_twice_is_an_error() {
+    for text in [
+        r#"{"subject":"user:1","subject":"user:2"}"#,
+        r#"{"subject":"user:1","changes":[],"changes":[]}"#,
+        r#"{"changes":[{"scope":{"purpose":"a","purpose":"b"}}]}"#,
+        r#"{"evidence":{"attributes":{"a":"1","a":"2"}}}"#,
+        r#"{"effectiveAt":"2026-01-01T00:00:00Z","effective_at":"2026-01-02T00:00:00Z"}"#,
+        r#"{"changes":[{"expiresAt":null,"expires_at":"2026-01-02T00:00:00Z"}]}"#,
+    ] {
+        let error = from_str::<ImportRow>(text).unwrap_err().to_string();
+        assert!(error.contains("is given twice"), "{text}: {error}");
+    }
+    let row: ImportRow = from_str(r#"{"evidence":{"attributes":{"a_b":"1","aB":"2"}}}"#).unwrap();
+    assert_eq!(row.evidence.unwrap().attributes.len(), 2);
+}
+
+#[test]
 fn the_field_of_a_oneof_is_named() {
     let body = entry::Body::PurposePut(PurposePut::default());
     let field = field_in_oneof(&Entry { body: Some(body), ..Entry::default() }, "body").unwrap();

@@ -21,9 +21,9 @@ use crate::{
     clock::Reading,
     domain::{
         Action, Actor, Body, Catalog, Change, ChangeRecord, Channel, ChannelPut, ConsentAct, Entry,
-        Evidence, IdempotencyMark, Identity, Key, Mark, Millis, Namespace, NamespaceKind,
-        NamespacePut, Outcome, Purpose, PurposePut, Sealed, Subject, SubjectRef, SubjectState,
-        SubscriptionEntry, SubscriptionId, UnknownKey, covers_category,
+        Evidence, IdempotencyMark, Identity, Key, Mark, Millis, Namespace, NamespacePut, Outcome,
+        Purpose, PurposePut, Sealed, Subject, SubjectRef, SubjectState, SubscriptionEntry,
+        SubscriptionId, UnknownKey, covers_category,
     },
     entry::{Fact, Kind, Place, encode_evidence},
     event::{self, CatalogDetail, Event, Surroundings},

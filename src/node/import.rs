@@ -33,11 +33,17 @@ use crate::{
     },
 };
 
+/// How far ahead the last moment of a day that has begun somewhere can lie: a day, and the time zones.
+const STOP_DAY_MS_MAX: i64 = 38 * 60 * 60 * 1_000;
+
 /// One row of an import.
 #[derive(Debug, Clone)]
 pub struct ImportRow {
     /// The act. Its idempotency key identifies the row.
     pub act: Act,
+    /// Whether a key or a time of the row says which act it is. A row without either says how things are,
+    /// each time that it is imported.
+    pub names_its_act: bool,
     /// Whether nothing is written, only the answer is computed.
     pub dry_run: bool,
 }
@@ -51,7 +57,10 @@ pub enum Imported {
     /// It has no new change, apart from those that were refused.
     Unchanged(Refused),
     /// An earlier import of it is recorded.
-    Replayed,
+    Replayed {
+        /// Positions of its stops that no longer stand, because of later acts.
+        lifted: Vec<usize>,
+    },
 }
 
 /// The answer to a row, once the row is written. Dropping it does not cancel the row.
@@ -81,11 +90,20 @@ impl Node {
 impl Batch<'_> {
     /// Adds the new changes of a row. On error the batch is unchanged.
     fn import(&mut self, row: ImportRow) -> Result<Imported, RecordError> {
-        let ImportRow { act, dry_run } = row;
-        let mark = act.idempotency.as_ref().map(|idempotency| self.mark(idempotency));
+        let ImportRow { mut act, names_its_act, dry_run } = row;
+        let mut mark = act.idempotency.as_ref().map(|idempotency| self.mark(idempotency));
         if self.written_before(mark.as_ref())?.is_some() {
-            return Ok(Imported::Replayed);
+            let lifted = self.lifted_stops(&act)?;
+            if lifted.is_empty() || names_its_act {
+                return Ok(Imported::Replayed { lifted });
+            }
+            // Its source says once more, after the grant that lifted the stops, that they stand. The key
+            // of the row stays with the first entry.
+            act.changes.retain(|change| change.action != Action::Grant);
+            act.contact = ContactChange::default();
+            mark = None;
         }
+        self.take_as_of_now(&mut act);
         let (requested, claimed) = (act.changes.clone(), act.effective_at);
         let (mut prepared, refused) =
             self.prepare_stops_at_least(act, mark, UnclearStop::IsLeftOut)?;
@@ -108,6 +126,42 @@ impl Batch<'_> {
         let (entry, ..) = self.next_entry(recorded_at, Body::Act(body))?;
         let recorded = Recorded::new(entry.index, recorded_at, effective_at, changes);
         Ok(Imported::Recorded(Recorded { refused, moved, ..recorded }))
+    }
+
+    /// Positions of the stops of a recorded row that no longer stand.
+    fn lifted_stops(&self, act: &Act) -> Result<Vec<usize>, WriteError> {
+        let has_stop = act.changes.iter().any(|change| change.action != Action::Grant);
+        let subject_ref = if has_stop { self.known(&act.subject)? } else { None };
+        let Some(subject_ref) = subject_ref else { return Ok(Vec::new()) };
+        let unlinked = self.state(subject_ref)?;
+        let state = self.whole(subject_ref, &unlinked)?;
+        let catalog = self.catalog();
+        let known = Known {
+            catalog,
+            unlinked: &unlinked,
+            state: &state,
+            claimed: None,
+            now: self.recorded_at(),
+        };
+        let is_lifted = |change: &Change| {
+            let scope = catalog.resolve(&change.scope).ok();
+            // Of which kind the standing stop is does not matter.
+            let stands = |scope| known.knows_stop(Action::Withdraw, scope);
+            change.action != Action::Grant && scope.is_some_and(|scope| !stands(scope))
+        };
+        let changes = act.changes.iter().enumerate();
+        Ok(changes.filter(|(_, change)| is_lifted(change)).map(|(position, _)| position).collect())
+    }
+
+    /// A source that knows only days gives a stop the last moment of its day. While the day lasts, the stop
+    /// takes effect when it is recorded.
+    fn take_as_of_now(&self, act: &mut Act) {
+        let now = self.recorded_at();
+        let is_stop = |change: &Change| change.action != Action::Grant;
+        let is_of_today = |at: &Millis| *at > now && *at <= now.plus_ms(STOP_DAY_MS_MAX);
+        if act.changes.iter().all(is_stop) && act.effective_at.as_ref().is_some_and(is_of_today) {
+            act.effective_at = None;
+        }
     }
 
     /// Removes the changes that the state has already.

@@ -43,8 +43,9 @@ impl TestClock {
         self.file.write_all_at(&i64::from(synchronised).to_ne_bytes(), 8).unwrap();
     }
 
-    /// Serves a data directory under this clock.
+    /// Serves a data directory under this clock. An empty directory gets a ledger first.
     pub fn serve(&self, data_dir: &Path, flags: &[&str]) -> Server {
+        Server::init_if_empty(data_dir, flags);
         let mut command = binary();
         command.args(Server::arguments(data_dir)).args(flags.iter().map(OsString::from));
         command.env("LD_PRELOAD", &self.library).env("TEST_CLOCK", &self.path);

@@ -41,7 +41,7 @@ impl Server {
 
     /// Makes a ledger, as [`Self::init`], where there is no directory or an empty one.
     #[track_caller]
-    fn init_if_empty(data_dir: &Path, flags: &[&str]) {
+    pub fn init_if_empty(data_dir: &Path, flags: &[&str]) {
         if fs::read_dir(data_dir).map_or(true, |mut entries| entries.next().is_none()) {
             Self::init(data_dir, flags);
         }

@@ -4,9 +4,13 @@ use clap::Subcommand;
 use tonic::transport::Channel;
 
 use super::{Context, Exit, client, error::CliError, words};
-use crate::proto::{
-    self, ListChannelsRequest, ListNamespacesRequest, ListPurposesRequest, NamespaceKind,
-    catalog_service_client::CatalogServiceClient,
+use crate::{
+    domain::Catalog,
+    grpc::convert,
+    proto::{
+        self, ListChannelsRequest, ListNamespacesRequest, ListPurposesRequest, NamespaceKind,
+        catalog_service_client::CatalogServiceClient,
+    },
 };
 
 mod apply;
@@ -46,6 +50,20 @@ async fn namespaces(client: &mut Client) -> Result<Vec<proto::Namespace>, CliErr
         Ok((page.namespaces, page.next_page_token))
     })
     .await
+}
+
+/// The namespaces of the server as a catalogue, which tells the canonical form of data subjects.
+pub(super) async fn of_namespaces(client: &mut Client) -> Result<Catalog, CliError> {
+    let mut catalog = Catalog::default();
+    for namespace in namespaces(client).await? {
+        let request = proto::PutNamespaceRequest { namespace: Some(namespace) };
+        let draft = convert::namespace_draft(request).map_err(|invalid| {
+            let key = &invalid.field;
+            CliError::failed(format!("the server answered a namespace with an unknown {key}"))
+        })?;
+        catalog.put_namespace(draft.into());
+    }
+    Ok(catalog)
 }
 
 /// A key of the catalogue.

@@ -1,19 +1,25 @@
 //! Records of CSV (RFC 4180), each with its exact place, so that an import can resume after it.
 //!
-//! A quote that is opened and not closed must not swallow the rows after it: a record that spans lines is
-//! compared with the [`Shape`] of a row. If a line inside it is a row by itself, the record is broken:
-//! reading goes on at the next line that has the shape of a row.
+//! A quote that is opened and not closed must not swallow the rows after it, and a text in quotes must not
+//! bring rows in. A record that spans lines is compared with the [`Shape`] of a row:
+//!
+//! - If it is no row, or its quote is never closed, it is broken, and reading goes on at the next line that
+//!   has the shape of a row.
+//! - If it is a row, and its first line and a line inside it are rows by themselves, nobody can tell which
+//!   reading is right. Its stops count under both, its grants under neither.
+//!
+//! A row on a line that such a quote may hold brings its stops, and never a grant.
 //!
 //! The [mapping](super::mapping) gives the fields a meaning.
 
 use super::{
+    doubt::{Doubt, Guard},
     input::{self, Item, Place, ROW_BYTES_MAX, Source, line_ends},
+    lines::END_MARK,
     mapping::Bound,
 };
 use crate::{cli::error::CliError, proto::ImportReject};
 
-/// Maximum length of a field in quotes, in bytes.
-const QUOTED_BYTES_MAX: usize = 256 * 1024;
 /// Delimiters that are tried on a heading.
 const DELIMITERS: [u8; 4] = [b',', b';', b'\t', b'|'];
 /// Number of consumed bytes after which the buffer is moved.
@@ -24,6 +30,8 @@ const CONSUMED_BYTES_MAX: usize = 64 * 1024;
 pub(super) struct Record {
     /// Line on which it begins.
     pub line: u64,
+    /// Why its grants are not imported, if they are not.
+    pub doubt: Option<Doubt>,
     bytes: Vec<u8>,
     ends: Vec<usize>,
 }
@@ -66,21 +74,35 @@ fn is_line_end(byte: u8) -> bool {
     matches!(byte, b'\r' | b'\n')
 }
 
+/// Offsets of the lines of a text after the first.
+fn line_starts(text: &[u8]) -> Vec<usize> {
+    let is_start = |at: &usize| {
+        let before = at.checked_sub(1).and_then(|before| text.get(before));
+        match before {
+            Some(b'\n') => true,
+            Some(b'\r') => text.get(*at) != Some(&b'\n'),
+            _ => false,
+        }
+    };
+    (1..text.len()).filter(is_start).collect()
+}
+
 /// What the rows of a file look like.
 pub(super) trait Shape {
     /// Whether a record has the right number of fields.
     fn fits(&self, record: &Record) -> bool;
-    /// Whether a record fits, and each of its cells has a known value or is blank.
-    fn is_known(&self, record: &Record) -> bool;
-    /// Whether a record fits, names a data subject in the form in which another record does, as far as that
-    /// one is read, and changes something.
+    /// Whether a record fits, names a data subject as another record may do, and changes something.
     fn changes_something(&self, record: &Record, like: &Record) -> bool;
+    /// Whether two records name their data subjects in the same form, for example both by a number.
+    fn are_alike(&self, record: &Record, other: &Record) -> bool;
 }
 
 /// A record, or the lines that hold none.
 #[derive(Debug)]
 pub(super) enum Read {
     Record(Record),
+    /// A record that spans lines, and its first line as a record by itself.
+    Doubtful(Record, Record),
     Broken(Broken),
 }
 
@@ -89,16 +111,21 @@ pub(super) enum Read {
 pub(super) struct Broken {
     /// Line on which the record begins.
     pub line: u64,
-    /// Line on which the quote opens; none if the line is too long.
+    /// Line on which the quote opens; none if the line has none.
     pub quote_line: Option<u64>,
     /// Last line that is left out.
     pub last_line: u64,
+    /// Whether the record is longer than the maximum.
+    pub is_too_long: bool,
 }
 
 impl Broken {
     fn reject(&self) -> ImportReject {
-        let Self { line, quote_line, last_line } = *self;
+        let Self { line, quote_line, last_line, is_too_long } = *self;
         let problem = match quote_line {
+            Some(quote) if is_too_long => format!(
+                "a quote that opens on line {quote} is not closed within {ROW_BYTES_MAX} bytes"
+            ),
             Some(quote) => format!("a quote that opens on line {quote} is not closed"),
             None => format!("is longer than {ROW_BYTES_MAX} bytes"),
         };
@@ -131,6 +158,8 @@ struct Scan {
 struct Unclosed {
     /// Offset of the quote.
     quote: Option<usize>,
+    /// Whether the maximum length was reached.
+    is_too_long: bool,
 }
 
 /// Reads records.
@@ -173,7 +202,7 @@ impl Records {
         let mut best: Option<(usize, Scan, u8)> = None;
         for candidate in candidates {
             self.delimiter = candidate;
-            let Some(scan) = self.scan(None)? else { return Ok(None) };
+            let Some(scan) = self.scan()? else { return Ok(None) };
             let known = known_columns(&scan.record);
             let score = |known: usize, scan: &Scan| (known, scan.record.width());
             if best.as_ref().is_none_or(|(most, of, _)| score(known, &scan) > score(*most, of)) {
@@ -201,65 +230,124 @@ impl Records {
 
     /// The next record; none at the end.
     pub(super) fn next(&mut self, shape: &dyn Shape) -> Result<Option<Read>, CliError> {
-        self.skip_line_ends()?;
-        let Some(scan) = self.scan(Some(shape))? else { return Ok(None) };
+        self.skip_held_lines(shape)?;
+        let Some(scan) = self.scan()? else { return Ok(None) };
+        let is_row = scan.fault.is_none() && shape.fits(&scan.record);
         let fault = match scan.spanning {
-            Some(quote) if scan.fault.is_none() && !self.is_whole(&scan, shape)? => Some(quote),
+            Some(quote) if !is_row => Some(scan.fault.unwrap_or(quote)),
             _ => scan.fault,
         };
-        match fault {
-            None => Ok(Some(Read::Record(self.take(scan)))),
-            Some(fault) => self.skip_broken(fault, shape).map(|it| Some(Read::Broken(it))),
+        if let Some(fault) = fault {
+            let end = scan.length;
+            return self.skip_broken(fault, end, shape).map(|broken| Some(Read::Broken(broken)));
         }
+        if scan.spanning.is_some()
+            && let Some(held) = self.held_row(&scan, shape)?
+        {
+            return Ok(Some(self.take_doubtful(scan, held)));
+        }
+        Ok(Some(Read::Record(self.take(scan))))
     }
 
     fn take(&mut self, scan: Scan) -> Record {
-        let record = Record { line: self.place.line, ..scan.record };
+        let doubt = self.place.guard.map(|guard| guard.doubt);
+        let record = Record { line: self.place.line, doubt, ..scan.record };
         self.consume(scan.length);
         record
     }
 
-    /// Whether a record that spans lines is one record, and not a row that swallowed the next.
-    fn is_whole(&mut self, scan: &Scan, shape: &dyn Shape) -> Result<bool, CliError> {
-        if !shape.fits(&scan.record) {
-            return Ok(false);
+    /// Skips blank lines and, among the lines of a row that is in doubt, those that are no row.
+    fn skip_held_lines(&mut self, shape: &dyn Shape) -> Result<(), CliError> {
+        loop {
+            self.skip_line_ends()?;
+            self.place.guard = self.place.guard.filter(|guard| self.place.offset < guard.end);
+            if !matches!(self.place.guard, Some(Guard { doubt: Doubt::IsHeld(_), .. })) {
+                return Ok(());
+            }
+            let Some(scan) = self.scan()? else { return Ok(()) };
+            let length = self.line_length(0)?;
+            let plain = Record::plain(self.bytes(0, length), self.delimiter);
+            let is_row = scan.fault.is_none() && shape.fits(&scan.record);
+            if is_row || shape.fits(&plain) {
+                return Ok(());
+            }
+            self.consume(length);
         }
-        let text = without_line_end(self.bytes(0, scan.length));
-        let first = text.split(|byte| is_line_end(*byte)).next().unwrap_or_default();
-        let last = text.rsplit(|byte| is_line_end(*byte)).next().unwrap_or_default();
-        if !shape.is_known(&Record::plain(first, self.delimiter)) {
-            return Ok(true);
-        }
-        if self.is_row(last, &scan.record, shape) {
-            return Ok(false);
-        }
-        // The last line may begin a row that spans lines, too.
-        let last_start = text.len() - last.len();
-        self.consumed += last_start;
-        let from_last = self.scan(Some(shape));
-        self.consumed -= last_start;
-        let is_row = |it: &Scan| shape.changes_something(&it.record, &scan.record);
-        Ok(!from_last?.is_some_and(|it| it.fault.is_none() && is_row(&it)))
     }
 
-    /// Whether a line within a record is a row by itself.
-    fn is_row(&self, line: &[u8], within: &Record, shape: &dyn Shape) -> bool {
-        let is_row = |record: &Record| shape.changes_something(record, within);
-        is_row(&Record::plain(line, self.delimiter))
-            || strict(line, self.delimiter).is_some_and(|record| is_row(&record))
+    /// The offset of the first line within a row that spans lines, from which on it may be another row; none
+    /// if the row is one row.
+    fn held_row(&mut self, scan: &Scan, shape: &dyn Shape) -> Result<Option<usize>, CliError> {
+        let text = without_line_end(self.bytes(0, scan.length)).to_vec();
+        let mut starts = line_starts(&text);
+        let first_end = starts.first().copied().unwrap_or(text.len());
+        let first = text.get(..first_end).unwrap_or_default();
+        let last = starts.pop();
+        // A row whose quote is not closed is a row up to the end of its line.
+        if shape.fits(&Record::plain(first, self.delimiter)) {
+            for start in starts.into_iter().chain(last) {
+                let rows = self.rows_at(start, &text)?;
+                if rows.iter().any(|row| shape.changes_something(row, &scan.record)) {
+                    return Ok(Some(start));
+                }
+            }
+            return Ok(None);
+        }
+        // Otherwise it is two rows only if it spans lines itself.
+        let Some(start) = last else { return Ok(None) };
+        let is_row = |row: &Record| {
+            shape.changes_something(row, &scan.record) && shape.are_alike(row, &scan.record)
+        };
+        Ok(self.rows_at(start, &text)?.iter().any(is_row).then_some(start))
     }
 
-    /// Skips the line of an open quote, and all lines after it that do not have the shape of a row.
-    fn skip_broken(&mut self, fault: Unclosed, shape: &dyn Shape) -> Result<Broken, CliError> {
+    /// The records that may begin at an offset: the line without quotes, the line with quotes, and what
+    /// begins there and spans lines.
+    fn rows_at(&mut self, start: usize, text: &[u8]) -> Result<Vec<Record>, CliError> {
+        let rest = text.get(start..).unwrap_or_default();
+        let line = rest.split(|byte| is_line_end(*byte)).next().unwrap_or_default();
+        let mut rows = vec![Record::plain(line, self.delimiter)];
+        rows.extend(strict(line, self.delimiter));
+        if rest.len() == line.len() {
+            self.consumed += start;
+            let spanning = self.scan();
+            self.consumed -= start;
+            rows.extend(spanning?.filter(|scan| scan.fault.is_none()).map(|scan| scan.record));
+        }
+        Ok(rows)
+    }
+
+    /// A row that may be two: the whole, and its first line. Reading goes on at the line that may be a row.
+    fn take_doubtful(&mut self, scan: Scan, held: usize) -> Read {
+        let line = self.place.line;
+        let doubt = Some(Doubt::HoldsRow(line + line_ends(self.bytes(0, held))));
+        let first_end = line_starts(self.bytes(0, scan.length)).first().copied();
+        let first = Record::plain(self.bytes(0, first_end.unwrap_or(0)), self.delimiter);
+        self.doubt_until(scan.length, Doubt::IsHeld(line));
+        self.consume(held);
+        Read::Doubtful(Record { line, doubt, ..scan.record }, Record { line, doubt, ..first })
+    }
+
+    /// Skips the line of an open quote, and all lines after it that do not have the shape of a row. What
+    /// the quote may hold ends at an offset.
+    fn skip_broken(
+        &mut self,
+        fault: Unclosed,
+        end: usize,
+        shape: &dyn Shape,
+    ) -> Result<Broken, CliError> {
         let line = self.place.line;
         let before = fault.quote.unwrap_or(0);
         let quote_line = fault.quote.map(|quote| line + line_ends(self.bytes(0, quote)));
+        if let Some(quote) = quote_line {
+            self.doubt_until(end, Doubt::BehindQuote(quote));
+        }
         let length = self.line_length(before)?;
         self.consume(before + length);
         let mut last_line = quote_line.unwrap_or(line);
         loop {
             self.skip_line_ends()?;
-            let Some(scan) = self.scan(Some(shape))? else { break };
+            let Some(scan) = self.scan()? else { break };
             let length = self.line_length(0)?;
             let plain = Record::plain(self.bytes(0, length), self.delimiter);
             if (scan.fault.is_none() && shape.fits(&scan.record)) || shape.fits(&plain) {
@@ -268,11 +356,18 @@ impl Records {
             last_line = self.place.line;
             self.consume(length);
         }
-        Ok(Broken { line, quote_line, last_line })
+        Ok(Broken { line, quote_line, last_line, is_too_long: fault.is_too_long })
     }
 
-    /// Scans a record; none at the end. With a shape, a line inside quotes that is a row ends the scan.
-    fn scan(&mut self, shape: Option<&dyn Shape>) -> Result<Option<Scan>, CliError> {
+    /// Doubts the rows that begin before an offset from the place.
+    fn doubt_until(&mut self, length: usize, doubt: Doubt) {
+        let end = self.place.offset.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+        let longer = self.place.guard.filter(|guard| guard.end >= end);
+        self.place.guard = longer.or(Some(Guard { end, doubt }));
+    }
+
+    /// Scans a record; none at the end.
+    fn scan(&mut self) -> Result<Option<Scan>, CliError> {
         if self.byte(0)?.is_none() {
             return Ok(None);
         }
@@ -280,7 +375,7 @@ impl Records {
         let mut scan = Scan { record, length, fault: None, spanning: None };
         loop {
             if self.byte(scan.length)? == Some(b'"') {
-                self.scan_quoted(&mut scan, shape)?;
+                self.scan_quoted(&mut scan)?;
             }
             if scan.fault.is_some() {
                 return Ok(Some(scan));
@@ -311,7 +406,7 @@ impl Records {
             }
             if scan.length > ROW_BYTES_MAX {
                 let quote = scan.spanning.and_then(|spanning| spanning.quote);
-                scan.fault = Some(Unclosed { quote });
+                scan.fault = Some(Unclosed { quote, is_too_long: true });
                 return Ok(true);
             }
         }
@@ -320,10 +415,10 @@ impl Records {
     }
 
     /// Scans a field in quotes, up to the closing one.
-    fn scan_quoted(&mut self, scan: &mut Scan, shape: Option<&dyn Shape>) -> Result<(), CliError> {
+    fn scan_quoted(&mut self, scan: &mut Scan) -> Result<(), CliError> {
         let quote = scan.length;
-        let unclosed = Unclosed { quote: Some(quote) };
-        let (mut spans_lines, mut line_start) = (false, None);
+        let unclosed = Unclosed { quote: Some(quote), is_too_long: false };
+        let mut spans_lines = false;
         scan.length += 1;
         loop {
             let Some(byte) = self.byte(scan.length)? else {
@@ -340,18 +435,10 @@ impl Records {
             if is_line_end(byte) {
                 spans_lines = true;
                 scan.spanning.get_or_insert(unclosed);
-                let end = scan.length;
-                let is_row = |start: usize, shape: &dyn Shape| {
-                    self.is_row(self.bytes(start, end), &scan.record, shape)
-                };
-                if line_start.zip(shape).is_some_and(|(start, shape)| is_row(start, shape)) {
-                    scan.fault = scan.spanning;
-                    return Ok(());
-                }
-                line_start = Some(end);
             }
-            if scan.length - quote > QUOTED_BYTES_MAX {
-                scan.fault = scan.spanning.or(Some(unclosed));
+            if scan.length > ROW_BYTES_MAX {
+                let open = scan.spanning.unwrap_or(unclosed);
+                scan.fault = Some(Unclosed { is_too_long: true, ..open });
                 return Ok(());
             }
         }
@@ -396,6 +483,9 @@ impl Records {
             let length = self.line_length(0)?;
             self.consume(length);
         }
+        if self.byte(0)? == Some(END_MARK) && self.byte(1)?.is_none() {
+            self.consume(1);
+        }
         Ok(())
     }
 
@@ -435,7 +525,7 @@ impl Records {
 /// One line as a record with quotes; none if a quote stays open.
 fn strict(line: &[u8], delimiter: u8) -> Option<Record> {
     let source: Source = Box::new(std::io::Cursor::new(line.to_vec()));
-    let scan = Records::new(source, delimiter, Place::START).scan(None).ok()??;
+    let scan = Records::new(source, delimiter, Place::START).scan().ok()??;
     scan.fault.is_none().then_some(scan.record)
 }
 
@@ -456,6 +546,10 @@ impl Iterator for CsvRows {
         Some(read.map(|read| {
             let compiled = match read {
                 Read::Record(record) => self.mapping.compile(&record),
+                Read::Doubtful(whole, first) => {
+                    let whole = self.mapping.compile(&whole);
+                    whole.with_rows_of(self.mapping.compile(&first))
+                }
                 Read::Broken(broken) => broken.reject().into(),
             };
             Item { compiled, end }

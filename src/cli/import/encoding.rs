@@ -28,12 +28,15 @@ pub(super) fn detect(start: &[u8]) -> &'static Encoding {
         return encoding;
     }
     let pairs = start.get(..start.len().min(PROBE_BYTES)).unwrap_or_default().chunks_exact(2);
-    let (mut little, mut big) = (pairs.len() > 1, pairs.len() > 1);
+    let count = pairs.len();
+    let (mut little, mut big) = (0, 0);
     for pair in pairs {
-        little &= matches!(pair, [1..=0x7f, 0]);
-        big &= matches!(pair, [0, 1..=0x7f]);
+        little += usize::from(matches!(pair, [1..=u8::MAX, 0]));
+        big += usize::from(matches!(pair, [0, 1..=u8::MAX]));
     }
-    match (little, big) {
+    // Most characters of a heading are of ASCII or Latin-1, and no text of 8 bits has so many NUL.
+    let is_most = |found: usize, other: usize| count > 1 && other == 0 && 2 * found > count;
+    match (is_most(little, big), is_most(big, little)) {
         (true, _) => UTF_16LE,
         (_, true) => UTF_16BE,
         _ => UTF_8,
@@ -112,6 +115,8 @@ mod tests {
             (utf_16(text, "\u{feff}", u16::to_le_bytes), text),
             (utf_16(text, "\u{feff}", u16::to_be_bytes), text),
             (utf_16(ascii, "", u16::to_le_bytes), ascii),
+            (utf_16(text, "", u16::to_le_bytes), text),
+            (utf_16(text, "", u16::to_be_bytes), text),
             (utf_16(ascii, "", u16::to_be_bytes), ascii),
         ] {
             // A buffer that ends within characters.

@@ -12,7 +12,7 @@ use encoding_rs::{Encoding, UTF_8};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::encoding;
+use super::{doubt::Guard, encoding};
 use crate::{
     cli::error::CliError,
     proto::{ImportReject, ImportRow, ImportWarning},
@@ -22,21 +22,24 @@ use crate::{
 const AHEAD_MAX: usize = 1_024;
 
 /// Maximum length of a row, in bytes.
-pub(super) const ROW_BYTES_MAX: usize = 1024 * 1024;
+pub(in crate::cli) const ROW_BYTES_MAX: usize = 1024 * 1024;
 
 /// A place in the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Place {
+pub(in crate::cli) struct Place {
     /// Offset in bytes.
     pub offset: u64,
     /// Line, counted from 1.
     pub line: u64,
+    /// Whether rows from here on are in doubt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Guard>,
 }
 
 impl Place {
     /// The beginning of an input.
-    pub(super) const START: Self = Self { offset: 0, line: 1 };
+    pub(in crate::cli) const START: Self = Self { offset: 0, line: 1, guard: None };
 
     /// Advances past some bytes, which do not end within a CRLF.
     pub(super) fn pass(&mut self, bytes: &[u8]) {
@@ -68,6 +71,16 @@ pub(super) struct Compiled {
     pub warnings: Vec<ImportWarning>,
 }
 
+impl Compiled {
+    /// Together with the rows of another reading of the same lines.
+    pub(super) fn with_rows_of(mut self, other: Self) -> Self {
+        let news =
+            other.rows.into_iter().filter(|row| !self.rows.contains(row)).collect::<Vec<_>>();
+        self.rows.extend(news);
+        self
+    }
+}
+
 impl From<ImportRow> for Compiled {
     fn from(row: ImportRow) -> Self {
         Self { rows: vec![row], ..Self::default() }
@@ -90,19 +103,19 @@ pub(super) struct Item {
 }
 
 /// The bytes of an input.
-pub(super) type Source = Box<dyn BufRead + Send>;
+pub(in crate::cli) type Source = Box<dyn BufRead + Send>;
 
 /// The rows that a format reads.
 pub(super) type Rows = Box<dyn Iterator<Item = Result<Item, CliError>> + Send>;
 
 /// Whether a path means standard input.
-pub(super) fn is_stdin(path: &Path) -> bool {
+pub(in crate::cli) fn is_stdin(path: &Path) -> bool {
     path == Path::new("-")
 }
 
 /// Opens a file at a place, or standard input, as UTF-8. Without a given encoding, it is detected. Offsets
 /// of places are those in UTF-8.
-pub(super) fn open(
+pub(in crate::cli) fn open(
     path: &Path,
     encoding: Option<&'static Encoding>,
     place: Place,
@@ -136,7 +149,7 @@ pub(super) fn open(
 }
 
 /// A read error at a place.
-pub(super) fn failed(place: Place, error: io::Error) -> CliError {
+pub(in crate::cli) fn failed(place: Place, error: io::Error) -> CliError {
     CliError::io(format!("line {} of the input", place.line), error)
 }
 

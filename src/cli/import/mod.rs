@@ -24,7 +24,7 @@ use self::{
     csv::{CsvRows, Records},
     input::{Compiled, Item, Place, Rows},
     mapping::Mapping,
-    ndjson::Lines,
+    ndjson::NdjsonRows,
     rejects::Rejects,
     resume::{Counts, Identity, State, StateFile, with_suffix},
     send::Sender,
@@ -45,8 +45,10 @@ use crate::{
 };
 
 mod csv;
+mod doubt;
 mod encoding;
-mod input;
+pub(super) mod input;
+pub(super) mod lines;
 mod mapping;
 mod ndjson;
 mod rejects;
@@ -262,8 +264,8 @@ struct Imported {
     seconds: f64,
     /// Rows a second of this run.
     rows_per_second: f64,
-    /// First revision that includes every row.
-    revision: u64,
+    /// First revision that includes every row; null if no row was sent.
+    revision: Option<u64>,
 }
 
 pub(super) async fn run(args: ImportArgs, context: &mut Context) -> Result<Exit, CliError> {
@@ -336,7 +338,7 @@ fn rows(
 ) -> Result<(Rows, Option<char>), CliError> {
     let open = |place| input::open(&args.file, args.encoding, place);
     let Some(mapping) = mapping else {
-        return Ok((Box::new(Lines::new(open(place)?, place)), None));
+        return Ok((Box::new(NdjsonRows::new(open(place)?, place)), None));
     };
     let given = mapping.delimiter;
     let mut records = Records::new(open(Place::START)?, b',', Place::START);
@@ -554,7 +556,7 @@ impl Import {
             rejects: self.rejects.existing_path().map(|path| path.display().to_string()),
             resumed_at_line,
             seconds: rounded(self.started.elapsed().as_secs_f64()),
-            revision: self.counts.revision,
+            revision: Some(self.counts.revision).filter(|revision| *revision > 0),
         }
     }
 }
@@ -571,9 +573,13 @@ fn print(imported: &Imported, file: &Path, context: &mut Context) -> Result<(), 
         let name = if delimiter == '\t' { "a tab".to_owned() } else { format!("`{delimiter}`") };
         out.line(format!("the fields are separated by {name}, by the heading"))?;
     }
+    let revision = imported.revision.map(|revision| format!("; revision {revision}"));
     out.line(format!(
-        "{} rows in {:.1} s, {:.0} a second; revision {}",
-        imported.rows, imported.seconds, imported.rows_per_second, imported.revision
+        "{} rows in {:.1} s, {:.0} a second{}",
+        imported.rows,
+        imported.seconds,
+        imported.rows_per_second,
+        revision.unwrap_or_default()
     ))?;
     let mut table = Table::new(&["RESULT", "ROWS"]);
     for (tone, result, count) in [
@@ -596,6 +602,13 @@ fn print(imported: &Imported, file: &Path, context: &mut Context) -> Result<(), 
         table.row(Tone::Plain, [outcome, counted.count.to_string()]);
     }
     out.table(&table)?;
+    let superseded = |counted: &OutcomeCount| counted.outcome() == Outcome::SupersededByLater;
+    if imported.outcomes.iter().any(superseded) {
+        out.line(
+            "superseded_by_later: something later is on record. Whoever has a later grant stays in, also \
+             where the row was a stop",
+        )?;
+    }
     match &imported.rejects {
         Some(path) => out.line(format!("the rejected rows are in {path}")),
         None => Ok(()),
@@ -616,7 +629,9 @@ fn print_warnings(imported: &Imported, file: &Path, out: &mut Output) -> Result<
     for ImportWarning { line, field, message, .. } in
         imported.warnings.iter().take(WARNINGS_PRINTED_MAX)
     {
-        let column = if field.is_empty() { String::new() } else { format!(" {field}:") };
+        // Messages of the server name the field.
+        let is_named = field.is_empty() || message.starts_with(field.as_str());
+        let column = if is_named { String::new() } else { format!(" {field}:") };
         out.line(format!("{}:{line}:{column} {message}", file.display()))?;
     }
     Ok(())

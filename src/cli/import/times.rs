@@ -1,10 +1,11 @@
 //! Formats of times in other systems.
 //!
-//! A local time can be ambiguous: clocks repeat an hour when summer time ends, and skip one when it
-//! begins. Both readings are kept: a stop takes the later one, a grant the earlier one.
+//! A text says a time only to its last unit: a day, a minute, a second. And a local time can be ambiguous:
+//! clocks repeat an hour when summer time ends, and skip one when it begins. The first and the last moment
+//! that a text can mean are kept: a stop takes the last one, a grant the first one.
 
 use jiff::{
-    Timestamp,
+    SignedDuration, Timestamp,
     civil::{DateTime, date},
     fmt::strtime::{self, BrokenDownTime},
     tz::TimeZone,
@@ -39,7 +40,7 @@ pub(super) enum TimeFormat {
     Pattern(String, Option<TimeZone>),
 }
 
-/// The readings of a time. They differ only for a local time that clocks repeat or skip.
+/// The first and the last moment that a text can mean, to the millisecond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Readings {
     /// The reading for grants.
@@ -48,9 +49,40 @@ pub(super) struct Readings {
     pub later: Timestamp,
 }
 
-impl From<Timestamp> for Readings {
-    fn from(time: Timestamp) -> Self {
-        Self { earlier: time, later: time }
+impl Readings {
+    /// A time that is known to its unit.
+    fn within(unit: Unit, time: Timestamp) -> Self {
+        Self { earlier: time, later: time.checked_add(unit.rest()).unwrap_or(Timestamp::MAX) }
+    }
+}
+
+/// The last unit of a time that a text says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    Day,
+    Hour,
+    Minute,
+    /// A second with so many decimals.
+    Second(u32),
+}
+
+impl Unit {
+    /// From the first moment of a unit to its last millisecond.
+    fn rest(self) -> SignedDuration {
+        let length_ms = match self {
+            Self::Day => 24 * 3_600_000,
+            Self::Hour => 3_600_000,
+            Self::Minute => 60_000,
+            Self::Second(decimals) => 1_000 / 10_i64.pow(decimals.min(3)),
+        };
+        SignedDuration::from_millis(length_ms - 1)
+    }
+
+    /// The unit of a time whose seconds have decimals, if its text has any.
+    fn of_seconds(text: &str) -> Self {
+        let decimals = text.rfind(['.', ',']).and_then(|point| text.get(point + 1..));
+        let digits = decimals.unwrap_or_default().bytes().take_while(u8::is_ascii_digit).count();
+        Self::Second(u32::try_from(digits).unwrap_or(u32::MAX))
     }
 }
 
@@ -95,13 +127,14 @@ impl TimeFormat {
 
     /// Parses a time.
     pub(super) fn read(&self, text: &str) -> Result<Readings, String> {
-        let unix = |of: fn(i64) -> Result<Timestamp, jiff::Error>| {
-            text.parse().ok().and_then(|number| of(number).ok()).map(Readings::from)
+        let unix = |unit: Unit, of: fn(i64) -> Result<Timestamp, jiff::Error>| {
+            let time = text.parse().ok().and_then(|number| of(number).ok());
+            time.map(|time| Readings::within(unit, time))
         };
         let read = match self {
-            Self::Rfc3339 => text.parse::<Timestamp>().ok().map(Readings::from),
-            Self::UnixSeconds => unix(Timestamp::from_second),
-            Self::UnixMillis => unix(Timestamp::from_millisecond),
+            Self::Rfc3339 => read_rfc3339(text),
+            Self::UnixSeconds => unix(Unit::Second(0), Timestamp::from_second),
+            Self::UnixMillis => unix(Unit::Second(3), Timestamp::from_millisecond),
             Self::Pattern(pattern, zone) => read_pattern(text, pattern, zone.as_ref()),
         };
         read.ok_or_else(|| {
@@ -124,20 +157,56 @@ impl TimeFormat {
 
 fn read_pattern(text: &str, pattern: &str, zone: Option<&TimeZone>) -> Option<Readings> {
     let parts: BrokenDownTime = strtime::parse(pattern, text).ok()?;
+    let unit = match (parts.hour(), parts.minute(), parts.second()) {
+        _ if pattern.contains("%s") => Unit::Second(0),
+        (None, None, None) => Unit::Day,
+        (_, None, None) => Unit::Hour,
+        (_, _, None) => Unit::Minute,
+        _ if has_decimals(pattern) => Unit::of_seconds(text),
+        _ => Unit::Second(0),
+    };
     if let Ok(time) = parts.to_timestamp() {
-        return Some(time.into());
+        return Some(Readings::within(unit, time));
     }
-    let moment = zone?.to_ambiguous_timestamp(local(&parts)?);
-    Some(Readings { earlier: moment.earlier().ok()?, later: moment.later().ok()? })
+    let (first, last) = local(&parts, unit)?;
+    let zone = zone?;
+    Some(Readings {
+        earlier: zone.to_ambiguous_timestamp(first).earlier().ok()?,
+        later: zone.to_ambiguous_timestamp(last).later().ok()?,
+    })
 }
 
-/// The local time; for a date without time, its first moment.
-fn local(parts: &BrokenDownTime) -> Option<DateTime> {
-    let is_date = [parts.hour(), parts.minute(), parts.second()].iter().all(Option::is_none);
-    match is_date {
-        true => parts.to_date().ok().map(|date| date.at(0, 0, 0, 0)),
-        false => parts.to_datetime().ok(),
+fn read_rfc3339(text: &str) -> Option<Readings> {
+    let time: Timestamp = text.parse().ok()?;
+    let clock = text.split_once(['T', 't', ' ']).map_or("", |(_, clock)| clock);
+    let end = clock.find(|it: char| !it.is_ascii_digit() && it != ':').unwrap_or(clock.len());
+    let digits = clock.bytes().take(end).filter(u8::is_ascii_digit).count();
+    let unit = match digits {
+        0..=2 => Unit::Hour,
+        3..=4 => Unit::Minute,
+        _ => Unit::of_seconds(text),
+    };
+    Some(Readings::within(unit, time))
+}
+
+/// Whether a pattern reads decimals of seconds: `%f`, `%.f`, `%3f`, `%N` and the like.
+fn has_decimals(pattern: &str) -> bool {
+    let directives = pattern.split('%').skip(1);
+    let of_decimals = |directive: &str| {
+        let name = directive.trim_start_matches(|it: char| it == '.' || it.is_ascii_digit());
+        name.starts_with(['f', 'N'])
+    };
+    directives.into_iter().any(of_decimals)
+}
+
+/// The first and the last local time that parts can mean.
+fn local(parts: &BrokenDownTime, unit: Unit) -> Option<(DateTime, DateTime)> {
+    if unit == Unit::Day {
+        let date = parts.to_date().ok()?;
+        return Some((date.at(0, 0, 0, 0), date.at(23, 59, 59, 999_000_000)));
     }
+    let first = parts.to_datetime().ok()?;
+    Some((first, first.checked_add(unit.rest()).ok()?))
 }
 
 /// Formats and parses a time in the morning and one in the afternoon. A pattern that confuses the two
@@ -185,7 +254,33 @@ mod tests {
         ] {
             let read = format(form, zone).unwrap().read(text).unwrap();
             assert_eq!(read.earlier.to_string(), want, "{form}");
-            assert_eq!(read.later, read.earlier, "{form}");
+        }
+    }
+
+    #[test]
+    fn a_text_means_every_moment_up_to_its_last_unit() {
+        let berlin = Some("Europe/Berlin");
+        for (form, zone, text, last) in [
+            ("%d.%m.%Y", berlin, "02.05.2025", "2025-05-02T21:59:59.999Z"),
+            // The day on which the clock is put back has 25 hours.
+            ("%d.%m.%Y", berlin, "26.10.2025", "2025-10-26T22:59:59.999Z"),
+            ("%d.%m.%Y %H", berlin, "02.05.2025 10", "2025-05-02T08:59:59.999Z"),
+            ("%d.%m.%Y %H:%M", berlin, "02.05.2025 10:57", "2025-05-02T08:57:59.999Z"),
+            ("%d.%m.%Y %H:%M:%S", berlin, "02.05.2025 10:57:02", "2025-05-02T08:57:02.999Z"),
+            (
+                "%Y-%m-%d %H:%M:%S%.f %z",
+                None,
+                "2025-05-02 10:57:02.4 +0200",
+                "2025-05-02T08:57:02.499Z",
+            ),
+            ("unix_s", None, "1746176250", "2025-05-02T08:57:30.999Z"),
+            ("unix_ms", None, "1746176250400", "2025-05-02T08:57:30.4Z"),
+            ("rfc3339", None, "2025-05-02T08:57:30Z", "2025-05-02T08:57:30.999Z"),
+            ("rfc3339", None, "2025-05-02T08:57:30.25+00:00", "2025-05-02T08:57:30.259Z"),
+            ("rfc3339", None, "2025-05-02T08:57:30.123456Z", "2025-05-02T08:57:30.123456Z"),
+        ] {
+            let read = format(form, zone).unwrap().read(text).unwrap();
+            assert_eq!(read.later.to_string(), last, "{form} {text}");
         }
     }
 
@@ -197,21 +292,21 @@ mod tests {
                 "Europe/Vienna",
                 "2024-10-27 02:30",
                 "2024-10-27T00:30:00Z",
-                "2024-10-27T01:30:00Z",
+                "2024-10-27T01:30:59.999Z",
             ),
             (
                 "%Y-%m-%d %H:%M",
                 "Europe/Vienna",
                 "2024-03-31 02:30",
                 "2024-03-31T00:30:00Z",
-                "2024-03-31T01:30:00Z",
+                "2024-03-31T01:30:59.999Z",
             ),
             (
                 "%m/%d/%Y %I:%M %p",
                 "America/New_York",
                 "11/03/2024 1:30 am",
                 "2024-11-03T05:30:00Z",
-                "2024-11-03T06:30:00Z",
+                "2024-11-03T06:30:59.999Z",
             ),
             // Clocks shift by half an hour.
             (
@@ -219,7 +314,7 @@ mod tests {
                 "Australia/Lord_Howe",
                 "2024-04-07 01:45",
                 "2024-04-06T14:45:00Z",
-                "2024-04-06T15:15:00Z",
+                "2024-04-06T15:15:59.999Z",
             ),
             // Midnight does not exist; the first moment of the day is meant.
             (
@@ -227,7 +322,7 @@ mod tests {
                 "Africa/Cairo",
                 "2024-04-26",
                 "2024-04-25T21:00:00Z",
-                "2024-04-25T22:00:00Z",
+                "2024-04-26T20:59:59.999Z",
             ),
         ] {
             let read = format(pattern, Some(zone)).unwrap().read(text).unwrap();
@@ -236,10 +331,10 @@ mod tests {
         }
         // An offset says which one is meant.
         let read = format("%Y-%m-%d %H:%M %z", None).unwrap().read("2024-10-27 02:30 +0100");
-        assert_eq!(read.unwrap().earlier, read_rfc3339("2024-10-27T01:30:00Z"));
+        assert_eq!(read.unwrap().earlier, rfc3339("2024-10-27T01:30:00Z"));
     }
 
-    fn read_rfc3339(text: &str) -> Timestamp {
+    fn rfc3339(text: &str) -> Timestamp {
         text.parse().unwrap()
     }
 

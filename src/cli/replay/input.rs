@@ -1,15 +1,16 @@
-//! Lines of a file or of standard input, read on a thread of their own.
+//! Lines of a file or of standard input, read on a thread of their own, in any encoding that a file says.
 
-use std::{
-    fs::File,
-    io::{self, BufRead, BufReader},
-    path::Path,
-    thread,
-};
+use std::{fs, path::Path, thread};
 
 use tokio::sync::mpsc;
 
-use crate::cli::error::CliError;
+use crate::cli::{
+    error::CliError,
+    import::{
+        input::{self, Place, ROW_BYTES_MAX},
+        lines::Lines,
+    },
+};
 
 /// Lines that are read ahead.
 const AHEAD_MAX: usize = 1_024;
@@ -18,10 +19,10 @@ const AHEAD_MAX: usize = 1_024;
 pub(in crate::cli) struct Line {
     /// Number, counted from 1.
     pub number: u64,
-    /// Length with its end, in bytes.
-    pub bytes: u64,
-    /// Text.
-    pub text: String,
+    /// Offset of its end in the input, as UTF-8.
+    pub end: u64,
+    /// The bytes, without the end of the line.
+    pub bytes: Vec<u8>,
 }
 
 /// A source of lines.
@@ -34,27 +35,24 @@ pub(in crate::cli) struct Input {
 impl Input {
     /// Opens a file, or standard input for `-`.
     pub(in crate::cli) fn open(path: &Path) -> Result<Self, CliError> {
-        if path == Path::new("-") {
-            return Ok(Self::read(BufReader::new(io::stdin()), None));
-        }
-        let file = File::open(path).map_err(|error| CliError::file(path, error))?;
-        let metadata = file.metadata().map_err(|error| CliError::file(path, error))?;
-        Ok(Self::read(BufReader::new(file), metadata.is_file().then_some(metadata.len())))
+        let source = input::open(path, None, Place::START)?;
+        let metadata = fs::metadata(path).ok().filter(|_| !input::is_stdin(path));
+        let bytes = metadata.filter(fs::Metadata::is_file).map(|metadata| metadata.len());
+        Ok(Self::read(Lines::new(source, Place::START), bytes))
     }
 
     /// Reads on a detached thread: a read from a terminal may block for ever.
-    fn read(mut from: impl BufRead + Send + 'static, bytes: Option<u64>) -> Self {
-        let (send, lines) = mpsc::channel(AHEAD_MAX);
+    fn read(mut lines: Lines, bytes: Option<u64>) -> Self {
+        let (send, receiver) = mpsc::channel(AHEAD_MAX);
         thread::spawn(move || {
-            for number in 1.. {
-                let Some(line) = read_line(&mut from, number).transpose() else { return };
-                let last = line.is_err();
-                if send.blocking_send(line).is_err() || last {
+            while let Some(line) = read_line(&mut lines).transpose() {
+                let is_last = line.is_err();
+                if send.blocking_send(line).is_err() || is_last {
                     return;
                 }
             }
         });
-        Self { lines, bytes }
+        Self { lines: receiver, bytes }
     }
 
     /// The next line. Cancel-safe.
@@ -63,11 +61,15 @@ impl Input {
     }
 }
 
-fn read_line(from: &mut impl BufRead, number: u64) -> Result<Option<Line>, CliError> {
-    let mut text = String::new();
-    let bytes = from
-        .read_line(&mut text)
-        .map_err(|error| CliError::io(format!("line {number} of the input"), error))?;
-    let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-    Ok((bytes > 0).then_some(Line { number, bytes, text }))
+fn read_line(lines: &mut Lines) -> Result<Option<Line>, CliError> {
+    let start = lines.place();
+    let Some(line) = lines.next().map_err(|error| input::failed(start, error))? else {
+        return Ok(None);
+    };
+    let number = line.start.line;
+    if line.is_cut {
+        let message = format!("line {number} of the input is longer than {ROW_BYTES_MAX} bytes");
+        return Err(CliError::failed(message));
+    }
+    Ok(Some(Line { number, end: lines.place().offset, bytes: line.bytes }))
 }

@@ -1,4 +1,4 @@
-//! Schedules acts: many in flight, but only one for each data subject.
+//! Schedules acts: many in flight, but only one for each data subject, in whichever spelling.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,7 +9,10 @@ use std::{
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::send::{Sender, Sent};
-use crate::proto::RecordConsentRequest;
+use crate::{
+    domain::{Catalog, GivenSubject},
+    proto::RecordConsentRequest,
+};
 
 type Job = (u64, RecordConsentRequest);
 type Flight = Pin<Box<dyn Future<Output = (String, Sent)> + Send>>;
@@ -21,19 +24,22 @@ const WAITING_FACTOR: usize = 64;
 /// Acts in flight and acts that wait for them.
 pub(super) struct Lanes {
     sender: Sender,
+    /// The namespaces, which tell the spellings of one data subject.
+    catalog: Catalog,
     flights: FuturesUnordered<Flight>,
-    /// For each data subject with an act in flight or ready: the acts that come after it.
+    /// For each data subject, in canonical form, with an act in flight or ready: the acts that come after it.
     waiting: HashMap<String, VecDeque<Job>>,
     waiting_count: usize,
     /// Acts whose data subject is free, for which there is no room yet.
-    ready: VecDeque<Job>,
+    ready: VecDeque<(String, Job)>,
     flights_max: usize,
 }
 
 impl Lanes {
-    pub(super) fn new(sender: Sender, concurrency: u32) -> Self {
+    pub(super) fn new(sender: Sender, catalog: Catalog, concurrency: u32) -> Self {
         Self {
             sender,
+            catalog,
             flights: FuturesUnordered::new(),
             waiting: HashMap::new(),
             waiting_count: 0,
@@ -53,14 +59,22 @@ impl Lanes {
     }
 
     pub(super) fn add(&mut self, line: u64, request: RecordConsentRequest) {
-        if let Some(queue) = self.waiting.get_mut(&request.subject) {
+        let lane = self.lane(&request.subject);
+        if let Some(queue) = self.waiting.get_mut(&lane) {
             queue.push_back((line, request));
             self.waiting_count += 1;
             return;
         }
-        self.waiting.insert(request.subject.clone(), VecDeque::new());
-        self.ready.push_back((line, request));
+        self.waiting.insert(lane.clone(), VecDeque::new());
+        self.ready.push_back((lane, (line, request)));
         self.depart();
+    }
+
+    /// The canonical form of a data subject; the text as it is if the server will refuse it.
+    fn lane(&self, subject: &str) -> String {
+        let given = GivenSubject::parse(subject);
+        let canonical = given.and_then(|given| self.catalog.subject(&given));
+        canonical.map_or_else(|_| subject.to_owned(), |subject| subject.as_str().to_owned())
     }
 
     /// Drops all acts that are not in flight.
@@ -72,14 +86,14 @@ impl Lanes {
 
     /// Waits for the next answer; none if no act is in flight. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<Sent> {
-        let (subject, sent) = self.flights.next().await?;
-        let next = self.waiting.get_mut(&subject).and_then(VecDeque::pop_front);
+        let (lane, sent) = self.flights.next().await?;
+        let next = self.waiting.get_mut(&lane).and_then(VecDeque::pop_front);
         match next {
             Some(job) => {
                 self.waiting_count -= 1;
-                self.ready.push_back(job);
+                self.ready.push_back((lane, job));
             }
-            None => drop(self.waiting.remove(&subject)),
+            None => drop(self.waiting.remove(&lane)),
         }
         self.depart();
         Some(sent)
@@ -87,12 +101,10 @@ impl Lanes {
 
     fn depart(&mut self) {
         while self.flights.len() < self.flights_max {
-            let Some((line, request)) = self.ready.pop_front() else { return };
+            let Some((lane, (line, request))) = self.ready.pop_front() else { return };
             let mut sender = self.sender.clone();
-            self.flights.push(Box::pin(async move {
-                let subject = request.subject.clone();
-                (subject, sender.send(line, request).await)
-            }));
+            let flight = async move { (lane, sender.send(line, request).await) };
+            self.flights.push(Box::pin(flight));
         }
     }
 }

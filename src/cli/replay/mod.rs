@@ -15,15 +15,19 @@ use self::{
     send::{Sender, Sent},
 };
 use super::{
-    Context, Exit, client,
+    Context, Exit, catalog, client,
     error::CliError,
+    json_lines::{self, LineRead, Stops},
     output::{Table, Tone},
     progress,
     words::{self, word},
 };
 use crate::{
     json,
-    proto::{Outcome, RecordConsentRequest, RecordConsentResponse, Warning},
+    proto::{
+        Outcome, RecordConsentRequest, RecordConsentResponse, Warning,
+        catalog_service_client::CatalogServiceClient,
+    },
     setting::Within as _,
 };
 
@@ -38,10 +42,12 @@ Each line is an act, a RecordConsentRequest in ProtoJSON. Fields with default va
   \"2026-01-01T00:02:31.117Z\",\"evidence\":{\"touchpoint\":\"onboarding-web\", …},
   \"idempotencyKey\":\"seed-1-act-1\"}
 `subject`, `actor` and `changes` are required; a change may also have `purposeVersion`, `expiresAt`
-and `dataCategories`. Unknown fields are an error. Every act counts as reported late: a stop takes
-effect when it says, even if the data subject did something since.
+and `dataCategories`. An unknown field, or one that can not be read, is an error; a stop beside it is
+recorded all the same, with a warning, and no grant beside it. Every act counts as reported late: a
+stop takes effect when it says, even if the data subject did something since.
 
-Acts of one data subject are recorded in order, others in parallel. An act is retried when the
+Acts of one data subject, in whichever spelling, are recorded in order, others in parallel: also those of
+data subjects that are linked. An act is retried when the
 server is busy or unreachable for a moment; without `idempotencyKey`, only if it can not be
 recorded twice.
 
@@ -119,7 +125,7 @@ struct Warned {
     line: u64,
     /// The field.
     field: String,
-    /// Reason as in `google.rpc.ErrorInfo`.
+    /// Reason as in `google.rpc.ErrorInfo`, else `not_an_act`.
     reason: String,
     /// What is wrong and what was done.
     message: String,
@@ -133,9 +139,10 @@ pub(super) async fn run(args: ReplayArgs, context: &mut Context) -> Result<Exit,
         None => progress::bar(None, "acts"),
     };
     let channel = client::connect(&context.global).await?;
+    let catalog = catalog::of_namespaces(&mut CatalogServiceClient::new(channel.clone())).await?;
     let started = Instant::now();
     let mut replay = Replay {
-        lanes: Lanes::new(Sender::new(channel, args.retries), args.concurrency),
+        lanes: Lanes::new(Sender::new(channel, args.retries), catalog, args.concurrency),
         result: Replayed::default(),
         by_bytes: input.bytes.is_some(),
         bar,
@@ -155,6 +162,11 @@ struct Replay {
     bar: ProgressBar,
     by_bytes: bool,
     continue_on_error: bool,
+}
+
+/// An act that happened at its time, whatever came after it.
+fn late(act: RecordConsentRequest) -> RecordConsentRequest {
+    RecordConsentRequest { reported_late: true, ..act }
 }
 
 impl Replay {
@@ -185,23 +197,30 @@ impl Replay {
     }
 
     fn take(&mut self, line: &Line) {
-        self.bar.inc(if self.by_bytes { line.bytes } else { 1 });
-        if line.text.trim().is_empty() {
+        match self.by_bytes {
+            true => self.bar.set_position(line.end),
+            false => self.bar.inc(1),
+        }
+        if line.bytes.trim_ascii().is_empty() {
             return;
         }
-        match json::from_str(&line.text) {
-            Ok(act) => {
-                // What is replayed happened at its time, whatever came after it.
-                self.lanes.add(line.number, RecordConsentRequest { reported_late: true, ..act });
+        match json_lines::read(&line.bytes, json::from_object) {
+            Ok(LineRead::Whole(act)) => self.lanes.add(line.number, late(act)),
+            Ok(LineRead::Stops(stops)) => {
+                self.result.leave_out(line.number, &stops);
+                self.lanes.add(line.number, late(stops.message));
             }
             Err(error) => self.result.reject(Reject {
                 line: line.number,
-                reason: "not_an_act".to_owned(),
+                reason: NOT_AN_ACT.to_owned(),
                 message: error.to_string(),
             }),
         }
     }
 }
+
+/// Reason of an act, or of a field of it, that can not be read.
+const NOT_AN_ACT: &str = "not_an_act";
 
 /// Maximum number of rejects that are reported; the rest is only counted.
 const REJECTS_MAX: usize = 100;
@@ -221,6 +240,26 @@ impl Replayed {
         self.rejected == 0 && !self.outcomes.contains_key(&not_recorded)
     }
 
+    /// Counts what can not be read beside the stops of an act.
+    fn leave_out(&mut self, line: u64, stops: &Stops<RecordConsentRequest>) {
+        for (field, message) in stops.left_out.iter().chain(&stops.refused) {
+            let (field, message) = (field.clone(), message.clone());
+            self.warn(Warned { line, field, reason: NOT_AN_ACT.to_owned(), message });
+        }
+        if !stops.refused.is_empty() {
+            let not_recorded = word::<Outcome>(Outcome::NotRecorded.into());
+            let count = u64::try_from(stops.refused.len()).unwrap_or(u64::MAX);
+            *self.outcomes.entry(not_recorded).or_default() += count;
+        }
+    }
+
+    fn warn(&mut self, warned: Warned) {
+        self.warned += 1;
+        if self.warnings.len() < REJECTS_MAX {
+            self.warnings.push(warned);
+        }
+    }
+
     fn record(&mut self, line: u64, answer: &RecordConsentResponse) {
         self.recorded += 1;
         self.replayed += u64::from(answer.replayed);
@@ -229,10 +268,7 @@ impl Replayed {
             *self.outcomes.entry(word::<Outcome>(result.outcome)).or_default() += 1;
         }
         for Warning { field, reason, message } in answer.warnings.iter().cloned() {
-            self.warned += 1;
-            if self.warnings.len() < REJECTS_MAX {
-                self.warnings.push(Warned { line, field, reason, message });
-            }
+            self.warn(Warned { line, field, reason, message });
         }
     }
 

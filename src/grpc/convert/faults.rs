@@ -8,7 +8,7 @@
 use prost::Message;
 
 use crate::{
-    domain::{Action, Change, ChangeRecord, Evidence, keep_unreadable},
+    domain::{Action, Change, ChangeRecord, Evidence, Key, keep_unreadable},
     ledger::ENTRY_BYTES_MAX,
     messages::change_result,
     node::{Act, RecordError, Recorded},
@@ -133,12 +133,36 @@ fn is_stop(change: &Change) -> bool {
     change.action != Action::Grant
 }
 
+/// Whether a stop covers the cell of a grant.
+fn covers(stop: &Change, grant: &Change) -> bool {
+    let part = |stop: &Option<Key>, cell: &Option<Key>| stop.is_none() || stop == cell;
+    is_stop(stop)
+        && part(&stop.scope.purpose, &grant.scope.purpose)
+        && part(&stop.scope.channel, &grant.scope.channel)
+}
+
 /// The changes of a request that can be read, each with its position in the request.
 #[derive(Debug, Default)]
 pub(super) struct ParsedChanges {
     pub changes: Vec<(usize, Change)>,
     /// The changes of the request.
     pub requested: Vec<proto::Change>,
+}
+
+impl ParsedChanges {
+    /// Takes out the grants whose cell a stop covers, and answers their positions. A row of a table is not
+    /// one act: what it grants is no exception to what it stops.
+    pub(super) fn take_stopped_grants(&mut self) -> Vec<usize> {
+        let stops: Vec<Change> =
+            self.changes.iter().map(|(_, change)| change).filter(|c| is_stop(c)).cloned().collect();
+        let is_stopped = |(_, change): &(usize, Change)| {
+            !is_stop(change) && stops.iter().any(|stop| covers(stop, change))
+        };
+        let (stopped, changes): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.changes).into_iter().partition(is_stopped);
+        self.changes = changes;
+        stopped.into_iter().map(|(position, _)| position).collect()
+    }
 }
 
 /// What is left out of a request, so that its stops can be recorded.
@@ -152,6 +176,31 @@ pub struct LeftOut {
 }
 
 impl LeftOut {
+    /// The grants of a row, by their positions, that its own stops cover.
+    #[must_use]
+    pub(super) fn and_stopped_grants(mut self, positions: Vec<usize>) -> Self {
+        self.warnings.extend(positions.into_iter().map(|position| proto::Warning {
+            field: format!("changes[{position}]"),
+            reason: ErrorReason::InvalidField.reason().to_owned(),
+            message: "the grant is not recorded: a stop of the same row covers it".to_owned(),
+        }));
+        self
+    }
+
+    /// The warnings for the stops of a row, by their positions in the act, that an earlier import recorded,
+    /// and that no longer stand.
+    pub fn lifted(&self, positions: &[usize]) -> impl Iterator<Item = proto::Warning> {
+        let in_row = |position: &usize| self.positions.get(*position).copied();
+        positions.iter().filter_map(in_row).map(|position| proto::Warning {
+            field: format!("changes[{position}]"),
+            reason: proto::Outcome::SupersededByLater.as_str_name().replacen("OUTCOME_", "", 1),
+            message: "this row was recorded before, and a later act lifted its stop: the data \
+                      subject stays in. If the source means a new stop, it needs a new `row_key` or a \
+                      new time"
+                .to_owned(),
+        })
+    }
+
     /// An error of the node, with the position that its change has in the request.
     #[must_use]
     pub fn locate(&self, error: RecordError) -> RecordError {

@@ -80,7 +80,8 @@ pub fn import_row(
     let preferences = row.preferences.as_ref();
     let contact = contact(preferences.unwrap_or(&Default::default()), actor, &mut faults);
     let content = row.clone();
-    let changes = changes(std::mem::take(&mut row.changes), true, Origin::Row, &mut faults)?;
+    let mut changes = changes(std::mem::take(&mut row.changes), true, Origin::Row, &mut faults)?;
+    let stopped = changes.take_stopped_grants();
     let effective_at = optional_moment(row.effective_at, "effective_at", &mut faults);
     let row_key = line_within(&row.row_key, NAME_BYTES_MAX, "row_key");
     let row_key = row_key.map(|()| row.row_key.clone());
@@ -108,7 +109,7 @@ pub fn import_row(
         reported_late: true,
         confirmation_validity_ms: None,
     };
-    let left_out = faults.settle(&mut act, changes)?;
+    let left_out = faults.settle(&mut act, changes)?.and_stopped_grants(stopped);
     Ok(Some((act, left_out)))
 }
 

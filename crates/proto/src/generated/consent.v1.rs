@@ -182,6 +182,9 @@ pub struct Evidence {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// Output only: when the act took effect as its caller claims, where the ledger took another time.
+    #[prost(message, optional, tag = "13")]
+    pub effective_at_given: ::core::option::Option<::prost_types::Timestamp>,
 }
 impl ::prost::Name for Evidence {
     const NAME: &'static str = "Evidence";
@@ -2370,7 +2373,12 @@ pub struct RecordConsentRequest {
     #[prost(message, repeated, tag = "3")]
     pub changes: ::prost::alloc::vec::Vec<Change>,
     /// When the act took effect. Absent: now. At most five minutes in the future, and then taken as
-    /// now. What is finer than a millisecond is cut off, here and in `expires_at`.
+    /// now; not before the bound that the server is set up with, 1995-01-01 by default. A stop is not
+    /// lost for its time: one from the future or from before the bound is taken as of now, which is a
+    /// warning. A stop of SUBJECT, GUARDIAN or AGENT takes effect no earlier than after everything that
+    /// the person did before, unless `reported_late` is set; where that is later than this time, it is a
+    /// warning too. The whole act moves, as it has one time; its grants are not recorded if they would
+    /// pass a newer stop. What is finer than a millisecond is cut off, here and in `expires_at`.
     #[prost(message, optional, tag = "4")]
     pub effective_at: ::core::option::Option<::prost_types::Timestamp>,
     /// What was shown, and how it was answered.
@@ -2393,6 +2401,10 @@ pub struct RecordConsentRequest {
     /// is recorded also if the wait ends in CHECKPOINT_NOT_REACHED (UNAVAILABLE).
     #[prost(bool, tag = "9")]
     pub wait_for_checkpoint: bool,
+    /// True: the act is reported after the fact, so a stop takes effect at `effective_at`, even if the
+    /// person did something since. A stop that is older than a grant of the person does not undo it.
+    #[prost(bool, tag = "10")]
+    pub reported_late: bool,
 }
 impl ::prost::Name for RecordConsentRequest {
     const NAME: &'static str = "RecordConsentRequest";
@@ -2621,14 +2633,16 @@ pub struct ImportRow {
     /// need an `evidence` with a `method`, and an `effective_at`; the row is then an act of theirs.
     #[prost(enumeration = "Actor", tag = "3")]
     pub actor: i32,
-    /// What changes, as in RecordConsent. Fields of grants beside a stop are a warning. A row without
-    /// changes and without preferences erases nothing and is left out. A
-    /// grant that needs a double opt-in stays PENDING_CONFIRMATION: an import gives no tokens. Ask
-    /// for consent with RecordConsent.
+    /// What changes, as in RecordConsent. A row of a table is not one act: a stop of it wins over a grant
+    /// that it covers. Fields of grants beside a stop are a warning. A row without changes and without
+    /// preferences erases nothing and is left out. A grant that needs a double opt-in stays
+    /// PENDING_CONFIRMATION: an import gives no tokens. Ask for consent with RecordConsent.
     #[prost(message, repeated, tag = "4")]
     pub changes: ::prost::alloc::vec::Vec<Change>,
     /// When the act took effect. Absent: now. A list that is brought in late is not an act of today:
-    /// name the time, wherever it is known.
+    /// name the time, wherever it is known. A row is reported late: its stop takes effect at this time,
+    /// even if the person did something since. A stop from the future, or from before the bound on the
+    /// past, is taken as of now, which is a warning; with a grant alone, the row is rejected.
     #[prost(message, optional, tag = "5")]
     pub effective_at: ::core::option::Option<::prost_types::Timestamp>,
     /// What was shown, and how it was answered.
@@ -2638,7 +2652,8 @@ pub struct ImportRow {
     #[prost(message, optional, tag = "7")]
     pub preferences: ::core::option::Option<ContactPreferences>,
     /// The row's own key in its source, for example its primary key and version; at most 128 bytes.
-    /// Empty: the row's content is its key, so that the same row twice is one act.
+    /// Empty: the row's content is its key, so that the same row twice is one act. Without
+    /// `effective_at`, such a row says how things are: if a later act lifted its stop, it stops again.
     #[prost(string, tag = "8")]
     pub row_key: ::prost::alloc::string::String,
 }
@@ -2664,7 +2679,8 @@ pub struct ImportConsentsResponse {
     /// Rows that say what is known already, or nothing.
     #[prost(uint64, tag = "3")]
     pub unchanged: u64,
-    /// Rows that an earlier import of the same source recorded.
+    /// Rows that an earlier import of the same source recorded. If a stop of one was lifted since, there
+    /// is a warning.
     #[prost(uint64, tag = "4")]
     pub replayed: u64,
     /// Rows that were rejected.
@@ -2752,7 +2768,8 @@ pub struct ImportWarning {
     /// The field or column.
     #[prost(string, tag = "2")]
     pub field: ::prost::alloc::string::String,
-    /// Reason as in `google.rpc.ErrorInfo`, for example `INVALID_FIELD`.
+    /// Reason as in `google.rpc.ErrorInfo`, for example `INVALID_FIELD`; `SUPERSEDED_BY_LATER` for a stop
+    /// of a replayed row that a later act lifted.
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
     /// What is wrong and what was done, for people.
@@ -2787,7 +2804,8 @@ pub struct RecordUseRequest {
     /// ISO 3166 region that was asked about, as in Check.
     #[prost(string, tag = "5")]
     pub region: ::prost::alloc::string::String,
-    /// When. Absent: now. At most five minutes in the future, and then taken as now.
+    /// When. Absent: now. At most five minutes in the future, and then taken as now; not before the bound
+    /// of `RecordConsentRequest.effective_at`.
     #[prost(message, optional, tag = "6")]
     pub used_at: ::core::option::Option<::prost_types::Timestamp>,
     /// Name of the segment, at most 128 bytes without control characters. Kept in clear: no personal
@@ -4636,7 +4654,9 @@ pub struct ConsentAct {
     pub actor: i32,
     /// When the act took effect: milliseconds since the Unix epoch. The caller's claim, at most
     /// `recorded_at_ms`. An act without a claim takes effect as it is recorded or, where it would tie
-    /// with an earlier act of the data subject and lose, one millisecond after that act.
+    /// with an earlier act of the data subject and lose, one millisecond after that act. So does a stop
+    /// with a claim that cannot be right; a stop that SUBJECT, GUARDIAN or AGENT did not report late takes
+    /// effect after every earlier act of the data subject, too.
     #[prost(int64, tag = "3")]
     pub effective_at_ms: i64,
     /// What changed, in the caller's order. At most 100; none only beside `preferences`.
@@ -5248,7 +5268,8 @@ pub enum ErrorReason {
     /// A limit is exceeded; `BadRequest` names the field and the limit. A message over the size
     /// limit, and a receipt that would have more than 1 MiB, name no field.
     LimitExceeded = 2,
-    /// `effective_at` is more than five minutes in the future.
+    /// `effective_at` is more than five minutes in the future. A stop is taken as of now instead, with this
+    /// reason as a warning. `likely_cause` in the metadata, if there is one, says what may have happened.
     EffectiveAtInFuture = 3,
     /// The act would not fit into an entry (65,535 bytes).
     EntryTooLarge = 4,
@@ -5329,9 +5350,19 @@ pub enum ErrorReason {
     NamespaceChanged = 40,
     /// The entry is no event, so that no subscription has to hear it.
     NotAnEvent = 41,
+    /// `effective_at` lies before the bound on the past that the server is set up with. A stop is taken as
+    /// of now instead, with this reason as a warning. `likely_cause` in the metadata, if there is one, says
+    /// what may have happened.
+    EffectiveAtTooOld = 42,
+    /// The person did something after `effective_at`. Only a warning: a live stop is taken as of after that
+    /// act, and a grant beside it that would pass a newer stop is not recorded.
+    EffectiveAtOvertaken = 43,
+    /// The server's clock jumped ahead, and the system does not say that it is synchronised. No grant or
+    /// confirmation is taken; stops are, as of the last sane time. Nothing was recorded: try again later.
+    ClockNotTrusted = 44,
     /// The audience began too long ago to answer as of that moment. Begin a new one with the data subjects
     /// that are not answered yet.
-    AudienceTooOld = 42,
+    AudienceTooOld = 45,
 }
 impl ErrorReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -5382,6 +5413,9 @@ impl ErrorReason {
             Self::NamespaceInUse => "ERROR_REASON_NAMESPACE_IN_USE",
             Self::NamespaceChanged => "ERROR_REASON_NAMESPACE_CHANGED",
             Self::NotAnEvent => "ERROR_REASON_NOT_AN_EVENT",
+            Self::EffectiveAtTooOld => "ERROR_REASON_EFFECTIVE_AT_TOO_OLD",
+            Self::EffectiveAtOvertaken => "ERROR_REASON_EFFECTIVE_AT_OVERTAKEN",
+            Self::ClockNotTrusted => "ERROR_REASON_CLOCK_NOT_TRUSTED",
             Self::AudienceTooOld => "ERROR_REASON_AUDIENCE_TOO_OLD",
         }
     }
@@ -5434,6 +5468,9 @@ impl ErrorReason {
             "ERROR_REASON_NAMESPACE_IN_USE" => Some(Self::NamespaceInUse),
             "ERROR_REASON_NAMESPACE_CHANGED" => Some(Self::NamespaceChanged),
             "ERROR_REASON_NOT_AN_EVENT" => Some(Self::NotAnEvent),
+            "ERROR_REASON_EFFECTIVE_AT_TOO_OLD" => Some(Self::EffectiveAtTooOld),
+            "ERROR_REASON_EFFECTIVE_AT_OVERTAKEN" => Some(Self::EffectiveAtOvertaken),
+            "ERROR_REASON_CLOCK_NOT_TRUSTED" => Some(Self::ClockNotTrusted),
             "ERROR_REASON_AUDIENCE_TOO_OLD" => Some(Self::AudienceTooOld),
             _ => None,
         }

@@ -46,6 +46,9 @@ impl ErrorReason {
             Self::NamespaceInUse => StatusCode::FailedPrecondition,
             Self::NamespaceChanged => StatusCode::Aborted,
             Self::NotAnEvent => StatusCode::FailedPrecondition,
+            Self::EffectiveAtTooOld => StatusCode::InvalidArgument,
+            Self::EffectiveAtOvertaken => StatusCode::FailedPrecondition,
+            Self::ClockNotTrusted => StatusCode::Unavailable,
             Self::AudienceTooOld => StatusCode::Aborted,
         }
     }
@@ -94,6 +97,9 @@ impl ErrorReason {
             Self::NamespaceInUse => None,
             Self::NamespaceChanged => Some(100),
             Self::NotAnEvent => None,
+            Self::EffectiveAtTooOld => None,
+            Self::EffectiveAtOvertaken => None,
+            Self::ClockNotTrusted => Some(30000),
             Self::AudienceTooOld => None,
         }
     }

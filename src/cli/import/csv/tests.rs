@@ -20,15 +20,15 @@ impl Shape for Words {
         record.width() == self.0
     }
 
-    fn is_known(&self, record: &Record) -> bool {
-        self.fits(record) && matches!(Self::word(record), b"yes" | b"no" | b"")
-    }
-
     fn changes_something(&self, record: &Record, _: &Record) -> bool {
         let is_number = |field: &[u8]| !field.is_empty() && field.iter().all(u8::is_ascii_digit);
         self.fits(record)
             && is_number(record.field(0))
             && matches!(Self::word(record), b"yes" | b"no")
+    }
+
+    fn are_alike(&self, _: &Record, _: &Record) -> bool {
+        true
     }
 }
 
@@ -40,11 +40,11 @@ impl Shape for Any {
         true
     }
 
-    fn is_known(&self, _: &Record) -> bool {
-        true
+    fn changes_something(&self, _: &Record, _: &Record) -> bool {
+        false
     }
 
-    fn changes_something(&self, _: &Record, _: &Record) -> bool {
+    fn are_alike(&self, _: &Record, _: &Record) -> bool {
         false
     }
 }
@@ -65,7 +65,7 @@ fn fields(record: &Record) -> Vec<String> {
 fn next(records: &mut Records) -> Option<Record> {
     match records.next(&Any).unwrap() {
         Some(Read::Record(record)) => Some(record),
-        Some(Read::Broken(broken)) => panic!("{broken:?}"),
+        Some(other) => panic!("{other:?}"),
         None => None,
     }
 }
@@ -145,6 +145,8 @@ fn read(text: &str, width: usize) -> (Vec<(u64, u64)>, Vec<String>) {
         match read {
             Read::Record(record) => whole.push(fields(&record).join("|")),
             Read::Broken(it) => broken.push((it.line, it.quote_line.unwrap_or(it.line))),
+            // Neither reading is sure.
+            Read::Doubtful(it, _) => broken.push((it.line, it.line)),
         }
     }
     (broken, whole)
@@ -193,9 +195,51 @@ fn a_broken_row_says_where_its_quote_opens() {
     let text = "1,\"a\nb\",\"no\n2,Bo,no\n";
     let mut records = records(text, Place::START);
     let Some(Read::Broken(broken)) = records.next(&Words(3)).unwrap() else { panic!() };
-    assert_eq!(broken, Broken { line: 1, quote_line: Some(1), last_line: 2 });
+    assert_eq!(broken.quote_line, Some(1));
     let message = broken.reject().message;
     assert_eq!(message, "a quote that opens on line 1 is not closed; lines 1 to 2 are left out");
+}
+
+#[test]
+fn rows_that_a_quote_may_hold_are_in_doubt() {
+    use Doubt::{BehindQuote, HoldsRow, IsHeld};
+    let note = "x".repeat(ROW_BYTES_MAX / 2);
+    for (text, want) in [
+        // The quote is never closed, or not as a field is.
+        ("1,\"Kim,no\n2,Bo,no\n".to_owned(), vec![("2", Some(BehindQuote(1)))]),
+        (
+            "1,\"Kim,no\n2,\"Bo\",no\n3,Cy,no\n".to_owned(),
+            vec![("2", Some(BehindQuote(1))), ("3", None)],
+        ),
+        // It is, and both readings are possible.
+        (
+            "1,\"Kim,no\n2,Bo\",no\n3,Cy,no\n".to_owned(),
+            vec![("1", Some(HoldsRow(2))), ("2", Some(IsHeld(1))), ("3", None)],
+        ),
+        (
+            "1,\"Kim,maybe\n2,Bo\",no\n".to_owned(),
+            vec![("1", Some(HoldsRow(2))), ("2", Some(IsHeld(1)))],
+        ),
+        (
+            "1,\"a\nb\n2,Bo\",no\n".to_owned(),
+            vec![("1", Some(HoldsRow(3))), ("2", Some(IsHeld(1)))],
+        ),
+        // The first line is no row: the line inside is a text.
+        ("1,\"see\n2,Bo,yes\nbye\",no\n3,Cy,no\n".to_owned(), vec![("1", None), ("3", None)]),
+        // A long text is a text.
+        (format!("1,\"{note}\n\",no\n2,Bo,no\n"), vec![("1", None), ("2", None)]),
+    ] {
+        let mut records = records(&text, Place::START);
+        let mut found = Vec::new();
+        while let Some(read) = records.next(&Words(3)).unwrap() {
+            let (Read::Record(record) | Read::Doubtful(record, _)) = read else { continue };
+            found.push((String::from_utf8(record.field(0).to_vec()).unwrap(), record.doubt));
+            // Reading that goes on from here doubts the same rows.
+            records = self::records(&text, records.place());
+        }
+        let want: Vec<_> = want.into_iter().map(|(id, doubt)| (id.to_owned(), doubt)).collect();
+        assert_eq!(found, want, "{}", text.get(..40).unwrap_or(&text));
+    }
 }
 
 /// A field that needs quotes, or not: with line breaks, delimiters and quotes.

@@ -7,6 +7,7 @@
 use super::{
     super::{
         csv::{Record, Shape},
+        doubt::Doubt,
         input::Compiled,
         times::Readings,
     },
@@ -53,57 +54,96 @@ impl Invalid {
             line,
             field: self.field.clone(),
             reason: self.reason.to_owned(),
-            message: format!("{}; the stops of the row are imported without it", self.message),
+            message: format!("{}; the stops of the row are imported all the same", self.message),
         }
     }
 }
 
 impl Bound {
+    fn fields<'a>(&'a self, record: &'a Record, person: usize) -> Fields<'a> {
+        Fields { bound: self, record, person }
+    }
+
+    fn subject(&self, record: &Record, person: usize) -> Option<String> {
+        self.fields(record, person).subject().ok()
+    }
+
+    /// Whether the data subject of a record can be one. Several words are a text, unless they hold an
+    /// address or a number, or other data subjects have several words, too.
+    fn may_name(&self, record: &Record, like: &Record, person: usize) -> bool {
+        let has_space = |subject: &str| subject.contains(char::is_whitespace);
+        let Some(subject) = self.subject(record, person) else { return false };
+        let is_text = has_space(&subject) && !subject.contains('@') && !is_number(id_of(&subject));
+        !is_text || self.subject(like, person).is_some_and(|like| has_space(&like))
+    }
+
     /// Converts a record to rows.
     pub(in crate::cli::import) fn compile(&self, record: &Record) -> Compiled {
-        let fields = Fields { bound: self, record };
-        fields.compile().unwrap_or_else(|invalid| invalid.reject(record.line).into())
+        let persons = 0..self.mapping.subjects.len();
+        let mut compiled = Compiled::default();
+        for part in persons.map(|person| self.compile_for(record, person)) {
+            compiled.rows.extend(part.rows);
+            compiled.warnings.extend(part.warnings);
+            // What is wrong with the record as a whole is said once.
+            let news = |reject: &ImportReject| !compiled.rejects.contains(reject);
+            let rejects: Vec<_> = part.rejects.into_iter().filter(news).collect();
+            compiled.rejects.extend(rejects);
+        }
+        compiled
+    }
+
+    fn compile_for(&self, record: &Record, person: usize) -> Compiled {
+        let compiled = self.fields(record, person).compile();
+        compiled.unwrap_or_else(|invalid| invalid.reject(record.line).into())
     }
 }
 
 impl Shape for Bound {
     fn fits(&self, record: &Record) -> bool {
-        Fields { bound: self, record }.check_width().is_ok()
-    }
-
-    fn is_known(&self, record: &Record) -> bool {
-        self.fits(record) && Fields { bound: self, record }.changes().unknown.is_empty()
+        self.fields(record, 0).check_width().is_ok()
     }
 
     fn changes_something(&self, record: &Record, like: &Record) -> bool {
-        let changes = || Fields { bound: self, record }.changes();
-        let has_changes = || {
-            let Changes { stops, grants, .. } = changes();
+        let has_changes = |person: &usize| {
+            let Changes { stops, grants, .. } = self.fields(record, *person).changes();
             !stops.is_empty() || !grants.is_empty()
         };
-        let subject = |record| self.mapping.subject.fill(&Fields { bound: self, record }).ok();
-        let has_form = |id: &String| subject(like).is_none_or(|like| has_form_of(id, &like));
-        self.fits(record) && subject(record).as_ref().is_some_and(has_form) && has_changes()
+        let mut persons = 0..self.mapping.subjects.len();
+        self.fits(record)
+            && persons.any(|person| has_changes(&person) && self.may_name(record, like, person))
+    }
+
+    fn are_alike(&self, record: &Record, other: &Record) -> bool {
+        let subjects = self.subject(record, 0).zip(self.subject(other, 0));
+        subjects.is_none_or(|(subject, other)| has_form_of(&subject, &other))
     }
 }
 
 /// Whether a data subject is named in the form of another: both by a number or not, both by an address or
 /// not, and with a space only if the other has one.
 fn has_form_of(subject: &str, other: &str) -> bool {
-    let id = |subject: &str| subject.split_once(':').map_or(subject, |(_, id)| id).to_owned();
-    let (id, other) = (id(subject), id(other));
-    let is_number = |id: &str| !id.contains(char::is_alphabetic);
+    let (id, other) = (id_of(subject), id_of(other));
     let is_address = |id: &str| id.contains('@');
     let has_space = |id: &str| id.contains(char::is_whitespace);
-    is_number(&id) == is_number(&other)
-        && is_address(&id) == is_address(&other)
-        && (has_space(&other) || !has_space(&id))
+    is_number(id) == is_number(other)
+        && is_address(id) == is_address(other)
+        && (has_space(other) || !has_space(id))
 }
 
-/// The fields of one record.
+fn id_of(subject: &str) -> &str {
+    subject.split_once(':').map_or(subject, |(_, id)| id)
+}
+
+fn is_number(id: &str) -> bool {
+    !id.contains(char::is_alphabetic)
+}
+
+/// The fields of one record, as they concern one of its data subjects.
 pub(super) struct Fields<'a> {
     bound: &'a Bound,
     record: &'a Record,
+    /// Index of the data subject in the mapping.
+    person: usize,
 }
 
 /// The changes of a record.
@@ -136,10 +176,25 @@ struct Rest {
 
 impl<'a> Fields<'a> {
     fn compile(&self) -> Result<Compiled, Invalid> {
-        self.check_width()?;
         let mut changes = self.changes();
+        if self.person > 0 && changes.is_empty() {
+            return Ok(Compiled::default());
+        }
+        if let Err(invalid) = self.check_width() {
+            let is_short = self.record.width() < self.bound.width;
+            // Some systems leave out blank fields at the end of a row.
+            return if is_short { self.stops_alone(changes, invalid) } else { Err(invalid) };
+        }
+        if let Some(doubt) = self.record.doubt
+            && (!changes.grants.is_empty() || matches!(doubt, Doubt::HoldsRow(_)))
+        {
+            let message = doubt.message(self.record.line);
+            let (field, text) = (String::new(), String::new());
+            return self
+                .stops_alone(changes, Invalid { field, reason: "in_quotes", message, text });
+        }
         let mut faults = Vec::new();
-        let subject = match self.bound.mapping.subject.fill(self) {
+        let subject = match self.subject() {
             Ok(subject) => subject,
             Err(_) if changes.is_empty() && self.preferences(&mut faults).is_none() => {
                 return Ok(Compiled::default());
@@ -168,6 +223,30 @@ impl<'a> Fields<'a> {
         }
         let rows = self.rows(changes, rest);
         Ok(Compiled { rows, rejects, warnings })
+    }
+
+    /// The stops of a row with a fault as a whole; its grants and preferences are not imported.
+    fn stops_alone(&self, mut changes: Changes, mut invalid: Invalid) -> Result<Compiled, Invalid> {
+        let Some(subject) = self.subject().ok().filter(|_| !changes.stops.is_empty()) else {
+            return Err(invalid);
+        };
+        let has_grants = !std::mem::take(&mut changes.grants).is_empty();
+        let mut faults = Vec::new();
+        let mut rest = self.rest(subject, &mut faults);
+        rest.preferences = None;
+        keep_texts(&mut rest.evidence, &faults);
+        let line = self.record.line;
+        let mut warnings: Vec<_> = faults.iter().map(|fault| fault.warning(line)).collect();
+        let mut rejects = Vec::new();
+        if self.record.doubt.is_some() {
+            rejects.push(invalid.reject(line));
+        } else if has_grants {
+            invalid.message += "; its stops are imported, and no grant";
+            rejects.push(invalid.reject(line));
+        } else {
+            warnings.push(invalid.warning(line));
+        }
+        Ok(Compiled { rows: self.rows(changes, rest), rejects, warnings })
     }
 
     fn compile_without_stops(
@@ -240,7 +319,8 @@ impl<'a> Fields<'a> {
 
     fn changes(&self) -> Changes {
         let mut changes = Changes::default();
-        for cell in &self.bound.mapping.cells {
+        let cells = self.bound.mapping.cells.iter();
+        for cell in cells.filter(|cell| cell.person == self.person) {
             match cell.change(self) {
                 Ok(None) => {}
                 Ok(Some(change)) if change.action() == Action::Grant => changes.grants.push(change),
@@ -269,13 +349,33 @@ impl<'a> Fields<'a> {
             effective_at: side(effective_at, faults).flatten(),
             evidence: mapping.evidence.read(self, faults),
             preferences: self.preferences(faults),
-            row_key: side(mapping.row_key.as_ref().map(|key| key.fill(self)), faults)
-                .unwrap_or_default(),
+            row_key: self.row_key(faults),
         }
     }
 
+    /// The key of the row; of another data subject than the first, with its number.
+    fn row_key(&self, faults: &mut Vec<Invalid>) -> String {
+        let template = self.bound.mapping.row_key.as_ref();
+        let key = side(template.map(|key| key.fill(self)), faults);
+        match (key, self.person) {
+            (None, _) => String::new(),
+            (Some(key), 0) => key,
+            (Some(key), person) => format!("{key}#{person}"),
+        }
+    }
+
+    /// The data subject.
+    fn subject(&self) -> Result<String, Invalid> {
+        let template = self.bound.mapping.subjects.get(self.person);
+        template.map_or_else(|| Ok(String::new()), |template| template.fill(self))
+    }
+
+    /// The contact preferences, which are those of the first data subject.
     fn preferences(&self, faults: &mut Vec<Invalid>) -> Option<proto::ContactPreferences> {
         let mapping = &self.bound.mapping;
+        if self.person > 0 {
+            return None;
+        }
         let zone = self.side_text(mapping.time_zone.as_ref(), faults);
         let preferences = proto::ContactPreferences {
             language: self.side_text(mapping.language.as_ref(), faults),
@@ -374,7 +474,7 @@ fn keep_texts(evidence: &mut proto::Evidence, faults: &[Invalid]) {
 pub(super) fn trimmed(text: &str) -> &str {
     let is_invisible = |character: char| {
         character.is_whitespace()
-            || matches!(character, '\0' | '\u{feff}' | '\u{200b}'..='\u{200d}')
+            || matches!(character, '\0' | '\u{1a}' | '\u{feff}' | '\u{200b}'..='\u{200d}')
     };
     text.trim_matches(is_invisible)
 }

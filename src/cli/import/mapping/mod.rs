@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 pub(super) use self::fields::Bound;
 use self::fields::trimmed;
-use self::parts::{ActorSource, Cell, Columns, Evidence, Template, Text, Time};
+use self::parts::{ActorSource, Cell, Columns, Evidence, Subjects, Template, Text, Time};
 use super::{csv::Record, resume, times::RawTime};
 use crate::cli::error::CliError;
 
@@ -38,6 +38,7 @@ struct RawMapping {
 #[serde(deny_unknown_fields)]
 struct RawCell {
     column: String,
+    subject: Option<String>,
     purpose: String,
     channel: String,
     #[serde(default)]
@@ -96,7 +97,8 @@ pub(super) struct Mapping {
     /// SHA-256 of the file.
     pub digest: String,
     columns: Columns,
-    subject: Template,
+    /// The data subjects of a row: first its own, then those of cells that name another one.
+    subjects: Vec<Template>,
     row_key: Option<Template>,
     cells: Vec<Cell>,
     effective_at: Option<Time>,
@@ -123,10 +125,10 @@ impl Mapping {
             toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
         let mut columns = Columns::default();
         let preferences = raw.preferences;
+        let mut subjects = Subjects::new(&raw.subject, &mut columns)?;
         let mapping = Self {
             delimiter: raw.delimiter.map(delimiter).transpose()?,
             digest: resume::digest(text.as_bytes()),
-            subject: Template::parse("subject", &raw.subject, &mut columns)?,
             row_key: raw
                 .row_key
                 .map(|text| Template::parse("row_key", &text, &mut columns))
@@ -134,8 +136,9 @@ impl Mapping {
             cells: raw
                 .cells
                 .into_iter()
-                .map(|cell| Cell::new(cell, &mut columns))
+                .map(|cell| Cell::new(cell, &mut subjects, &mut columns))
                 .collect::<Result<_, _>>()?,
+            subjects: subjects.into_templates(),
             effective_at: raw
                 .effective_at
                 .map(|raw| Time::new("effective_at", raw, &mut columns))

@@ -101,9 +101,38 @@ impl Template {
     }
 }
 
+/// The data subjects that a mapping names, each with its text.
+#[derive(Debug)]
+pub(super) struct Subjects(Vec<(String, Template)>);
+
+impl Subjects {
+    /// With that of the row.
+    pub(super) fn new(text: &str, columns: &mut Columns) -> Result<Self, String> {
+        let template = Template::parse("subject", text, columns)?;
+        Ok(Self(vec![(text.to_owned(), template)]))
+    }
+
+    /// The index of that of a cell.
+    fn add(&mut self, text: Option<String>, columns: &mut Columns) -> Result<usize, String> {
+        let Some(text) = text else { return Ok(0) };
+        if let Some(known) = self.0.iter().position(|(known, _)| *known == text) {
+            return Ok(known);
+        }
+        let template = Template::parse("cells.subject", &text, columns)?;
+        self.0.push((text, template));
+        Ok(self.0.len() - 1)
+    }
+
+    pub(super) fn into_templates(self) -> Vec<Template> {
+        self.0.into_iter().map(|(_, template)| template).collect()
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Cell {
     column: Column,
+    /// Index of the data subject.
+    pub(super) person: usize,
     scope: proto::Scope,
     words: CellWords,
     purpose_version: u32,
@@ -111,7 +140,11 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    pub(super) fn new(raw: RawCell, columns: &mut Columns) -> Result<Self, String> {
+    pub(super) fn new(
+        raw: RawCell,
+        subjects: &mut Subjects,
+        columns: &mut Columns,
+    ) -> Result<Self, String> {
         let cell = format!("the cell of column `{}`", raw.column);
         for (kind, key) in [("purpose", &raw.purpose), ("channel", &raw.channel)] {
             if key != "*" {
@@ -136,6 +169,7 @@ impl Cell {
         Ok(Self {
             words: CellWords::new(words).map_err(|error| format!("{cell}: {error}"))?,
             column: columns.add(&raw.column),
+            person: subjects.add(raw.subject, columns)?,
             scope: proto::Scope { purpose: raw.purpose, channel: raw.channel },
             purpose_version: raw.purpose_version,
             data_categories: raw.data_categories,
