@@ -16,7 +16,7 @@ use crate::support::{
 const NEWS: &str = "marketing.newsletter";
 
 /// Each person, with other spellings of the same one.
-const SPELLINGS: [(&str, &[&str]); 4] = [
+const SPELLINGS: [(&str, &[&str]); 7] = [
     (
         "email:kim@x.example",
         &[
