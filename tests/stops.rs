@@ -658,7 +658,7 @@ async fn a_stop_takes_the_last_moment_of_its_day_minute_or_second_and_a_grant_th
     ));
     desk.grant(&["user:today"]).await;
     let zone = jiff::tz::TimeZone::get("Etc/GMT+12").unwrap();
-    let today = jiff::Timestamp::now().to_zoned(zone).strftime("%d.%m.%Y").to_string();
+    let today = jiff::Timestamp::now().to_zoned_datetime(zone).strftime("%d.%m.%Y").to_string();
     let list = format!("id,news,at\ntoday,unsubscribed,{today}\n");
     desk.import("today.csv", list, &[]).expect_code(0);
     desk.denied(&["user:today"]).await;
