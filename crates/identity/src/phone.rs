@@ -25,7 +25,7 @@ use thiserror::Error;
 use crate::{
     IdentityError,
     text::{self, Joiners},
-    wrapping,
+    wrapping::{self, is_number},
 };
 
 /// The longest extension, in digits.
@@ -194,7 +194,7 @@ pub(crate) fn canonical(
     let dialled = Dialled::parse(whole_number(phone)?)?;
     let number = dialled.e164(default_region)?;
     match dialled.extension {
-        Some(extension) => Ok(with_extension(number, &extension)?),
+        Some(extension) => Ok(with_extension(&number, &extension)?),
         None => Ok(number),
     }
 }
@@ -203,7 +203,7 @@ fn after_scheme(phone: &str) -> Option<&str> {
     SCHEMES.iter().find_map(|scheme| wrapping::after_scheme(phone, scheme))
 }
 
-fn with_extension(number: String, extension: &str) -> Result<String, PhoneError> {
+fn with_extension(number: &str, extension: &str) -> Result<String, PhoneError> {
     if CODES_OF_DIRECT_DIALLING.iter().any(|code| number.starts_with(code)) {
         return stable(&format!("{number}{extension}"), None);
     }
@@ -250,10 +250,6 @@ fn whole_number(phone: &str) -> Result<&str, PhoneError> {
     }
     let is_group = fraction.len() > 1 && whole.contains('.');
     if is_zero && fraction.len() <= 2 && !is_group { Err(PhoneError::Fraction) } else { Ok(phone) }
-}
-
-fn is_number(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// What a text says to dial.

@@ -260,7 +260,7 @@ mod tests {
         for word in
             ["rené", "müller", "straße", "maría", "łukasz", "ÄÖÜ", "Ángel", "\u{feff}kim", "日本"]
         {
-            let misread: String = word.bytes().map(|byte| windows_1252(byte)).collect();
+            let misread: String = word.bytes().map(windows_1252).collect();
             assert!(is_misread_utf8(&misread), "{misread:?}");
             assert!(!is_misread_utf8(word), "{word:?}");
         }

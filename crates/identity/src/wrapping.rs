@@ -115,7 +115,8 @@ fn is_scientific(text: &str) -> bool {
     [whole, fraction, exponent].iter().all(|part| is_number(part))
 }
 
-fn is_number(text: &str) -> bool {
+/// Digits alone.
+pub(crate) fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
