@@ -153,7 +153,13 @@ async fn a_catalogue_file_that_is_refused_says_what_was_written_before() {
     let reworded = purpose.replace("title = \"news\"", "title = \"News\"");
     apply(&reworded, &["--reconsent", "news"]).expect_code(0);
 
-    let quiet = "obligations = [{ quiet_hours = { start = \"08:00\", end = \"08:00\" } }]\n";
+    let half = |start: &str, end: &str| {
+        format!(
+            "{{ quiet_hours = {{ start = \"{start}\", end = \"{end}\", time_zone = \"UTC\" }} }}"
+        )
+    };
+    let (night, day) = (half("00:00", "12:00"), half("12:00", "00:00"));
+    let quiet = format!("obligations = [{night}, {day}]\n");
     let warned = apply(&format!("{reworded}{quiet}"), &[]).expect_code(0);
     assert!(warned.stderr.contains("leave no moment"), "{}", warned.stderr);
 }

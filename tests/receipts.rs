@@ -326,8 +326,11 @@ async fn guardians_and_double_opt_ins_have_receipts() {
 
     let mut by_staff = act(SUBJECT, vec![change(Action::Grant, "doi", "email")]);
     by_staff.actor = proto::Actor::Agent.into();
-    let authority =
-        proto::Authority { representative: "staff:7".to_owned(), ..proto::Authority::default() };
+    let authority = proto::Authority {
+        relationship: "call centre".to_owned(),
+        representative: "staff:7".to_owned(),
+        ..proto::Authority::default()
+    };
     by_staff.evidence =
         Some(proto::Evidence { authority: Some(authority), ..proto::Evidence::default() });
     let answer = world.record(by_staff).await;
