@@ -225,6 +225,8 @@ async fn the_kind_of_a_namespace_is_fixed_once_it_has_a_person() {
     let server = Server::start(dir.path());
     let mut clients = server.clients().await;
     let request = namespace(NamespaceKind::Opaque, "", None);
+    let want =
+        TypedError::new(tonic::Code::FailedPrecondition, "NAMESPACE_IN_USE", &["namespace.kind"]);
     assert_eq!(typed(&clients.catalog.put_namespace(request).await.unwrap_err()), want);
 }
 
