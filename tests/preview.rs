@@ -302,7 +302,9 @@ async fn a_file_is_previewed_applied_and_listed() {
     assert_eq!((&dry["changed"], &dry["results"][0]["fields"]), (&1.into(), &fields), "{dry}");
     let applied = catalog(&apply).expect_code(0).json();
     assert_eq!(applied["results"][0]["fields"], fields, "{applied}");
-    assert_eq!(catalog(&apply).expect_code(0).json()["unchanged"], 1, "once");
+    let again = catalog(&apply).expect_code(1).stderr;
+    assert!(again.contains("changes nothing"), "{again}");
+    assert_eq!(catalog(&["apply", file, "--json"]).expect_code(0).json()["unchanged"], 1, "once");
     let listed = catalog(&["list"]).expect_code(0).stdout;
     assert!(listed.contains("counts from version 2"), "{listed}");
 

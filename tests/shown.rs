@@ -278,6 +278,7 @@ async fn record_samples(clients: &mut Clients) -> Given {
     let spelled = " user:42";
     let wrong = "german (austria)";
     let request = proto::RecordConsentRequest {
+        effective_at: Some(support::timestamp(now - 600_000)),
         evidence: Some(evidence("stop")),
         preferences: Some(proto::ContactPreferences {
             language: wrong.to_owned(),
@@ -287,6 +288,7 @@ async fn record_samples(clients: &mut Clients) -> Given {
     };
     let kept = proto::Evidence {
         subject_given: spelled.to_owned(),
+        effective_at_given: Some(support::timestamp(now - 600_000)),
         unreadable: [("preferences.language".to_owned(), wrong.to_owned())].into(),
         ..evidence("stop")
     };

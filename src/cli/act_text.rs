@@ -35,6 +35,7 @@ pub(super) fn evidence(evidence: &Evidence) -> Vec<String> {
     let authority = evidence.authority.as_ref();
     let proof = authority.and_then(|authority| given("proof ", &authority.proof));
     let ends_at = authority.and_then(|authority| authority.ends_at.as_ref());
+    let claimed = evidence.effective_at_given.as_ref();
     let texts = [
         given("", &evidence.touchpoint),
         given("", &evidence.method),
@@ -44,6 +45,7 @@ pub(super) fn evidence(evidence: &Evidence) -> Vec<String> {
         given("from ", &evidence.ip_address),
         given("with ", &evidence.user_agent),
         given("spelled ", &evidence.subject_given),
+        claimed.map(|at| format!("said to be of {}", rfc3339(at))),
         proof,
         ends_at.map(|end| format!("authority until {}", rfc3339(end))),
     ];

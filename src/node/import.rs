@@ -33,9 +33,6 @@ use crate::{
     },
 };
 
-/// How far ahead the last moment of a day that has begun somewhere can lie: a day, and the time zones.
-const STOP_DAY_MS_MAX: i64 = 38 * 60 * 60 * 1_000;
-
 /// One row of an import.
 #[derive(Debug, Clone)]
 pub struct ImportRow {
@@ -103,7 +100,6 @@ impl Batch<'_> {
             act.contact = ContactChange::default();
             mark = None;
         }
-        self.take_as_of_now(&mut act);
         let (requested, claimed) = (act.changes.clone(), act.effective_at);
         let (mut prepared, refused) =
             self.prepare_stops_at_least(act, mark, UnclearStop::IsLeftOut)?;
@@ -151,17 +147,6 @@ impl Batch<'_> {
         };
         let changes = act.changes.iter().enumerate();
         Ok(changes.filter(|(_, change)| is_lifted(change)).map(|(position, _)| position).collect())
-    }
-
-    /// A source that knows only days gives a stop the last moment of its day. While the day lasts, the stop
-    /// takes effect when it is recorded.
-    fn take_as_of_now(&self, act: &mut Act) {
-        let now = self.recorded_at();
-        let is_stop = |change: &Change| change.action != Action::Grant;
-        let is_of_today = |at: &Millis| *at > now && *at <= now.plus_ms(STOP_DAY_MS_MAX);
-        if act.changes.iter().all(is_stop) && act.effective_at.as_ref().is_some_and(is_of_today) {
-            act.effective_at = None;
-        }
     }
 
     /// Removes the changes that the state has already.

@@ -202,6 +202,8 @@ struct EvidenceText {
     unreadable: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "String::is_empty")]
     subject_given: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    effective_at_given: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -397,6 +399,7 @@ impl From<&Evidence> for EvidenceText {
             }),
             unreadable: evidence.unreadable.clone(),
             subject_given: evidence.subject_given.clone(),
+            effective_at_given: evidence.effective_at_given.map(time),
         }
     }
 }
