@@ -377,7 +377,8 @@ async fn a_tail_torn_at_any_byte_of_the_last_frame_is_set_aside() {
                 assert_eq!((&tail["offset"], &tail["bytes"]), (&last.into(), &(cut - last).into()));
             }
 
-            let server = Server::start(torn.path());
+            let server =
+                Server::start_with(torn.path(), &["--unused-signing-key", "--new-signing-key"]);
             runtime.block_on(async {
                 let mut clients = server.clients().await;
                 let entries = clients.entries(0).await;

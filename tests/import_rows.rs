@@ -384,7 +384,8 @@ async fn a_row_without_key_and_time_stops_again_after_the_persons_own_grant() {
     for _ in 0..2 {
         ledger.record(act("user:1", vec![change(Action::Grant, LETTER, "email")])).await;
         assert_eq!(ledger.reason("user:1").await, Reason::Granted);
-        let foreseen = send(&mut ledger.clients, start("nightly", true), &[row.clone()]).await;
+        let foreseen =
+            send(&mut ledger.clients, start("nightly", true), std::slice::from_ref(&row)).await;
         assert_eq!(Answer(foreseen.unwrap()).counts(), [1, 0, 0, 0]);
         assert_eq!(ledger.reason("user:1").await, Reason::Granted, "a dry run");
         let again = ledger.import("nightly", std::slice::from_ref(&row)).await;

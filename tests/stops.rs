@@ -556,7 +556,8 @@ async fn of_rows_that_quotes_mix_up_the_stops_count_and_no_grant() {
     ));
     let heading = "id,note,news,at\n";
     // Each with the lines that are rejects, who was in and is out, and who was out and stays out.
-    let files: [(&str, &str, &[u64], &[&str], &[&str]); 6] = [
+    type File<'a> = (&'a str, &'a str, &'a [u64], &'a [&'a str], &'a [&'a str]);
+    let files: [File<'_>; 6] = [
         (
             "number-and-letters.csv",
             "81001,\"called,yes,2026-01-01T00:00:00Z\nA81002,said 5\",unsubscribed,2099-01-01T00:00:00Z\n",

@@ -43,6 +43,7 @@ pub(super) enum Zones {
 }
 
 /// The zones that can differ in a search.
+#[derive(Clone, Copy)]
 pub(super) enum Differing<'a> {
     /// Zones given by name.
     Named(&'a [TimeZone]),
