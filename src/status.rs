@@ -571,7 +571,7 @@ mod tests {
                 RecordError::from(WriteError::NamespaceChanged { namespace: "tel".to_owned() })
                     .into(),
                 ErrorReason::NamespaceChanged,
-                "",
+                "subject",
             ),
             (Fault::NoSuchPurpose(news), ErrorReason::UnknownPurpose, "key"),
             (Fault::TooManyRequests { limit: 2 }, ErrorReason::TooManyRequests, ""),
@@ -630,7 +630,8 @@ mod tests {
             let status = Status::from(fault);
             let retry = status.get_details_retry_info().and_then(|info| info.retry_delay);
             assert_eq!(retry, kind.retry_delay());
-            let busy_or_away = matches!(status.code(), Code::ResourceExhausted | Code::Unavailable);
+            let busy_or_away = matches!(status.code(), Code::ResourceExhausted | Code::Unavailable)
+                || kind == ErrorReason::NamespaceChanged;
             // Somebody has to act first.
             let by_itself =
                 !matches!(kind, ErrorReason::WritesStopped | ErrorReason::TooManySubscriptions);
