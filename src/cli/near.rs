@@ -8,7 +8,7 @@ use super::{
     client,
 };
 use crate::{
-    near::{near, question},
+    near::{asked, near},
     proto::{Reason, catalog_service_client::CatalogServiceClient},
 };
 
@@ -66,9 +66,7 @@ fn advice(kind: &str, given: &[String], known: &[CatalogKey]) -> Vec<String> {
     let is_known = |key: &str| known.iter().any(|other| other.key == key);
     let live = || known.iter().filter(|other| !other.retired).map(|other| other.key.as_str());
     let text = |key: &String| {
-        let question = question(&near(key, live()));
-        let question = question.map(|question| format!("; {question}")).unwrap_or_default();
-        format!("no {kind} `{key}` in the catalogue{question}")
+        format!("no {kind} `{key}` in the catalogue{}", asked(&near(key, live())))
     };
     given.iter().filter(|key| !is_known(key)).map(text).collect()
 }
