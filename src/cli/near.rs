@@ -65,9 +65,8 @@ pub(super) async fn advise(keys: &Keys, context: &Context) {
 fn advice(kind: &str, given: &[String], known: &[CatalogKey]) -> Vec<String> {
     let is_known = |key: &str| known.iter().any(|other| other.key == key);
     let live = || known.iter().filter(|other| !other.retired).map(|other| other.key.as_str());
-    let text = |key: &String| {
-        format!("no {kind} `{key}` in the catalogue{}", asked(&near(key, live())))
-    };
+    let text =
+        |key: &String| format!("no {kind} `{key}` in the catalogue{}", asked(&near(key, live())));
     given.iter().filter(|key| !is_known(key)).map(text).collect()
 }
 
