@@ -225,14 +225,16 @@ impl Records {
             return Ok(false);
         }
         let text = without_line_end(self.bytes(0, scan.length));
-        let first = text.split(|byte| is_line_end(*byte)).next().unwrap_or_default();
-        let last = text.rsplit(|byte| is_line_end(*byte)).next().unwrap_or_default();
+        let mut lines = text.split(|byte| is_line_end(*byte));
+        let first = lines.next().unwrap_or_default();
         if !shape.is_known(&Record::plain(first, self.delimiter)) {
             return Ok(true);
         }
-        if self.is_row(last, &scan.record, shape) {
+        // A line may begin in one field and end in another.
+        if lines.any(|line| self.is_row(line, &scan.record, shape)) {
             return Ok(false);
         }
+        let last = text.rsplit(|byte| is_line_end(*byte)).next().unwrap_or_default();
         // The last line may begin a row that spans lines, too.
         let last_start = text.len() - last.len();
         self.consumed += last_start;
