@@ -38,9 +38,14 @@ pub fn near_or_of_kind(given: &str, known: &[(&str, &str)]) -> Vec<String> {
     of_kind.take(PROPOSED_MAX).map(|(key, _)| (*key).to_owned()).collect()
 }
 
-/// The question that proposes keys, for example "did you mean `a` or `b`?"; none without keys.
+/// The end of a sentence that proposes keys, for example "; did you mean `a` or `b`?"; empty without keys.
 #[must_use]
-pub fn question(keys: &[String]) -> Option<String> {
+pub fn asked(keys: &[String]) -> String {
+    question(keys).map(|question| format!("; {question}")).unwrap_or_default()
+}
+
+/// The question that proposes keys; none without keys.
+fn question(keys: &[String]) -> Option<String> {
     let quoted: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
     let (last, others) = quoted.split_last()?;
     Some(match others {

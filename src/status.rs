@@ -111,14 +111,11 @@ impl Fault {
     /// The same fault, with the keys that may have been meant.
     #[must_use]
     pub fn did_you_mean(self, keys: &[String]) -> Self {
-        let text = self.to_string();
-        match near::question(keys) {
-            None => self,
-            Some(question) => Self::Node {
-                details: self.details().with("did_you_mean", keys.join(",")),
-                text: format!("{text}; {question}"),
-            },
+        if keys.is_empty() {
+            return self;
         }
+        let text = format!("{self}{}", near::asked(keys));
+        Self::Node { details: self.details().did_you_mean(keys), text }
     }
 
     fn details(&self) -> Details {
@@ -183,10 +180,7 @@ impl Fault {
 fn of_invalid(problem: &Problem) -> Details {
     if let Problem::UnknownNamespace { namespace, near } = problem {
         let details = Details::of(ErrorReason::UnknownNamespace).with("namespace", namespace);
-        return match near.as_slice() {
-            [] => details,
-            near => details.with("did_you_mean", near.join(",")),
-        };
+        return details.did_you_mean(near);
     }
     match problem.limit() {
         Some(limit) => Details::of(ErrorReason::LimitExceeded).with("limit", limit),

@@ -8,7 +8,7 @@ use super::{
     client,
 };
 use crate::{
-    near::{near_or_of_kind, question},
+    near::{asked, near_or_of_kind},
     proto::{Reason, catalog_service_client::CatalogServiceClient},
 };
 
@@ -68,9 +68,7 @@ fn advice(kind: &str, given: &[String], known: &[CatalogKey]) -> Vec<String> {
         .map(|other| (other.key.as_str(), other.kind.as_str()))
         .collect();
     let text = |key: &String| {
-        let question = question(&near_or_of_kind(key, &live));
-        let question = question.map(|question| format!("; {question}")).unwrap_or_default();
-        format!("no {kind} `{key}` in the catalogue{question}")
+        format!("no {kind} `{key}` in the catalogue{}", asked(&near_or_of_kind(key, &live)))
     };
     given.iter().filter(|key| !is_known(key)).map(text).collect()
 }

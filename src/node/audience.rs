@@ -19,8 +19,8 @@ use super::{
 use crate::{
     decide::decide,
     domain::{
-        ChannelId, GivenSubject, Key, Millis, PurposeId, Query, Region, Subject, SubjectError,
-        SubjectRef, SubjectState,
+        ChannelId, Key, Millis, PurposeId, Query, Region, Subject, SubjectError, SubjectRef,
+        SubjectState,
     },
     fold::{Linked, UseCell, reach, unite},
 };
@@ -139,7 +139,7 @@ impl Audience {
     /// # Errors
     /// The catalogue lacks the namespace, or its kind has no such id.
     pub fn subject(&self, given: &str) -> Result<Subject, SubjectError> {
-        self.past.catalog.catalog.subject(&GivenSubject::parse(given)?)
+        self.past.catalog.catalog.subject(given)
     }
 
     /// The answer about a data subject. Blocking.

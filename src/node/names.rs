@@ -11,8 +11,8 @@ use tracing::info;
 use super::{CatalogError, LinkError, Linking, NamespaceDraft, Node, Put, ReadError, WriteError};
 use crate::{
     domain::{
-        CANONICAL_FORM_VERSION, GivenSubject, Key, LinkConfidence, Namespace, NamespaceKind,
-        Subject, SubjectError,
+        CANONICAL_FORM_VERSION, Key, LinkConfidence, Namespace, NamespaceKind, Subject,
+        SubjectError,
     },
     entry::{Body, NamespacePut},
 };
@@ -38,8 +38,7 @@ impl Node {
     /// # Errors
     /// The catalogue lacks the namespace, or its kind has no such id.
     pub fn subject(&self, given: &str) -> Result<Subject, SubjectError> {
-        let given = GivenSubject::parse(given)?;
-        self.core.view.catalog().catalog.subject(&given)
+        self.core.view.catalog().catalog.subject(given)
     }
 
     /// Whether a namespace has persons, as far as a change to a draft depends on it. Blocking: it may read

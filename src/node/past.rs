@@ -7,8 +7,6 @@
 
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use super::{
     AsOfError, Checked, Core, Naming, Node, Preferences, Question, ReadError,
     due::{CountedUses, due},
@@ -79,8 +77,8 @@ impl Node {
     ) -> Result<Preferences, AsOfError> {
         let core = &self.core;
         let past = core.past(as_of)?;
-        let (state, linked) = core.state_of_at(subject, &past)?;
         let known = core.vault.find(subject).map_err(ReadError::from)?;
+        let (state, linked) = core.state_of_at(known, &past)?;
         let at = AskedAt::past(past.now);
         let asked = Asked { all_cells, region, at, subject: known, end: past.end };
         let mut preferences =
@@ -212,29 +210,28 @@ impl Core {
         past: &Past,
     ) -> Result<Then, ReadError> {
         let catalog: &Catalog = &past.catalog.catalog;
-        if catalog.namespace(question.subject.namespace()).is_none() {
-            let (state, person) = (SubjectState::default(), SmallVec::new());
-            let cell = UseCell::new(question.purpose, question.channel);
-            let counted = CountedUses { person, cell, end: past.end };
+        let Question { subject, purpose, channel, data_categories, region, .. } = *question;
+        let cell = UseCell::new(purpose, channel);
+        if catalog.namespace(subject.namespace()).is_none() {
+            let counted = CountedUses::new(None, &[], cell, past.end);
+            let state = SubjectState::default();
             return Ok(Then { decision: unknown_namespace(), state, counted });
         }
-        let (state, linked) = self.state_of_at(question.subject, past)?;
-        let Question { purpose, channel, data_categories, region, .. } = *question;
+        let subject = self.vault.find(subject)?;
+        let (state, linked) = self.state_of_at(subject, past)?;
         let query = Query::new(catalog, purpose, channel, data_categories, region);
         let decision = decide(catalog, &state, &query, past.now);
-        let subject = self.vault.find(question.subject)?;
-        let cell = UseCell::new(purpose, channel);
         let counted = CountedUses::new(subject, &linked, cell, past.end);
         Ok(Then { decision, state, counted })
     }
 
     fn state_of_at(
         &self,
-        subject: &Subject,
+        subject: Option<SubjectRef>,
         past: &Past,
     ) -> Result<(SubjectState, Vec<Linked>), ReadError> {
-        match self.vault.find(subject)? {
-            Some(subject_ref) => self.state_at(subject_ref, past),
+        match subject {
+            Some(subject) => self.state_at(subject, past),
             None => Ok((SubjectState::default(), Vec::new())),
         }
     }

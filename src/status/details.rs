@@ -42,6 +42,14 @@ impl Details {
         self.facts.push((name, value.to_string()));
         self
     }
+
+    /// The keys that may have been meant, if there are any.
+    pub(super) fn did_you_mean(self, keys: &[String]) -> Self {
+        match keys {
+            [] => self,
+            keys => self.with("did_you_mean", keys.join(",")),
+        }
+    }
 }
 
 /// An error of which callers learn.

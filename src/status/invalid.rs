@@ -8,7 +8,7 @@ use crate::{
     domain::{
         EvidenceError, KEY_BYTES_MAX, Key, KeyError, PhoneRegionError, RegionError, SubjectError,
     },
-    near,
+    near::asked,
     node::LikelyCause,
 };
 
@@ -202,11 +202,6 @@ impl From<SubjectError> for Problem {
             other => Self::Subject(other),
         }
     }
-}
-
-/// The question whether one of these was meant, to go on with after another text.
-fn asked(near: &[String]) -> String {
-    near::question(near).map(|question| format!("; {question}")).unwrap_or_default()
 }
 
 impl Problem {

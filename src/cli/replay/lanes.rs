@@ -9,10 +9,7 @@ use std::{
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::send::{Sender, Sent};
-use crate::{
-    domain::{Catalog, GivenSubject},
-    proto::RecordConsentRequest,
-};
+use crate::{domain::Catalog, proto::RecordConsentRequest};
 
 type Job = (u64, RecordConsentRequest);
 type Flight = Pin<Box<dyn Future<Output = (String, Sent)> + Send>>;
@@ -72,8 +69,7 @@ impl Lanes {
 
     /// The canonical form of a data subject; the text as it is if the server will refuse it.
     fn lane(&self, subject: &str) -> String {
-        let given = GivenSubject::parse(subject);
-        let canonical = given.and_then(|given| self.catalog.subject(&given));
+        let canonical = self.catalog.subject(subject);
         canonical.map_or_else(|_| subject.to_owned(), |subject| subject.as_str().to_owned())
     }
 

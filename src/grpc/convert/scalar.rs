@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    domain::{self, Catalog, GivenSubject, Key, KeyError, Millis, Region, Subject},
+    domain::{self, Catalog, Key, KeyError, Millis, Region, Subject},
     near::near_or_of_kind,
     node::LikelyCause,
     proto,
@@ -76,8 +76,7 @@ pub(super) fn subject(
     text: &str,
     field: &'static str,
 ) -> Result<Subject, Invalid> {
-    let subject = GivenSubject::parse(text).and_then(|given| catalog.subject(&given));
-    subject.map_err(|error| {
+    catalog.subject(text).map_err(|error| {
         let mut problem = Problem::from(error);
         if let Problem::UnknownNamespace { namespace, near: meant } = &mut problem {
             let known: Vec<_> =

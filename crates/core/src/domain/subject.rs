@@ -1,7 +1,7 @@
 //! Data subjects: as callers spell them, in their one canonical form, and as the ledger names them.
 //!
-//! A [`GivenSubject`] is what a caller wrote. [`Catalog::subject`] makes a [`Subject`] of it, and nothing
-//! else does for a caller: only then are two spellings of one person equal.
+//! [`Catalog::subject`] makes a [`Subject`] of what a caller wrote, and nothing else does: only then are two
+//! spellings of one person equal.
 
 use std::fmt;
 
@@ -18,14 +18,6 @@ pub const SUBJECT_BYTES_MAX: usize = 256;
 /// It is personal data: `Debug` never prints it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Subject(Box<str>);
-
-/// A data subject as a caller spells it. Two of them can not be compared.
-#[derive(Clone)]
-pub struct GivenSubject<'a> {
-    /// In lower case.
-    namespace: Key,
-    id: &'a str,
-}
 
 /// Why a text does not name a data subject.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -50,35 +42,30 @@ pub enum SubjectError {
     Identity(#[from] IdentityError),
 }
 
-impl<'a> GivenSubject<'a> {
-    /// Parses `namespace:id`. The namespace may be in any case of its letters.
-    ///
-    /// # Errors
-    /// The text has no namespace, or no id.
-    pub fn parse(text: &'a str) -> Result<Self, SubjectError> {
-        if text.is_empty() {
-            return Err(SubjectError::Missing);
-        }
-        let (namespace, id) = text.split_once(':').ok_or(SubjectError::NotNamespaced)?;
-        let namespace = trimmed(namespace);
-        if namespace.is_empty() || id.is_empty() {
-            return Err(SubjectError::NotNamespaced);
-        }
-        let namespace = Key::parse(&namespace.to_ascii_lowercase());
-        Ok(Self { namespace: namespace.map_err(|_| SubjectError::Namespace)?, id })
+/// The key of the namespace, in lower case, and the id as it is spelled.
+fn namespace_and_id(text: &str) -> Result<(Key, &str), SubjectError> {
+    if text.is_empty() {
+        return Err(SubjectError::Missing);
     }
+    let (namespace, id) = text.split_once(':').ok_or(SubjectError::NotNamespaced)?;
+    let namespace = trimmed(namespace);
+    if namespace.is_empty() || id.is_empty() {
+        return Err(SubjectError::NotNamespaced);
+    }
+    let namespace = Key::parse(&namespace.to_ascii_lowercase());
+    Ok((namespace.map_err(|_| SubjectError::Namespace)?, id))
 }
 
 /// Whether a text spells the data subject of which `is_form` knows the canonical form, as far as that
 /// can be told without the catalogue: the form is one that some kind of namespace gives the text. A
 /// phone number needs its country code.
 pub fn spells(text: &str, is_form: impl Fn(&str) -> bool) -> bool {
-    let spells_as = |given: &GivenSubject<'_>, kind| {
-        Subject::canonical(&given.namespace, kind, given.id)
-            .is_ok_and(|subject| is_form(subject.as_str()))
+    let spells_as = |namespace: &Key, kind, id| {
+        Subject::canonical(namespace, kind, id).is_ok_and(|subject| is_form(subject.as_str()))
     };
-    let given = GivenSubject::parse(text);
-    is_form(text) || given.is_ok_and(|given| KINDS.iter().any(|kind| spells_as(&given, *kind)))
+    is_form(text)
+        || namespace_and_id(text)
+            .is_ok_and(|(namespace, id)| KINDS.iter().any(|kind| spells_as(&namespace, *kind, id)))
 }
 
 /// Every kind of namespace.
@@ -91,15 +78,17 @@ const KINDS: [NamespaceKind; 5] = [
 ];
 
 impl Catalog {
-    /// The data subject that a caller means. This is the one door to a [`Subject`].
+    /// The data subject that a caller means by `namespace:id`. The namespace may be in any case of its
+    /// letters. This is the one door to a [`Subject`].
     ///
     /// # Errors
-    /// The catalogue lacks the namespace, or the namespace has no such id.
-    pub fn subject(&self, given: &GivenSubject<'_>) -> Result<Subject, SubjectError> {
-        let namespace = self.namespace(given.namespace.as_str());
-        let namespace =
-            namespace.ok_or_else(|| SubjectError::UnknownNamespace(given.namespace.clone()))?;
-        Subject::canonical(&namespace.key, namespace.kind, given.id)
+    /// The text has no namespace or no id, the catalogue lacks the namespace, or the namespace has no
+    /// such id.
+    pub fn subject(&self, given: &str) -> Result<Subject, SubjectError> {
+        let (key, id) = namespace_and_id(given)?;
+        let namespace = self.namespace(key.as_str());
+        let namespace = namespace.ok_or(SubjectError::UnknownNamespace(key))?;
+        Subject::canonical(&namespace.key, namespace.kind, id)
     }
 
     /// Whether a data subject has the form that its namespace, if the catalogue has it, asks for.
@@ -180,12 +169,6 @@ impl SubjectError {
     }
 }
 
-impl fmt::Debug for GivenSubject<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "GivenSubject({}:…)", self.namespace)
-    }
-}
-
 impl fmt::Debug for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Subject({}:…)", self.namespace())
@@ -248,7 +231,7 @@ mod tests {
     fn one_door_gives_every_spelling_one_form() {
         let catalog = catalog();
         let long = format!("user:{}", "x".repeat(252));
-        let spelled = |text: &str| catalog.subject(&GivenSubject::parse(text)?);
+        let spelled = |text: &str| catalog.subject(text);
         for (given, want) in [
             ("email:Kim@X.example", "email:kim@x.example"),
             ("EMAIL:<kim@x.example>", "email:kim@x.example"),

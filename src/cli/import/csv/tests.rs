@@ -166,6 +166,8 @@ fn an_open_quote_leaves_the_rows_after_it_alone() {
         ("1,\"Kim,no\n2,\"\",no\n3,\",\",no\n", vec![(1, 1)], vec!["2||no", "3|,|no"]),
         // To a quote of a row that spans lines.
         ("1,\"Kim,no\n2,\",\n\",no\n", vec![(1, 1)], vec!["2|,\n|no"]),
+        // To a row between two that span lines.
+        ("1,\",no\n2,\",\",no\n3,\"\n\",\n", vec![(1, 1)], vec!["2|,|no", "3|\n|"]),
         // In the last field, and in the last row.
         ("1,Kim,\"no\n2,Bo,no\n", vec![(1, 1)], vec!["2|Bo|no"]),
         ("1,Kim,no\n2,\"Bo,no", vec![(2, 2)], vec!["1|Kim|no"]),
