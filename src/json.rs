@@ -107,10 +107,20 @@ pub fn from_str<M: Name + Default>(text: &str) -> serde_json::Result<M> {
 /// A field is given under both of its names, or as [`deserialize`].
 pub fn from_object<M: Name + Default>(object: Map<String, Value>) -> serde_json::Result<M> {
     let descriptor = descriptor::<M>().map_err(de::Error::custom)?;
-    match given_twice(&descriptor, &object) {
-        Some(name) => Err(de::Error::custom(format_args!("field '{name}' is given twice"))),
-        None => deserialize(Value::Object(object)),
+    if let Some(name) = given_twice(&descriptor, &object) {
+        return Err(de::Error::custom(format_args!("field '{name}' is given twice")));
     }
+    let fails = |object: Map<String, Value>| deserialize::<M, _>(&Value::Object(object)).err();
+    deserialize(Value::Object(object.clone())).map_err(|error: serde_json::Error| {
+        let mut fields = object.into_iter().map(|(name, value)| (name.clone(), [(name, value)]));
+        let failing = fields.find(|(_, only)| fails(only.clone().into_iter().collect()).is_some());
+        match failing {
+            Some((name, _)) if !error.to_string().contains(&name) => {
+                de::Error::custom(format_args!("field '{name}': {error}"))
+            }
+            _ => error,
+        }
+    })
 }
 
 /// A field of an object, or of an object within it, that is given under both of its names.

@@ -212,12 +212,13 @@ fn what_a_message_does_not_have_is_an_error_that_names_it() {
         (r#"{"subject":"a:b","evidance":{}}"#, "'evidance'"),
         (r#"{"evidence":{"touch_point":""}}"#, "'touch_point'"),
         (r#"{"actor":"subject"}"#, "'subject'"),
-        (r#"{"effectiveAt":"yesterday"}"#, "at line 1 column"),
-        (r#"{"effectiveAt":"2026-01-01"}"#, "at line 1 column"),
+        (r#"{"effectiveAt":"yesterday"}"#, "field 'effectiveAt': invalid"),
+        (r#"{"effectiveAt":"2026-01-01"}"#, "field 'effectiveAt': invalid"),
+        (r#"{"changes":[{"expires_at":"never"}]}"#, "field 'changes': invalid"),
         (r#"{"evidence":{"noticeHash":"0!"}}"#, "base64"),
         (r#"{"subject":7}"#, "a string"),
         (r#"{"subject":"a:b"} {}"#, "trailing characters"),
-        (r#"["subject"]"#, "a map"),
+        (r#"["subject"]"#, "is not a JSON object"),
         ("not json", "at line 1 column"),
     ] {
         assert!(error(text).contains(want), "{text}: {}", error(text));
@@ -226,7 +227,7 @@ fn what_a_message_does_not_have_is_an_error_that_names_it() {
 
 #[test]
 fn names_of_the_protocol_and_nulls_are_read_too() {
-    let json = r#"{"idempotency_key":"k","idempotencyKey":null,"wait_for_checkpoint":true}"#;
+    let json = r#"{"idempotency_key":"k","effectiveAt":null,"wait_for_checkpoint":true}"#;
     let request: RecordConsentRequest = from_str(json).unwrap();
     assert_eq!((&*request.idempotency_key, request.wait_for_checkpoint), ("k", true));
 }

@@ -351,7 +351,7 @@ mod tests {
             ("1970-01-21T15:34:24Z", Some(LikelyCause::SecondsAsMilliseconds)),
             ("0024-05-04T00:00:00Z", Some(LikelyCause::TwoDigitYear)),
             ("2098-05-04T00:00:00Z", Some(LikelyCause::TwoDigitYear)),
-            ("9999-12-31T00:00:00Z", Some(LikelyCause::Never)),
+            ("9999-12-30T00:00:00Z", Some(LikelyCause::Never)),
             ("2026-11-30T14:00:00Z", Some(LikelyCause::ZoneOrClock)),
             ("1985-05-04T00:00:00Z", None),
             ("2027-11-30T12:00:00Z", None),

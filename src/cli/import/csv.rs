@@ -283,8 +283,10 @@ impl Records {
         let first_end = starts.first().copied().unwrap_or(text.len());
         let first = text.get(..first_end).unwrap_or_default();
         let last = starts.pop();
-        // A row whose quote is not closed is a row up to the end of its line.
-        if shape.fits(&Record::plain(first, self.delimiter)) {
+        // A row whose quote is not closed is a row up to the end of its line. A first field that spans lines
+        // names nobody.
+        let is_cut = scan.record.field(0).iter().any(|byte| is_line_end(*byte));
+        if is_cut || shape.fits(&Record::plain(first, self.delimiter)) {
             for start in starts.into_iter().chain(last) {
                 let rows = self.rows_at(start, &text)?;
                 if rows.iter().any(|row| shape.changes_something(row, &scan.record)) {

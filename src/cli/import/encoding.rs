@@ -35,7 +35,8 @@ pub(super) fn detect(start: &[u8]) -> &'static Encoding {
         big += usize::from(matches!(pair, [0, 1..=u8::MAX]));
     }
     // Most characters of a heading are of ASCII or Latin-1, and no text of 8 bits has so many NUL.
-    let is_most = |found: usize, other: usize| count > 1 && other == 0 && 2 * found > count;
+    // A character outside of the first plane may have a half that looks like the other order.
+    let is_most = |found: usize, other: usize| count > 1 && found > 8 * other && 2 * found > count;
     match (is_most(little, big), is_most(big, little)) {
         (true, _) => UTF_16LE,
         (_, true) => UTF_16BE,

@@ -39,7 +39,8 @@ fn compile(mapping: &str, csv: &[u8]) -> Vec<Compiled> {
     let heading = records.heading(mapping.delimiter, |heading| mapping.known_columns(heading));
     let bound = mapping.bind(&heading.unwrap().unwrap()).unwrap();
     let mut compiled = Vec::new();
-    while let Some(Read::Record(record)) = records.next(&bound).unwrap() {
+    while let Some(read) = records.next(&bound).unwrap() {
+        let (Read::Record(record) | Read::Doubtful(record, _)) = read else { break };
         compiled.push(bound.compile(&record));
     }
     compiled
@@ -84,6 +85,8 @@ fn a_reject_names_line_column_and_reason() {
         (5, "", "not_a_row"),
         (6, "", "not_a_row"),
         (7, "news", "not_utf8"),
+        (8, "", "in_quotes"),
+        (9, "", "in_quotes"),
         (10, "news", "unknown_value"),
     ];
     let want = want.map(|(line, field, reason)| (line, field.to_owned(), reason.to_owned()));
