@@ -405,10 +405,10 @@ impl Verifier {
             let (want, got) = (self.next_index, entry.index);
             return Err(DisclosureError::Sequence { want, got });
         }
+        self.next_index += 1;
         if entry.index >= self.revision {
             return Ok(());
         }
-        self.next_index += 1;
         match &entry.body {
             Body::Persons(persons) => self.persons(entry.index, persons, visit)?,
             Body::Uses(uses) => {

@@ -21,7 +21,7 @@ use prost::Message;
 use thiserror::Error;
 
 use crate::{
-    LEVEL, LedgerId, Tag,
+    LedgerId, Tag,
     canonical::{self, CanonicalError},
     field::{FieldError, absent_unless, ascending, fixed, is_key, known, present_if, within},
     seal::{Part, Sealed},
@@ -191,7 +191,7 @@ impl Body {
             | Self::Uses(_)
             | Self::Confidential(_)
             | Self::KeyTransition(_)
-            | Self::Level(_) => LEVEL,
+            | Self::Level(_) => 1,
         }
     }
 

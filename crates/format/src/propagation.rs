@@ -9,12 +9,12 @@ use thiserror::Error;
 
 use crate::{
     LedgerId,
-    confidential::{Kind, Keyring, item_place, open_item, open_item_once},
+    confidential::{Keyring, item_place, open_item, open_item_once},
     entry::{Body, Entry},
     error::OpenError,
-    field::fixed,
+    field::{FieldError, fixed},
     opening::{ProofError, number_of, one_time_key, verify_inclusion},
-    seal::Part,
+    seal::{Part, SealError},
 };
 
 /// A verified proof of propagation.
@@ -81,7 +81,7 @@ pub fn open_one_item(
     let opened = opened.ok_or(OpenError::Seal {
         index: entry.index,
         part: Part::Item,
-        problem: crate::seal::SealError::Key,
+        problem: SealError::Key,
     })?;
     Ok(ItemOpening {
         entry: entry.encode(),
@@ -129,7 +129,7 @@ fn verify_item(
     ledger_id: LedgerId,
     keys: &[VerifierKey],
 ) -> Result<(Entry, TlogProof, Content), ProofError> {
-    let opening = opening.ok_or(crate::field::FieldError::Unknown("item"))?;
+    let opening = opening.ok_or(FieldError::Unknown("item"))?;
     let (entry, proof) = verify_inclusion(&opening.entry, &opening.proof, keys)?;
     let Body::Confidential(items) = &entry.body else {
         return Err(ProofError::Kind(entry.body.noun()));
@@ -138,9 +138,8 @@ fn verify_item(
     let sealed = items.get(number).ok_or(OpenError::NotTheirs)?;
     let key = one_time_key("item_key", &opening.item_key)?;
     let place = item_place(ledger_id, entry.index, number)?;
-    let (kind, item) = open_item_once(&key, &place, sealed)?;
-    debug_assert!(item.content.as_ref().is_some_and(|content| Kind::of(content) == kind));
-    let content = item.content.ok_or(crate::field::FieldError::Unknown("content"))?;
+    let (_, item) = open_item_once(&key, &place, sealed)?;
+    let content = item.content.ok_or(FieldError::Unknown("content"))?;
     Ok((entry, proof, content))
 }
 

@@ -20,11 +20,11 @@ use crate::{
     LedgerId, Reference, Tag,
     entry::{Persons, SealedText, Slot},
     error::{BuildError, OpenError},
-    field::{FieldError, absent_unless},
+    field::FieldError,
     hash::is_same,
     keys::person::{PersonKeys, RecordKey},
     record::{check, check_evidence},
-    seal::{OneTimeKey, Part, Place, SealError, pad},
+    seal::{OneTimeKey, Part, Place, pad},
 };
 
 /// What an entry shall say about one person.
@@ -250,6 +250,9 @@ fn check_peer(
 
 /// The record with what follows from the person's keys.
 fn complete(draft: &Draft<'_>, peer: Option<usize>) -> Result<Record, BuildError> {
+    if draft.number == u64::MAX {
+        return Err(BuildError::NoLeaf(draft.number)); // there is no next tag to commit to
+    }
     let (tags, is_first) = (draft.keys.tags(), draft.number == 0);
     let commitment = is_first.then(|| draft.keys.identity().commitment(draft.identity).to_vec());
     let record = Record {
@@ -259,7 +262,6 @@ fn complete(draft: &Draft<'_>, peer: Option<usize>) -> Result<Record, BuildError
         ..draft.record.clone()
     };
     check(&record)?;
-    absent_unless("persons.slots.number", draft.number < u64::MAX, true)?;
     Ok(record)
 }
 
@@ -306,17 +308,9 @@ fn padded(part: Part, message: &[u8]) -> Result<Zeroizing<Vec<u8>>, BuildError> 
 }
 
 impl OpenedEvidence {
-    /// Whether a problem of a seal means that the evidence's key is another one.
+    /// The evidence, if it is known.
     #[must_use]
     pub fn known(&self) -> Option<&Evidence> {
         if let Self::Known(evidence, _) = self { Some(evidence) } else { None }
-    }
-}
-
-impl SealError {
-    /// Whether the key is known to be right: then the text is damaged.
-    #[must_use]
-    pub fn is_damage(&self) -> bool {
-        *self != Self::Key
     }
 }

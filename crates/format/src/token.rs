@@ -55,8 +55,9 @@ pub fn open(key: &Key, value: &str, claims: &[u8]) -> Result<Grounds, UnknownVal
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(value).map_err(|_| UnknownValue)?;
     let bytes: [u8; VALUE_BYTES] = bytes.try_into().map_err(|_| UnknownValue)?;
     let ([salt, hidden, given], []) = bytes.as_chunks::<16>() else { return Err(UnknownValue) };
-    let difference = proof(key, salt, hidden, claims).iter().zip(given);
-    if difference.fold(0, |differs, (one, other)| differs | (one ^ other)) != 0 {
+    let wanted = proof(key, salt, hidden, claims);
+    let bytes = wanted.iter().zip(given);
+    if bytes.fold(0, |differs, (one, other)| differs | (one ^ other)) != 0 {
         return Err(UnknownValue);
     }
     let plain = u128::from_le_bytes(masked(key, salt, *hidden));

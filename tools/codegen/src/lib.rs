@@ -3,6 +3,7 @@
 //! Messages, descriptors and the tables of methods and reasons go to `crates/proto`, client stubs and
 //! the service config to `crates/client`, server stubs to the service, and the list of errors to `docs`.
 
+mod messages;
 mod protocol;
 mod tables;
 
@@ -78,6 +79,7 @@ pub fn generate(root: &Path) -> Result<Vec<Generated>, Box<dyn Error>> {
                     .compile_fds(fds)
             })?,
         ),
+        ("docs/format2-messages.md", messages::document(&ledger, LEDGER)?.into_bytes()),
         ("docs/errors.md", tables::errors_document(&reasons).into_bytes()),
     ])
 }

@@ -103,6 +103,11 @@ impl Protocol {
         self.compiler.file_descriptor_set()
     }
 
+    /// All descriptors.
+    pub fn pool(&self) -> &DescriptorPool {
+        &self.pool
+    }
+
     /// The descriptors with all options, encoded.
     pub fn encoded(&self) -> Vec<u8> {
         self.compiler.encode_file_descriptor_set()
