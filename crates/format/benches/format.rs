@@ -132,8 +132,7 @@ fn vault(criterion: &mut Criterion) {
 
 fn rebuild(criterion: &mut Criterion) {
     let rng = &mut rand::rng();
-    let people: Vec<_> =
-        (0..PERSONS).map(|it| Person::new(format!("user:{it}"), rng)).collect();
+    let people: Vec<_> = (0..PERSONS).map(|it| Person::new(format!("user:{it}"), rng)).collect();
     let root = LedgerSecret::random(rng).confidential();
     let mut entries = vec![Body::Opened(LedgerOpened::default())];
     for number in 0..ACTS_A_PERSON {

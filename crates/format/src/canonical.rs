@@ -60,13 +60,13 @@ mod tests {
         let good = b"\x0a\x05email\x12\x01E\x18\x01";
         assert!(decode::<ChannelPut>(good).is_ok());
         let others: [&[u8]; 7] = [
-            b"\x12\x01E\x0a\x05email\x18\x01",              // another order
-            b"\x0a\x05email\x12\x01E\x18\x01\x18\x01",      // a field twice
-            b"\x0a\x05email\x12\x01E\x18\x00",              // a default
-            b"\x0a\x05email\x12\x01E\x18\x81\x00",          // a longer number
-            b"\x0a\x05email\x12\x01E\x18\x02",              // a bool that is neither
-            b"\x0a\x05email\x12\x01E\x18\x01\x20\x01",      // an unknown field
-            b"\x0a\x85\x00email\x12\x01E\x18\x01",          // a longer length
+            b"\x12\x01E\x0a\x05email\x18\x01",         // another order
+            b"\x0a\x05email\x12\x01E\x18\x01\x18\x01", // a field twice
+            b"\x0a\x05email\x12\x01E\x18\x00",         // a default
+            b"\x0a\x05email\x12\x01E\x18\x81\x00",     // a longer number
+            b"\x0a\x05email\x12\x01E\x18\x02",         // a bool that is neither
+            b"\x0a\x05email\x12\x01E\x18\x01\x20\x01", // an unknown field
+            b"\x0a\x85\x00email\x12\x01E\x18\x01",     // a longer length
         ];
         for other in others {
             let refused = decode::<ChannelPut>(other);

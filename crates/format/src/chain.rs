@@ -107,7 +107,11 @@ impl Tip {
     ///
     /// # Errors
     /// The entry would be too large, or is one that the chain can not have here.
-    pub fn link(&self, recorded_at_s: i64, body: Body) -> Result<(Entry, Vec<u8>, Self), ChainError> {
+    pub fn link(
+        &self,
+        recorded_at_s: i64,
+        body: Body,
+    ) -> Result<(Entry, Vec<u8>, Self), ChainError> {
         let index = self.next_index;
         let entry = Entry { index, prev_hash: self.hash, recorded_at_s, body };
         let bytes = entry.encode();

@@ -192,7 +192,9 @@ pub fn open_item(
     for kind in Kind::OF_ITEMS {
         let Some(key) = keys.one_time(kind, &place, &sealed.salt) else { continue };
         match open_item_once(&key, &place, sealed) {
-            Ok((opened, item)) if opened == kind => return Ok(Some(OpenedItem { kind, item, key })),
+            Ok((opened, item)) if opened == kind => {
+                return Ok(Some(OpenedItem { kind, item, key }));
+            }
             Ok(_) => return Err(FieldError::Unexpected("content").into()),
             Err(OpenError::Seal { problem: SealError::Key, .. }) => {}
             Err(error) => return Err(error),
@@ -210,9 +212,8 @@ pub fn open_item_once(
     place: &Place,
     sealed: &SealedText,
 ) -> Result<(Kind, Item), OpenError> {
-    let item: Item = key
-        .open_message(place, &sealed.text)
-        .map_err(|problem| OpenError::seal(place, problem))?;
+    let item: Item =
+        key.open_message(place, &sealed.text).map_err(|problem| OpenError::seal(place, problem))?;
     Ok((check(&item)?, item))
 }
 

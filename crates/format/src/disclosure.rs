@@ -109,7 +109,9 @@ pub enum DisclosureError {
         index: u64,
     },
     /// The last listed record does not lead to the tag that is named.
-    #[error("person {person}: the last listed record does not lead to the tag that is named after it")]
+    #[error(
+        "person {person}: the last listed record does not lead to the tag that is named after it"
+    )]
     TagAfter {
         /// The person, counted from 0.
         person: usize,
@@ -417,8 +419,7 @@ impl Verifier {
             }
             Body::Confidential(items) => {
                 for (place, sealed) in items.iter().enumerate() {
-                    let opened =
-                        open_item(&self.keys, self.ledger_id, entry.index, place, sealed)?;
+                    let opened = open_item(&self.keys, self.ledger_id, entry.index, place, sealed)?;
                     opened.iter().for_each(|opened| visit(Found::Item { place, opened }));
                 }
             }

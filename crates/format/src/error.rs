@@ -45,7 +45,9 @@ pub enum BuildError {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum OpenError {
     /// The slot's tag is not the one of this person and number.
-    #[error("the slot has another tag than the person's: it is not theirs, or not this one of theirs")]
+    #[error(
+        "the slot has another tag than the person's: it is not theirs, or not this one of theirs"
+    )]
     NotTheirs,
     /// It does not open.
     #[error("entry {index}: the {}: {problem}", part.noun())]

@@ -81,7 +81,11 @@ pub(crate) fn absent_unless(field: &'static str, allowed: bool, is_set: bool) ->
 
 /// A number within its limits.
 pub(crate) fn within(field: &'static str, got: u64, min: u64, max: u64) -> Checked {
-    if (min..=max).contains(&got) { Ok(()) } else { Err(FieldError::Range { field, min, max, got }) }
+    if (min..=max).contains(&got) {
+        Ok(())
+    } else {
+        Err(FieldError::Range { field, min, max, got })
+    }
 }
 
 /// Values that ascend strictly.

@@ -147,8 +147,7 @@ pub fn verify_entry(
         }
     };
     let commitment = &record.record.identity_commit;
-    let is_identity_proven =
-        verify_identity(&opening.identity, &opening.identity_key, commitment)?;
+    let is_identity_proven = verify_identity(&opening.identity, &opening.identity_key, commitment)?;
     Ok(VerifiedOpening {
         index: entry.index,
         recorded_at_s: entry.recorded_at_s,

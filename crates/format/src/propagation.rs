@@ -45,7 +45,9 @@ pub enum PropagationError {
     #[error("the second item is no acknowledgement")]
     NoDelivery,
     /// The acknowledgement is of another subscription.
-    #[error("the acknowledgement is of the subscription that entry {got} created, not entry {want}")]
+    #[error(
+        "the acknowledgement is of the subscription that entry {got} created, not entry {want}"
+    )]
     OtherSubscription {
         /// The subscription that the proof is about.
         want: u64,
@@ -99,8 +101,7 @@ pub fn verify(
     propagation: &Propagation,
     keys: &[VerifierKey],
 ) -> Result<VerifiedPropagation, PropagationError> {
-    let ledger_id =
-        fixed("ledger_id", &propagation.ledger_id).map_err(ProofError::from)?;
+    let ledger_id = fixed("ledger_id", &propagation.ledger_id).map_err(ProofError::from)?;
     let (created, proof_of_creation, content) =
         verify_item(propagation.subscription.as_ref(), ledger_id, keys)?;
     let Content::SubscriptionCreated(subscription) = content else {
@@ -113,8 +114,7 @@ pub fn verify(
     if want != got {
         return Err(PropagationError::OtherSubscription { want, got });
     }
-    let acknowledged_at_ms =
-        acknowledged(&delivery, propagation.event_index, propagation.shard)?;
+    let acknowledged_at_ms = acknowledged(&delivery, propagation.event_index, propagation.shard)?;
     Ok(VerifiedPropagation {
         subscription_index: created.index,
         subscription,

@@ -23,6 +23,7 @@ use crate::{
     entry::{Body, Entry, Persons, SealedText, Slot, Uses},
     error::OpenError,
     keys::ledger::ConfidentialRoot,
+    seal::SealError,
     slot::{OpenedRecord, open_record},
     vault::Person,
 };
@@ -204,8 +205,8 @@ pub enum RebuildError<E: fmt::Display> {
     /// An entry can not be read.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// No confidential key opens an item.
-    #[error("entry {index} is damaged: no confidential key opens item {item}")]
+    /// No confidential key opens an item or a shared part.
+    #[error("entry {index} is damaged: no confidential key opens item {item}, or what is shared")]
     Item {
         /// Index of the entry.
         index: u64,
@@ -219,7 +220,9 @@ pub enum RebuildError<E: fmt::Display> {
         index: u64,
     },
     /// More random tags are said to be among the tags of a use than no key explains.
-    #[error("entry {index} says that {said} of its tags are random, but keys explain all but {unexplained}")]
+    #[error(
+        "entry {index} says that {said} of its tags are random, but keys explain all but {unexplained}"
+    )]
     Random {
         /// Index of the entry.
         index: u64,
@@ -424,8 +427,7 @@ where
         }
         self.records.finish(Lane::Records)?;
         self.uses.finish(Lane::Uses)?;
-        let totals =
-            Totals { lane0: self.records.unexplained, lane1: self.uses.unexplained };
+        let totals = Totals { lane0: self.records.unexplained, lane1: self.uses.unexplained };
         Ok(Rebuilt { next: self.next, counters: self.counters, totals })
     }
 
@@ -462,8 +464,8 @@ where
             visit(Found::Record { person, number, place, slot, opened: &opened });
         }
         if let Some(sealed) = &persons.erasure {
-            let shared = open_erasure(confidential, self.ledger_id, index, sealed)?;
-            let shared = shared.ok_or(RebuildError::Item { index, item: 0 })?;
+            let shared = open_erasure(confidential, self.ledger_id, index, sealed);
+            let shared = shared_part(index, shared)?;
             self.erase(&erased, index);
             self.totals(index, shared.totals)?;
             self.name_generation(index, shared.generation);
@@ -489,8 +491,8 @@ where
         uses: &Uses,
         visit: &mut dyn FnMut(Found<'_>),
     ) -> Result<(), RebuildError<E>> {
-        let used = open_use(confidential, self.ledger_id, index, &uses.shared)?;
-        let used = used.ok_or(RebuildError::Item { index, item: 0 })?;
+        let used = open_use(confidential, self.ledger_id, index, &uses.shared);
+        let used = shared_part(index, used)?;
         let (mut persons, mut unexplained) = (Vec::new(), 0);
         let random = u64::from(used.random_tags);
         for (place, tag) in uses.tags.iter().enumerate() {
@@ -556,6 +558,20 @@ where
         if self.generation.is_none_or(|named| named.number < number) {
             self.generation = Some(Named { index, number });
         }
+    }
+}
+
+/// A shared part. The ledger has the key of each, so one that does not open is damaged.
+fn shared_part<T, E: fmt::Display>(
+    index: u64,
+    opened: Result<Option<T>, OpenError>,
+) -> Result<T, RebuildError<E>> {
+    match opened {
+        Ok(Some(shared)) => Ok(shared),
+        Ok(None) | Err(OpenError::Seal { problem: SealError::Key, .. }) => {
+            Err(RebuildError::Item { index, item: 0 })
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

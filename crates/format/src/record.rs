@@ -10,8 +10,8 @@ use consent_ledger_proto::{
 };
 
 use crate::field::{
-    FieldError, absent_unless, ascending, fixed, fixed_or_empty, is_key, known, present_if, recorded_ms,
-    within,
+    FieldError, absent_unless, ascending, fixed, fixed_or_empty, is_key, known, present_if,
+    recorded_ms, within,
 };
 
 /// The greatest number of changes of an act.

@@ -170,11 +170,9 @@ pub fn open_evidence(
     }
     let Some(leaf) = keys.evidence.leaf(number) else { return Ok(OpenedEvidence::Forgotten) };
     let key = OneTimeKey::derive(&leaf, &slot.salt);
-    let evidence =
-        open_evidence_once(&key, ledger_id, index, slot).map_err(damaged(slot))?;
-    Ok(evidence.map_or(OpenedEvidence::None, |evidence| {
-        OpenedEvidence::Known(Box::new(evidence), key)
-    }))
+    let evidence = open_evidence_once(&key, ledger_id, index, slot).map_err(damaged(slot))?;
+    Ok(evidence
+        .map_or(OpenedEvidence::None, |evidence| OpenedEvidence::Known(Box::new(evidence), key)))
 }
 
 /// The one-time key of a slot's record.
@@ -237,12 +235,7 @@ fn damaged(slot: &Slot) -> impl Fn(OpenError) -> OpenError {
     }
 }
 
-fn check_peer(
-    record: &Record,
-    index: u64,
-    slots: usize,
-    place: usize,
-) -> Result<(), OpenError> {
+fn check_peer(record: &Record, index: u64, slots: usize, place: usize) -> Result<(), OpenError> {
     let Some(peer) = record.peer else { return Ok(()) };
     let is_other_slot = usize::try_from(peer).is_ok_and(|peer| peer < slots && peer != place);
     if is_other_slot { Ok(()) } else { Err(OpenError::Peer { index, peer }) }

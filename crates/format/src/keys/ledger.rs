@@ -48,10 +48,7 @@ impl LedgerSecret {
     /// The root of confidential keys.
     #[must_use]
     pub fn confidential(&self) -> ConfidentialRoot {
-        ConfidentialRoot {
-            root: self.derive(Context::Confidential),
-            salts: SaltKey::of(&self.0),
-        }
+        ConfidentialRoot { root: self.derive(Context::Confidential), salts: SaltKey::of(&self.0) }
     }
 
     /// The key of idempotency marks of calls that concern no person.

@@ -218,6 +218,8 @@ impl IdentityKey {
     /// Whether a commitment is to this identity.
     #[must_use]
     pub fn verifies(&self, identity: &str, commitment: &[u8]) -> bool {
-        commitment.try_into().is_ok_and(|commitment| is_same(&self.commitment(identity), commitment))
+        commitment
+            .try_into()
+            .is_ok_and(|commitment| is_same(&self.commitment(identity), commitment))
     }
 }

@@ -137,7 +137,9 @@ fn references_in_a_receipt_name_no_entry_to_who_lacks_its_key() {
     let bytes = &ledger.bytes[3];
     let Body::Persons(persons) = &entry_at(&ledger, 3).body else { panic!() };
     let slot = &persons.slots[0];
-    for public in [bytes.as_slice(), &slot.tag, &slot.salt, &slot.record.ciphertext, &slot.record.commitment] {
+    for public in
+        [bytes.as_slice(), &slot.tag, &slot.salt, &slot.record.ciphertext, &slot.record.commitment]
+    {
         let hash = blake3::derive_key("consent-ledger v2 reference", public);
         assert_ne!(hash[..16], first);
     }
@@ -158,7 +160,8 @@ fn a_shard_is_known_to_the_ledger_alone() {
 #[test]
 fn the_place_in_a_use_list_says_nothing_of_the_order_in_which_persons_were_named() {
     let mut ledger = TestLedger::new(1, "a");
-    let (forwards, backwards) = (ledger.seal_use(&[0, 1, 2, 3, 4]), ledger.seal_use(&[4, 3, 2, 1, 0]));
+    let (forwards, backwards) =
+        (ledger.seal_use(&[0, 1, 2, 3, 4]), ledger.seal_use(&[4, 3, 2, 1, 0]));
     let of_persons = |tags: &[Tag]| -> Vec<usize> {
         let keys = ledger.people.iter().map(|person| person.keys.use_tag(0).unwrap());
         let keys: Vec<_> = keys.collect();
@@ -174,7 +177,8 @@ fn the_slots_of_an_entry_stand_in_an_order_that_says_nothing() {
     let mut ledger = TestLedger::new(1, "a");
     ledger.step(&Step::Expire { persons: vec![0, 1, 2, 3, 4, 5] });
     let Body::Persons(persons) = &entry_at(&ledger, 3).body else { panic!() };
-    let place = |person: usize| persons.slot_of(&ledger.people[person].keys.tags().tag(0)).unwrap().0;
+    let place =
+        |person: usize| persons.slot_of(&ledger.people[person].keys.tags().tag(0)).unwrap().0;
     let places: Vec<_> = (0..6).map(place).collect();
     assert_ne!(places, [0, 1, 2, 3, 4, 5]);
     assert!(persons.slots.iter().all(|slot| slot.evidence.is_none()));
@@ -201,7 +205,8 @@ fn equal_decisions_have_tokens_that_cannot_be_joined_to_each_other_or_to_the_led
     let key = ledger.secrets.ledger.tokens();
     let grounds = Grounds { decided_by: Some(3), revision: 4 };
     let rng = &mut ledger.rng;
-    let values: BTreeSet<_> = (0..200).map(|_| token::seal(&key, grounds, b"claims", rng)).collect();
+    let values: BTreeSet<_> =
+        (0..200).map(|_| token::seal(&key, grounds, b"claims", rng)).collect();
     assert_eq!(values.len(), 200);
     assert!(values.iter().all(|value| token::open(&key, value, b"claims") == Ok(grounds)));
     let other = TestLedger::new(2, "a").secrets.ledger.tokens();
@@ -217,7 +222,9 @@ fn one_persons_confirmation_token_confirms_nothing_of_another_and_no_place_repea
     let tokens: BTreeSet<_> = ledger
         .people
         .iter()
-        .flat_map(|person| [[1; 16], [2; 16]].map(|nonce| person.keys.confirmations().token(&nonce)))
+        .flat_map(|person| {
+            [[1; 16], [2; 16]].map(|nonce| person.keys.confirmations().token(&nonce))
+        })
         .collect();
     assert_eq!(tokens.len(), 12);
     assert!(tokens.iter().all(|token| token.len() == 43));
@@ -272,8 +279,7 @@ fn elimination_leaves_the_erased_together() {
         .unwrap();
     assert_eq!(left, [3, 4, 6, 7, 9, 9]);
     // The erased persons' entries have the same shape, so nothing sorts them.
-    let shapes: BTreeSet<_> =
-        [3, 4, 6, 7].map(|it| ledger.bytes[it].len()).into_iter().collect();
+    let shapes: BTreeSet<_> = [3, 4, 6, 7].map(|it| ledger.bytes[it].len()).into_iter().collect();
     assert_eq!(shapes.len(), 1);
     // Keys that were never the persons' open none of them.
     let stranger = Key::new([9; 32]);

@@ -109,9 +109,11 @@ fn every_changed_bit_of_a_record_is_told_as_damage_of_its_entry() {
         let error = change(&|slot| slot.record.commitment[bit / 8] ^= 1 << (bit % 8)).unwrap();
         assert!(error.contains("commitment is not the one of its text"), "{error}");
     }
-    let swapped = change(&|slot| slot.record = {
-        let Body::Persons(other) = &entry_at(&ledger, 3).body else { panic!() };
-        other.slots[0].record.clone()
+    let swapped = change(&|slot| {
+        slot.record = {
+            let Body::Persons(other) = &entry_at(&ledger, 3).body else { panic!() };
+            other.slots[0].record.clone()
+        }
     });
     assert!(swapped.unwrap().starts_with("entry 4 is damaged"));
 }
@@ -163,7 +165,7 @@ fn every_changed_bit_of_a_confidential_text_is_told_as_damage_of_its_entry() {
             let mut body = good.clone();
             text_of(&mut body).unwrap().text.ciphertext[bit / 8] ^= 1 << (bit % 8);
             let error = rebuild(&ledger, &rewritten(&ledger, at, body)).unwrap();
-            assert!(error.starts_with(&format!("entry {at}")), "bit {bit}: {error}");
+            assert!(error.starts_with(&format!("entry {at} is damaged")), "bit {bit}: {error}");
         }
         let mut body = good.clone();
         text_of(&mut body).unwrap().text.commitment[0] ^= 1;

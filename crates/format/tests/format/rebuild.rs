@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use consent_ledger_format::{
     entry::Body,
     message::{RecordKind, VaultState, item::Content},
-    rebuild::{Found, FirstSurplus, Lane, RebuildError},
+    rebuild::{FirstSurplus, Found, Lane, RebuildError},
     slot::{OpenedEvidence, open_evidence},
     vault::Person,
 };

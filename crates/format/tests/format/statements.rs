@@ -224,7 +224,11 @@ fn a_disclosure_opens_no_confidential_text_at_or_after_its_revision() {
     assert_eq!(refused, DisclosureError::Later { epoch: 0, revision });
     let mut whole_epoch = good;
     let key = ledger.root().of_epoch(Kind::Use, 0).bytes().to_vec();
-    whole_epoch.keys.push(consent_ledger_format::message::ConfidentialKey { kind: 1, epoch: 0, key });
+    whole_epoch.keys.push(consent_ledger_format::message::ConfidentialKey {
+        kind: 1,
+        epoch: 0,
+        key,
+    });
     let refused = check(&ledger, &whole_epoch).unwrap_err();
     assert_eq!(refused, DisclosureError::Later { epoch: 0, revision });
 }
@@ -329,7 +333,10 @@ fn an_opened_item_has_the_kind_of_its_key() {
                 assert_eq!(index, at);
                 let content = opened.item.content.as_ref().unwrap();
                 assert_eq!(Kind::of(content), opened.kind);
-                assert_eq!(opened.kind == Kind::Webhook, matches!(content, Content::WebhookAddress(_)));
+                assert_eq!(
+                    opened.kind == Kind::Webhook,
+                    matches!(content, Content::WebhookAddress(_))
+                );
                 kinds.push(opened.kind);
             }
         })

@@ -273,6 +273,46 @@ erased = field(1, 7) + field(20, other.next(1))
 _, text, _ = slot(stream, 6, other, 1, erased, b"")
 append(message(11, message(1, text) + message(2, shared)))
 
+# The vault of that ledger's first person, with the random bytes from their beginning.
+
+stream = Stream()
+kek = b"\x61" * 32
+vault_key = stream.take(32)
+wrap_salt = stream.take(16)
+generation = u64(1)
+wrap_aad = b"consent-ledger v2\0" + LEDGER + generation + struct.pack("<I", 2)
+wrapped = AESGCM(D("vault key wrapping", kek, wrap_salt)).encrypt(bytes(12), vault_key, wrap_aad)
+opened = field(1, LEDGER) + field(2, 2) + field(3, wrapped) + field(4, wrap_salt)
+opened += field(5, D("vault key check", kek)[:16])
+frames = []
+mac = bytes(32)
+
+
+def append_frame(content, opened):
+    global mac
+    number = len(frames)
+    identifier, salt = stream.take(16), stream.take(16)
+    data = b"consent-ledger v2\0" + LEDGER + generation + u64(number) + identifier
+    ciphertext = AESGCM(D("vault frame", vault_key, salt)).encrypt(bytes(12), pad(content, 512), data)
+    mac = K(D("vault chain", SECRET), mac, generation, u64(number), identifier, salt, ciphertext)
+    frame = field(1, 1) + field(2, number) + field(3, identifier) + field(4, salt) + field(5, ciphertext)
+    frames.append(frame + field(6, mac) + (message(7, opened) if opened else b""))
+
+
+secrets = field(1, SECRET) + field(2, b"\x62" * 32) + field(3, b"\x63" * 32) + message(4, field(2, b"\x64" * 32))
+append_frame(secrets, opened)
+# The uses 0 and 1 are forgotten: what is left are the nodes beside the way to them, from the lowest up.
+nodes = []
+node = one.uses
+for depth in range(1, 32):
+    nodes.append(field(1, depth) + field(2, 1) + field(3, K(node, b"\1")))
+    node = K(node, b"\0")
+uses = b"".join(message(3, node) for node in reversed(nodes))
+person = field(1, one.master) + message(2, field(3, one.evidence)) + uses + field(4, "user:42")
+append_frame(message(1, person), None)
+digest = K(b"\x64" * 32, b"email:gone@example.org")
+append_frame(message(2, field(2, digest) + field(3, 682) + message(4, field(2, 1))), None)
+
 token_key = D("token", SECRET)
 salt = bytes(range(100, 116))
 hidden = bytes(a ^ b for a, b in zip(u64(3) + u64(7), K(token_key, salt)[:16]))
@@ -297,6 +337,7 @@ print(
             "shard": struct.unpack("<Q", hashed[:8])[0] % 64,
             "decision_token": base64.urlsafe_b64encode(token).decode(),
             "entries": [entry.hex() for entry in entries],
+            "vault": [frame.hex() for frame in frames],
             "tip": D("chain", entries[-1]).hex(),
         },
         indent=1,

@@ -15,14 +15,15 @@ use consent_ledger_format::{
     },
     message::{
         ChannelPut, Erasure, Evidence, Item, LedgerOpened, NamedText, Record, RecordKind,
-        SubscriptionCreated, Totals, WebhookAddress, item::Content,
+        SubscriptionCreated, SurvivingStop, Totals, VaultTombstone, WebhookAddress,
+        item::Content as ItemContent,
     },
     rebuild::{Rebuild, TagMap, VaultFacts},
     secret::Key,
     slot::{Draft, Written, seal_persons},
     token::{self, Grounds},
     uses::seal_uses,
-    vault::Person,
+    vault::{Content, Person, Secrets, Vault},
 };
 use consent_ledger_tlog::hex;
 use rand::{TryCryptoRng, TryRng};
@@ -131,8 +132,8 @@ impl Writer {
 
     fn persons(&mut self, drafts: &[Draft<'_>], erasure: Option<&Erasure>) -> Vec<Written> {
         let (index, root) = (self.tip.next_index, secret().confidential());
-        let erasure = erasure
-            .map(|it| seal_erasure(&root, LEDGER, index, it, &mut self.stream).unwrap());
+        let erasure =
+            erasure.map(|it| seal_erasure(&root, LEDGER, index, it, &mut self.stream).unwrap());
         let (persons, written) =
             seal_persons(LEDGER, index, drafts, erasure, &mut self.stream).unwrap();
         self.append(Body::Persons(persons));
@@ -198,8 +199,8 @@ fn writer() -> (Writer, Vec<Written>) {
     };
     let url = "https://hooks.example/?token=SECRET".into();
     let items = [
-        item(Content::SubscriptionCreated(subscription)),
-        item(Content::WebhookAddress(WebhookAddress { url })),
+        item(ItemContent::SubscriptionCreated(subscription)),
+        item(ItemContent::WebhookAddress(WebhookAddress { url })),
     ];
     let items = seal_items(&root, LEDGER, 5, &items, &mut writer.stream).unwrap();
     writer.append(Body::Confidential(items));
@@ -227,6 +228,34 @@ fn entries_are_those_of_the_document_to_the_last_byte() {
     }
     assert_eq!(vectors["tip"], hex(&writer.tip.hash));
     assert_eq!(vectors["reference"], hex(&written[0].reference));
+}
+
+#[test]
+fn the_vaults_frames_are_those_of_the_document_to_the_last_byte() {
+    let vectors = vectors();
+    let key = |byte| Key::new([byte; 32]);
+    let secrets = Secrets {
+        ledger: secret(),
+        lookup: key(0x62),
+        view: key(0x63),
+        suppression: vec![(0, key(0x64))],
+    };
+    let stream = &mut Stream(0);
+    let (mut vault, opening) = Vault::create(LEDGER, &key(0x61), secrets.clone(), stream).unwrap();
+    let [mut one, _] = people();
+    one.keys.uses = one.keys.uses.without(&(0..=1)).unwrap();
+    let (key_number, digest) = secrets.suppression("email:gone@example.org").unwrap();
+    let tombstone = VaultTombstone {
+        key_number,
+        digest: digest.to_vec(),
+        month: 682,
+        stops: vec![SurvivingStop { channel: 1, ..SurvivingStop::default() }],
+    };
+    let person = vault.append(&Content::Person(one), stream).unwrap();
+    let tombstone = vault.append(&Content::Tombstone(tombstone), stream).unwrap();
+    for (number, frame) in [opening, person, tombstone].iter().enumerate() {
+        assert_eq!(vectors["vault"][number], hex(frame), "frame {number}");
+    }
 }
 
 #[test]
