@@ -205,7 +205,7 @@ def slot(stream, index, person, number, record, evidence):
         evidence_key = one_time(leaf(person.evidence, number), salt)
         for first, part in zip((5, 6), seal(evidence_key, evidence_aad, evidence_text)):
             text += field(first, part)
-    return tag, text, D("reference", key)[:16]
+    return tag, text, key
 
 
 def confidential(stream, index, kind, part, item, content):
@@ -238,7 +238,7 @@ act += field(10, K(one.key("idempotency"), b"\0crm\0signup")[:16])
 act += field(11, K(one.key("idempotency"), b"\1request")[:16])
 act += field(13, 1) + field(20, one.next(0)) + field(21, one.identity_commit("user:42"))
 evidence = field(1, "onboarding") + message(9, field(1, "form") + field(2, "7"))
-_, text, reference = slot(stream, 2, one, 0, act, evidence)
+_, text, act_key = slot(stream, 2, one, 0, act, evidence)
 append(message(11, message(1, text)))
 
 
@@ -272,6 +272,18 @@ shared = confidential(stream, 6, 2, 3, 0, erasure)
 erased = field(1, 7) + field(20, other.next(1))
 _, text, _ = slot(stream, 6, other, 1, erased, b"")
 append(message(11, message(1, text) + message(2, shared)))
+
+# What opens all records of the first person, with the identity.
+
+
+def disclosed(index, place, key, blind):
+    return message(1, field(1, index) + field(2, place) + field(3, key) + field(4, blind))
+
+
+link_key = next(key for tag, _, key in slots if tag == one.tag(1))
+disclosure = disclosed(2, 0, act_key, one.blind(0)) + disclosed(3, places.index(one.tag(1)), link_key, one.blind(1))
+disclosure += field(2, one.tag(2)) + field(3, "user:42") + field(4, one.key("identity"))
+disclosure = field(1, LEDGER) + field(2, len(entries)) + message(4, disclosure)
 
 # The vault of that ledger's first person, with the random bytes from their beginning.
 
@@ -329,7 +341,8 @@ print(
             "next": one.next(1).hex(),
             "leaves": [[number, leaf(one.evidence, number).hex()] for number in (0, 1, 5, 0x80000001, 0xFFFFFFFF)],
             "use_tags": [one.use_tag(number).hex() for number in (0, 1)],
-            "reference": reference.hex(),
+            "reference": D("reference", act_key)[:16].hex(),
+            "disclosure": disclosure.hex(),
             "confidential_key": D("confidential", ROOT_OF_CONFIDENTIAL, bytes([5]), u64(3)).hex(),
             "confirmation_token": confirmation,
             "confirmation_token_hash": hashlib.sha256(confirmation.encode()).hexdigest(),

@@ -4,9 +4,10 @@
 use std::convert::Infallible;
 
 use consent_ledger_format::{
-    LedgerId,
+    LedgerId, canonical,
     chain::Tip,
     confidential::{Kind, seal_erasure, seal_items},
+    disclosure::{Found, Verifier},
     entry::Body,
     keys::{
         ledger::LedgerSecret,
@@ -14,8 +15,8 @@ use consent_ledger_format::{
         tree::KeyTree,
     },
     message::{
-        ChannelPut, Erasure, Evidence, Item, LedgerOpened, NamedText, Record, RecordKind,
-        SubscriptionCreated, SurvivingStop, Totals, VaultTombstone, WebhookAddress,
+        ChannelPut, Disclosure, Erasure, Evidence, Item, LedgerOpened, NamedText, Record,
+        RecordKind, SubscriptionCreated, SurvivingStop, Totals, VaultTombstone, WebhookAddress,
         item::Content as ItemContent,
     },
     rebuild::{Rebuild, TagMap, VaultFacts},
@@ -25,7 +26,7 @@ use consent_ledger_format::{
     uses::seal_uses,
     vault::{Content, Person, Secrets, Vault},
 };
-use consent_ledger_tlog::hex;
+use consent_ledger_tlog::{hex, unhex};
 use rand::{TryCryptoRng, TryRng};
 use serde_json::Value;
 
@@ -256,6 +257,24 @@ fn the_vaults_frames_are_those_of_the_document_to_the_last_byte() {
     for (number, frame) in [opening, person, tombstone].iter().enumerate() {
         assert_eq!(vectors["vault"][number], hex(frame), "frame {number}");
     }
+}
+
+#[test]
+fn a_disclosure_that_was_made_from_the_document_verifies() {
+    let bytes = unhex(vectors()["disclosure"].as_str().unwrap()).unwrap();
+    let disclosure: Disclosure = canonical::decode(&bytes).unwrap();
+    let mut verifier = Verifier::new(&disclosure).unwrap();
+    let mut kinds = Vec::new();
+    for entry in &writer().0.entries {
+        let visit = &mut |found: Found<'_>| {
+            if let Found::Record { opened, .. } = found {
+                kinds.push(opened.kind);
+            }
+        };
+        verifier.follow(entry, visit).unwrap();
+    }
+    assert_eq!(verifier.finish().unwrap().identities, [Some("user:42".to_owned())]);
+    assert_eq!(kinds, [RecordKind::Act, RecordKind::Link]);
 }
 
 #[test]
