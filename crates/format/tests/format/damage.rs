@@ -14,11 +14,11 @@ use proptest::prelude::*;
 use super::support::*;
 
 /// The ledger's entries chained anew, with one body exchanged.
-fn rewritten(ledger: &TestLedger, at: u64, body: Body) -> Vec<Entry> {
+fn rewritten(ledger: &TestLedger, at: u64, body: &Body) -> Vec<Entry> {
     let (mut tip, mut entries) = (Tip::genesis(), Vec::new());
     for entry in &ledger.entries {
-        let body = if entry.index == at { body.clone() } else { entry.body.clone() };
-        let (entry, _, next) = tip.link(entry.recorded_at_s, body).unwrap();
+        let body = if entry.index == at { body } else { &entry.body };
+        let (entry, _, next) = tip.link(entry.recorded_at_s, body.clone()).unwrap();
         tip = next;
         entries.push(entry);
     }
@@ -82,7 +82,7 @@ fn a_changed_tag_is_a_surplus() {
     let ledger = ledger();
     let Body::Persons(mut persons) = entry_at(&ledger, 3).body.clone() else { panic!() };
     persons.slots[0].tag[5] ^= 1;
-    let entries = rewritten(&ledger, 3, Body::Persons(persons));
+    let entries = rewritten(&ledger, 3, &Body::Persons(persons));
     // The person's next tags are not expected any more either.
     let error = rebuild(&ledger, &entries).unwrap();
     assert!(error.contains("the vault has lost keys"), "{error}");
@@ -95,7 +95,7 @@ fn every_changed_bit_of_a_record_is_told_as_damage_of_its_entry() {
     let change = |change: &dyn Fn(&mut Slot)| {
         let mut persons = good.clone();
         change(&mut persons.slots[0]);
-        rebuild(&ledger, &rewritten(&ledger, 4, Body::Persons(persons)))
+        rebuild(&ledger, &rewritten(&ledger, 4, &Body::Persons(persons)))
     };
     for bit in (0..good.slots[0].record.ciphertext.len() * 8).step_by(3) {
         let error = change(&|slot| slot.record.ciphertext[bit / 8] ^= 1 << (bit % 8)).unwrap();
@@ -130,7 +130,7 @@ fn a_changed_evidence_is_damage_and_the_record_beside_it_is_not() {
     let (part, problem) = (Part::Evidence, SealError::Key);
     assert_eq!(opened, Err(OpenError::Damaged { index: 3, tag, part, problem }));
     assert_eq!(open_evidence(keys, 1, LEDGER, 3, &persons.slots[0]), Err(OpenError::NotTheirs));
-    assert_eq!(rebuild(&ledger, &rewritten(&ledger, 3, Body::Persons(persons))), None);
+    assert_eq!(rebuild(&ledger, &rewritten(&ledger, 3, &Body::Persons(persons))), None);
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn a_record_that_was_sealed_under_another_key_than_its_tags_is_damage() {
     ledger.act(1, true, false);
     let Body::Persons(mut persons) = entry_at(&ledger, 4).body.clone() else { panic!() };
     persons.slots[0].tag = ledger.people[0].keys.tags().tag(1);
-    let error = rebuild(&ledger, &rewritten(&ledger, 4, Body::Persons(persons))).unwrap();
+    let error = rebuild(&ledger, &rewritten(&ledger, 4, &Body::Persons(persons))).unwrap();
     assert!(error.contains("is the person's, and its record"), "{error}");
 }
 
@@ -164,13 +164,13 @@ fn every_changed_bit_of_a_confidential_text_is_told_as_damage_of_its_entry() {
         for bit in (0..bits).step_by(5) {
             let mut body = good.clone();
             text_of(&mut body).unwrap().text.ciphertext[bit / 8] ^= 1 << (bit % 8);
-            let error = rebuild(&ledger, &rewritten(&ledger, at, body)).unwrap();
+            let error = rebuild(&ledger, &rewritten(&ledger, at, &body)).unwrap();
             let is_damage = error.starts_with(&format!("entry {at}")) && error.contains("damaged");
             assert!(is_damage, "bit {bit}: {error}");
         }
         let mut body = good.clone();
         text_of(&mut body).unwrap().text.commitment[0] ^= 1;
-        let error = rebuild(&ledger, &rewritten(&ledger, at, body)).unwrap();
+        let error = rebuild(&ledger, &rewritten(&ledger, at, &body)).unwrap();
         assert!(error.contains("commitment is not the one of its text"), "{error}");
     }
 }

@@ -175,7 +175,7 @@ impl TestLedger {
         let change = if stops { stop() } else { grant() };
         let record = act(vec![change]);
         let evidence = has_evidence.then(evidence);
-        self.write(&[person], |_, _| record.clone(), evidence, None)
+        self.write(&[person], |_, _| record.clone(), evidence.as_ref(), None)
     }
 
     /// Records of several persons, each once. Returns the index of the entry.
@@ -191,8 +191,8 @@ impl TestLedger {
         &mut self,
         persons: &[usize],
         record: impl Fn(usize, Option<Reference>) -> Record,
-        evidence: Option<Evidence>,
-        erasure: Option<Erasure>,
+        evidence: Option<&Evidence>,
+        erasure: Option<&Erasure>,
     ) -> Option<u64> {
         let persons = self.living(persons);
         let is_link = |record: &Record| record.kind == RecordKind::Link as i32;
@@ -208,7 +208,7 @@ impl TestLedger {
                     identity: &self.people[*person].identity,
                     peer: is_link(&record).then_some(1 - at.min(1)),
                     record,
-                    evidence: evidence.clone(),
+                    evidence: evidence.cloned(),
                 }
             })
             .collect();
@@ -217,7 +217,7 @@ impl TestLedger {
         }
         let root = self.root();
         let shared = erasure
-            .map(|erasure| seal_erasure(&root, LEDGER, index, &erasure, &mut self.rng).unwrap());
+            .map(|erasure| seal_erasure(&root, LEDGER, index, erasure, &mut self.rng).unwrap());
         let rng = &mut self.rng;
         let (body, written) = seal_persons(LEDGER, index, &drafts, shared, rng).unwrap();
         self.land(&persons, &written);
@@ -264,7 +264,7 @@ impl TestLedger {
             ..Erasure::default()
         };
         let kind = RecordKind::Erased.into();
-        self.write(&persons, |_, _| Record { kind, ..Record::default() }, None, Some(erasure));
+        self.write(&persons, |_, _| Record { kind, ..Record::default() }, None, Some(&erasure));
         persons.iter().for_each(|person| self.is_erased[*person] = true);
     }
 
