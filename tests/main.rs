@@ -18,6 +18,7 @@ mod decisions;
 mod dockerfile;
 mod end_to_end;
 mod format;
+mod format2;
 mod import;
 mod import_rows;
 mod impossible_times;

@@ -1,4 +1,4 @@
-//! The messages of `consent.v1`, generated from `proto/consent/v1`, their descriptors, and tables
+//! The messages of `consent.v1` and `consent.ledger.v2`, generated from `proto`, their descriptors, and tables
 //! of methods and error reasons, generated from the descriptors.
 //!
 //! It has no services: the client's stubs are in `consent-ledger-client`, the server's in the service.
@@ -11,6 +11,15 @@ mod reason;
 pub use method::{IdempotencyLevel, METHODS, Method};
 
 include!("generated/consent.v1.rs");
+
+/// The messages of the ledger's own bytes (`consent.ledger.v2`): entries, sealed texts, the vault, and
+/// the statements that leave the ledger.
+pub mod ledger {
+    include!("generated/consent.ledger.v2.rs");
+
+    /// The encoded `FileDescriptorSet` of `consent.ledger.v2`, with its comments.
+    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/consent.ledger.v2.bin");
+}
 
 /// The encoded `FileDescriptorSet` of `consent.v1`, with its comments and options.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/consent.v1.bin");

@@ -69,13 +69,25 @@ pub struct Reason {
 }
 
 impl Protocol {
-    /// Compiles the protocol below `root`.
+    /// Compiles the protocol below `root`: the API.
     ///
     /// # Errors
     /// A file can not be read, or does not compile.
     pub fn compile(root: &Path) -> Result<Self, Box<dyn Error>> {
+        Self::compile_folder(root, "consent/v1")
+    }
+
+    /// Compiles the messages of the ledger's own bytes below `root`.
+    ///
+    /// # Errors
+    /// A file can not be read, or does not compile.
+    pub fn compile_ledger(root: &Path) -> Result<Self, Box<dyn Error>> {
+        Self::compile_folder(root, "consent/ledger/v2")
+    }
+
+    fn compile_folder(root: &Path, folder: &str) -> Result<Self, Box<dyn Error>> {
         let proto = root.join("proto");
-        let mut files: Vec<PathBuf> = fs::read_dir(proto.join("consent/v1"))?
+        let mut files: Vec<PathBuf> = fs::read_dir(proto.join(folder))?
             .map(|entry| entry.map(|entry| entry.path()))
             .collect::<Result<_, _>>()?;
         files.retain(|path| path.extension().is_some_and(|extension| extension == "proto"));
@@ -89,6 +101,11 @@ impl Protocol {
     /// The descriptors without custom options, for the code generators.
     pub fn descriptors(&self) -> FileDescriptorSet {
         self.compiler.file_descriptor_set()
+    }
+
+    /// All descriptors.
+    pub fn pool(&self) -> &DescriptorPool {
+        &self.pool
     }
 
     /// The descriptors with all options, encoded.
