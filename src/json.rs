@@ -25,12 +25,17 @@ use serde::{Deserializer, Serialize, Serializer, de, ser};
 use serde_json::{Map, Value};
 
 use self::unique::Unique;
-use crate::proto::FILE_DESCRIPTOR_SET;
+use crate::proto::{FILE_DESCRIPTOR_SET, ledger};
 
 mod unique;
 
 static DESCRIPTORS: LazyLock<DescriptorPool> = LazyLock::new(|| {
-    DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the build compiled these descriptors")
+    let mut pool =
+        DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the build compiled these descriptors");
+    // Files that both sets have are the same.
+    pool.decode_file_descriptor_set(ledger::FILE_DESCRIPTOR_SET)
+        .expect("the build compiled these descriptors");
+    pool
 });
 
 const EVERY_FIELD: SerializeOptions = SerializeOptions::new().skip_default_fields(false);

@@ -12,6 +12,7 @@
 //! * [`tree`]: the Merkle tree on disk, and the checkpoints that sign its head.
 //! * [`backend`]: the contract of a log that cannot fork, and its local implementation.
 //! * [`view`]: what checks read: hot state in memory, sled behind it; all of it can be rebuilt.
+//! * [`opener`]: entries, opened with the keys of the vault.
 //! * [`watch`]: streams of changes.
 //! * [`clock`]: the time, and whether it can be trusted.
 //! * [`node`]: the one entrance to all of it, for acts and for questions.
@@ -32,6 +33,7 @@ pub use consent_ledger_client as client;
 pub use consent_ledger_core::{
     decide, domain, entry, event, fold, history, jws, ledger, obligations, receipt, seal, token,
 };
+pub use consent_ledger_format as format;
 pub use consent_ledger_tlog as tlog;
 
 pub mod backend;
@@ -44,6 +46,7 @@ pub mod listener;
 pub mod messages;
 mod near;
 pub mod node;
+pub mod opener;
 pub mod proto;
 pub mod server;
 pub mod setting;

@@ -7,11 +7,8 @@ use tokio::sync::watch;
 
 use super::{Appended, BackendError, LogBackend};
 use crate::{
-    ledger::{
-        self, ENTRY_BYTES_MAX,
-        chain::{ChainError, Tip},
-        envelope,
-    },
+    format::entry::Entry,
+    ledger::{self, ChainError, ENTRY_BYTES_MAX, Tip},
     storage::{FrameLog, LogReader, LogSpec, TornTail, disk::Disk},
 };
 
@@ -107,11 +104,11 @@ fn follow(reader: &LogReader, from: u64) -> Result<Tip, BackendError> {
     let broken = |index, problem| BackendError::Chain { index, problem };
     if let Some(before) = from.checked_sub(1) {
         let bytes = reader.read(before)?;
-        let entry = envelope::decode(&bytes).map_err(|problem| broken(before, problem.into()))?;
+        let entry = Entry::decode(&bytes).map_err(|problem| broken(before, problem.into()))?;
         if entry.index != before {
             return Err(broken(before, ChainError::Index { want: before, got: entry.index }));
         }
-        tip = Tip::after(&entry, &bytes);
+        tip = Tip::after_trusted(&entry, &bytes);
     }
     let end = reader.next_index();
     while tip.next_index < end {

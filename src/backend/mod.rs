@@ -6,7 +6,7 @@ pub use local::{LocalLog, Opened};
 use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::{ledger::chain::ChainError, storage::LogError};
+use crate::{ledger::ChainError, storage::LogError};
 
 /// The ledger's entries, in order.
 ///

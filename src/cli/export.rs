@@ -1,4 +1,4 @@
-//! `export`: entries as NDJSON, decoded. Evidence stays sealed.
+//! `export`: entries as NDJSON, decoded. What they say of data subjects stays sealed.
 
 use std::{
     fs::File,
@@ -18,13 +18,14 @@ use super::{
 use crate::{
     json,
     ledger::chain,
-    proto::{Entry, GetCheckpointRequest, audit_service_client::AuditServiceClient},
+    proto::{GetCheckpointRequest, audit_service_client::AuditServiceClient, ledger::Entry},
 };
 
 const AFTER_HELP: &str = "\
 Reads from the server, or, with --data-dir, straight from the files, with no server and no keys.
 Prints one JSON object a line, with or without --json: `entry`, and the `hash` of the bytes that
-the ledger stores.
+the ledger stores. The catalogue is in clear. What entries say of data subjects, uses and subscriptions
+is sealed and stays so.
 
 Examples:
   consent-ledger export --start 100 --end 200
@@ -151,37 +152,26 @@ mod tests {
     use serde_json::to_value;
 
     use super::*;
-    use crate::proto;
+    use crate::proto::ledger;
 
     #[test]
-    fn an_act_of_the_ledger_is_decoded_whole() {
+    fn an_entry_of_the_ledger_is_decoded_whole() {
+        let slot = ledger::Slot {
+            tag: vec![1; 3],
+            salt: vec![2],
+            record: vec![3],
+            record_commit: vec![4],
+            ..ledger::Slot::default()
+        };
+        let persons = ledger::Persons { slots: vec![slot], shared: None };
         let entry = Entry {
             index: 7,
             prev_hash: vec![0xab; 3],
-            recorded_at_ms: 1_000,
-            body: Some(proto::entry::Body::ConsentAct(proto::ConsentAct {
-                subject_ref: vec![1; 3],
-                actor: proto::Actor::Agent.into(),
-                effective_at_ms: 500,
-                changes: vec![proto::ChangeRecord {
-                    action: proto::Action::Withdraw.into(),
-                    scope: Some(proto::Scope { channel: "email".into(), ..Default::default() }),
-                    outcome: proto::Outcome::SupersededByLater.into(),
-                    cause_index: Some(3),
-                    ..Default::default()
-                }],
-                evidence: Some(proto::Sealed {
-                    salt: vec![2],
-                    ciphertext: vec![3],
-                    commitment: vec![4],
-                }),
-                idempotency_key_hash: vec![5],
-                request_digest: vec![],
-                ..Default::default()
-            })),
+            recorded_at_s: 1_000,
+            body: Some(ledger::entry::Body::Persons(persons)),
         };
         let bytes = entry.encode_to_vec();
-        let hash = Bytes(blake3::derive_key("consent-ledger v1 chain", &bytes).to_vec());
+        let hash = Bytes(blake3::derive_key("consent-ledger v2 chain", &bytes).to_vec());
         assert_eq!(
             to_value(HashedEntry::decode(&bytes).unwrap()).unwrap(),
             json!({
@@ -189,22 +179,16 @@ mod tests {
                 "entry": {
                     "index": "7",
                     "prevHash": "q6ur",
-                    "recordedAtMs": "1000",
-                    "consentAct": {
-                        "subjectRef": "AQEB",
-                        "actor": "ACTOR_AGENT",
-                        "effectiveAtMs": "500",
-                        "changes": [{
-                            "action": "ACTION_WITHDRAW",
-                            "scope": {"purpose": "", "channel": "email"},
-                            "purposeVersion": 0,
-                            "outcome": "OUTCOME_SUPERSEDED_BY_LATER",
-                            "causeIndex": "3",
-                            "dataCategories": [],
+                    "recordedAtS": "1000",
+                    "persons": {
+                        "slots": [{
+                            "tag": "AQEB",
+                            "salt": "Ag==",
+                            "record": "Aw==",
+                            "recordCommit": "BA==",
+                            "evidence": "",
+                            "evidenceCommit": "",
                         }],
-                        "evidence": {"salt": "Ag==", "ciphertext": "Aw==", "commitment": "BA=="},
-                        "idempotencyKeyHash": "BQ==",
-                        "requestDigest": "",
                     },
                 },
             })

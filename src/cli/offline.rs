@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{error::CliError, words::Bytes};
 use crate::{
     ledger::{
-        self, ENTRY_BYTES_MAX,
-        chain::Tip,
+        self, ENTRY_BYTES_MAX, Tip,
         verify::{self, Audited, Good, TakeHash, VerifyError, Wanted},
     },
     storage::{LogError, disk::RealDisk, scan},

@@ -18,9 +18,9 @@ use super::{
 use crate::{
     json,
     proto::{
-        Entry, GetConsistencyProofRequest, GetConsistencyProofResponse, GetInclusionProofRequest,
+        GetConsistencyProofRequest, GetConsistencyProofResponse, GetInclusionProofRequest,
         GetInclusionProofResponse, audit_service_client::AuditServiceClient,
-        get_inclusion_proof_request::Entry as Which,
+        get_inclusion_proof_request::Entry as Which, ledger::Entry,
     },
     tlog::{
         checkpoint::{Checkpoint, SignedCheckpoint},
@@ -37,7 +37,7 @@ written.
 The proof comes from the server, or, with --data-dir, is made from the files of a ledger and a
 checkpoint: the one of --checkpoint, or else the latest in the directory.
 
-The ledger stores only hashes of idempotency keys, so the proof does not show that an entry
+The ledger keeps idempotency keys under the key of their data subject, so the proof does not show that an entry
 belongs to the request with --idempotency-key: only the server says so. Kind and time of the entry
 are printed on standard error for comparison.
 
@@ -48,7 +48,7 @@ Exit codes: 0 proven, 1 not, 2 wrong usage.
 
 Examples:
   consent-ledger prove --index 17 --key @ledger.vkey --output entry.tlog-proof
-  consent-ledger prove --idempotency-key signup-42 --key @ledger.vkey
+  consent-ledger prove --idempotency-key signup-42 --subject user:42 --key @ledger.vkey
   consent-ledger prove --index 17 --data-dir ./copy --checkpoint jan.checkpoint --key @ledger.vkey
   consent-ledger prove --from jan.checkpoint --key @ledger.vkey --output feb.checkpoint";
 
@@ -60,9 +60,12 @@ pub struct ProveArgs {
     /// Prove the entry at this index
     #[arg(long, value_name = "INDEX", group = "goal")]
     index: Option<u64>,
-    /// Prove the entry that the request with this idempotency key wrote, as the server says
-    #[arg(long, value_name = "KEY", group = "goal")]
+    /// Prove the entry that the request about --subject with this idempotency key wrote, as the server says
+    #[arg(long, value_name = "KEY", group = "goal", requires = "subject")]
     idempotency_key: Option<String>,
+    /// Data subject of the request with --idempotency-key
+    #[arg(long, value_name = "NAMESPACE:ID", requires = "idempotency_key")]
+    subject: Option<String>,
     /// Prove that the ledger extends the checkpoint in this file
     #[arg(long, value_name = "FILE", group = "goal", conflicts_with = "checkpoint")]
     from: Option<PathBuf>,
@@ -105,12 +108,12 @@ struct Proved {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct EntryInfo {
-    /// Field of its body in the protocol, for example `consent_act`.
+    /// Field of its body in the format, for example `persons`.
     #[serde(skip)]
     field: String,
-    /// The same field in JSON, for example `consentAct`.
+    /// The same field in JSON.
     kind: String,
-    /// When the ledger recorded it.
+    /// When the ledger recorded it, in whole seconds.
     recorded_at: String,
 }
 
@@ -120,7 +123,7 @@ impl EntryInfo {
         let entry = Entry::decode(bytes).ok()?;
         let body = json::field_in_oneof(&entry, "body")?;
         let (field, kind) = (body.name().to_owned(), body.json_name().to_owned());
-        Some(Self { field, kind, recorded_at: rfc3339_ms(entry.recorded_at_ms) })
+        Some(Self { field, kind, recorded_at: rfc3339_ms(entry.recorded_at_s.saturating_mul(1_000)) })
     }
 }
 
@@ -163,7 +166,8 @@ async fn from_server(args: &ProveArgs, context: &Context) -> Result<Proved, CliE
     let entry = args.index.map(Which::Index).or(key);
     let tree_size = held.as_ref().map(|held| held.checkpoint.size);
     let mut client = AuditServiceClient::new(client::connect(&context.global).await?);
-    let request = GetInclusionProofRequest { entry, tree_size };
+    let subject = args.subject.clone().unwrap_or_default();
+    let request = GetInclusionProofRequest { entry, tree_size, subject };
     let answer = client.get_inclusion_proof(request).await?.into_inner();
     let proof = proof_in(answer, held, args.index, trust.as_ref())?;
     Proved::entry(&proof, trust.as_ref())

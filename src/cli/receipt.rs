@@ -24,7 +24,7 @@ error.
 
 Examples:
   consent-ledger receipt --idempotency-key signup-42 --subject user:42 --output receipt.jws
-  consent-ledger receipt --idempotency-key signup-42 --format dpv --payload";
+  consent-ledger receipt --index 17 --format dpv --payload";
 
 /// Options of `receipt`.
 #[derive(Debug, Args)]
@@ -33,7 +33,7 @@ pub struct ReceiptArgs {
     /// The act.
     #[command(flatten)]
     act: ActArgs,
-    /// Data subject; if given, the act must be theirs
+    /// Data subject; if given, the act must be theirs. Needed with --idempotency-key
     #[arg(long, value_name = "NAMESPACE:ID", default_value = "", hide_default_value = true)]
     subject: String,
     /// Format of the content: JSON with the fields of Kantara Consent Receipt v1.1 and ISO/IEC TS
@@ -55,7 +55,7 @@ struct ActArgs {
     /// Index of the act
     #[arg(long, value_name = "INDEX")]
     index: Option<u64>,
-    /// Idempotency key of the request that recorded the act
+    /// Idempotency key of the request about --subject that recorded the act
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
 }

@@ -56,7 +56,8 @@ impl AuditService for Audit {
     ) -> Result<Response<proto::GetInclusionProofResponse>, Status> {
         let request = request.into_inner();
         let tree_size = request.tree_size;
-        let index = self.index_of(convert::entry_to_prove(request)?).await?;
+        let entry = convert::entry_to_prove(&self.node.catalog().catalog, request)?;
+        let index = self.index_of(entry).await?;
         let checkpoint = match tree_size {
             Some(_) => None,
             None => Some(self.released_with(index).await?),
@@ -127,9 +128,9 @@ impl Audit {
     pub(super) async fn index_of(&self, entry: EntryRef) -> Result<u64, Fault> {
         match entry {
             EntryRef::Index(index) => Ok(index),
-            EntryRef::IdempotencyKey(key) => {
+            EntryRef::IdempotencyKey { subject, key } => {
                 let node = Arc::clone(&self.node);
-                blocking(move || node.index_of_key(&key)).await
+                blocking(move || node.index_of_key(&subject, &key)).await
             }
         }
     }

@@ -17,7 +17,7 @@ impl Audit {
     ) -> Result<proto::GetReceiptResponse, Fault> {
         let format = receipt_format(request.format)?;
         let subject = subject_if_given(&self.node.catalog().catalog, &request.subject)?;
-        let index = self.index_of(convert::act_of_receipt(request.act)?).await?;
+        let index = self.index_of(convert::act_of_receipt(request.act, subject.as_ref())?).await?;
         let head = self.node.revision();
         if index >= head {
             return Err(ReadError::IndexOutOfRange { index, head }.into());

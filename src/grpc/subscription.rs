@@ -19,13 +19,17 @@ pub(super) async fn create(
     request: proto::CreateSubscriptionRequest,
 ) -> Result<proto::CreateSubscriptionResponse, Fault> {
     let created = node.create_subscription(convert::new_subscription(request)?).await?;
+    let webhook_secret = match created.subscription.spec.webhook_url {
+        Some(_) => {
+            let (reader, id) = (Arc::clone(node), created.subscription.id);
+            blocking(move || reader.webhook_secret(id)).await?
+        }
+        None => String::new(),
+    };
     Ok(proto::CreateSubscriptionResponse {
         subscription: Some(convert::subscription(&created.subscription)),
         created: created.created,
-        webhook_secret: match created.subscription.spec.webhook_url {
-            Some(_) => node.webhook_secret(created.subscription.id),
-            None => String::new(),
-        },
+        webhook_secret,
         revision: node.revision(),
     })
 }

@@ -12,6 +12,7 @@ use super::{
     Core,
     act::{Act, Idempotency, Recorded, Refused},
     catalog::{NamespaceDraft, PurposeDraft, Put},
+    confirm::confirmation,
     effective::Moved,
     error::{CatalogError, ClockNotTrusted, RecordError, WriteError},
     names::NamespaceUse,
@@ -20,24 +21,38 @@ use super::{
 use crate::{
     clock::Reading,
     domain::{
-        Action, Actor, Body, Catalog, Change, ChangeRecord, Channel, ChannelPut, ConsentAct, Entry,
-        Evidence, IdempotencyMark, Identity, Key, Mark, Millis, Namespace, NamespacePut, Outcome,
-        Purpose, PurposePut, Sealed, Subject, SubjectRef, SubjectState, SubscriptionEntry,
+        Action, Actor, Body, Catalog, Change, ChangeRecord, Channel, ChannelPut, ConsentAct, Door,
+        Entry, Evidence, IdempotencyMark, Identity, Key, Mark, Millis, Namespace, NamespacePut,
+        Outcome, Purpose, PurposePut, Subject, SubjectRef, SubjectState, SubscriptionEntry,
         SubscriptionId, UnknownKey, covers_category,
     },
-    entry::{Fact, Kind, Place, encode_evidence},
+    entry::{EntryError, Fact, Kind, Names, Place},
     event::{self, CatalogDetail, Event, Surroundings},
     fold::{
-        After, Effect, Fold, FoldError, Linked, Subscriptions, UseCell, around, consent, reach,
-        unite,
+        After, Effect, Fold, FoldError, Lead, Linked, Subscriptions, UseCell, around, consent,
+        reach, unite,
+    },
+    format::{
+        LedgerId, Reference, Tag,
+        entry::{Entry as SealedEntry, EntryError as FormError},
+        error::BuildError,
+        keys::{ledger::ConfidentialRoot, person::IdempotencyKey},
     },
     ledger::{
-        ENTRY_BYTES_MAX,
-        chain::{ChainError, Tip},
-        envelope,
+        ChainError, ENTRY_BYTES_MAX, Tip,
+        sealed::{self, Lane, LookupError, Named, Person, Persons, Slots, Whose, Writing as At},
     },
-    vault::{NewSubject, SubjectKey},
+    opener::remember,
+    vault::NewSubject,
 };
+
+/// The end of the ledger that a batch continues.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct End {
+    pub tip: Tip,
+    /// When the last entry was recorded.
+    pub recorded_at: Millis,
+}
 
 /// The entries of one group commit.
 #[derive(Debug)]
@@ -47,6 +62,8 @@ pub(super) struct Batch<'a> {
     clock: Reading,
     /// The end of the chain once the batch is written.
     pub tip: Tip,
+    /// When the last entry was recorded once the batch is written.
+    pub last_recorded_at: Millis,
     /// The encoded entries.
     pub frames: Vec<Vec<u8>>,
     /// Total size of the encoded entries.
@@ -56,27 +73,39 @@ pub(super) struct Batch<'a> {
     /// Events of the entries, for watchers.
     pub events: Vec<Arc<Event>>,
     /// Subjects that the vault must hold before the entries are written.
-    pub new_subjects: Vec<NewSubject>,
+    pub new_subjects: Vec<Arc<NewSubject>>,
     /// The catalogue and the subscriptions after the batch.
     fold: Fold,
     /// The states that the batch changed.
     states: HashMap<SubjectRef, Arc<SubjectState>>,
     /// The new subjects by identity, with their keys.
-    subjects: HashMap<Subject, (SubjectRef, SubjectKey)>,
-    /// Indexes of the entries with an idempotency key, by the hash of the key.
-    indexes_by_key: HashMap<[u8; 32], u64>,
+    subjects: HashMap<Subject, Arc<Person>>,
+    /// How many tags the subjects of the batch have in each lane.
+    landed: HashMap<(SubjectRef, Lane), u64>,
+    /// Whose the tags of the batch are, and those that are expected next.
+    tags: HashMap<Tag, Whose>,
+    /// The entries of the batch by the references of their records.
+    references: HashMap<Reference, u64>,
+    /// Indexes of the entries with an idempotency key, by what stands for the key.
+    indexes_by_key: HashMap<[u8; 16], u64>,
     /// When data was used, by data subject and cell.
     pub uses: HashMap<(SubjectRef, UseCell), Vec<Millis>>,
     /// Indexes of the confirmations, by the index of the confirmed act.
     pub confirmed: HashMap<u64, u64>,
 }
 
-/// The subject of a write, and the key that seals its evidence.
+/// The subject of a write, and the keys that seal what the entry says of it.
+#[derive(Debug, Clone)]
 pub(super) struct Sealer {
-    pub subject_ref: SubjectRef,
-    pub key: Option<SubjectKey>,
+    pub person: Arc<Person>,
     /// Set if the vault does not hold the subject yet.
-    new: Option<NewSubject>,
+    new: Option<Arc<NewSubject>>,
+}
+
+impl Sealer {
+    pub(super) fn subject_ref(&self) -> SubjectRef {
+        self.person.subject_ref
+    }
 }
 
 /// The result of folding in an entry that is not written yet.
@@ -87,8 +116,8 @@ pub(super) struct Folded {
 
 /// A validated act whose outcomes are not set yet.
 pub(super) struct Prepared {
-    subject: Subject,
     sealer: Sealer,
+    pub evidence: Evidence,
     pub before: Arc<SubjectState>,
     pub recorded_at: Millis,
     /// Why it takes effect at another time than claimed, if it does.
@@ -98,11 +127,12 @@ pub(super) struct Prepared {
 
 impl<'a> Batch<'a> {
     /// An empty batch that continues the chain at `tip`.
-    pub(super) fn new(core: &'a Core, tip: Tip, clock: Reading) -> Self {
+    pub(super) fn new(core: &'a Core, end: End, clock: Reading) -> Self {
         Self {
             core,
             clock,
-            tip,
+            tip: end.tip,
+            last_recorded_at: end.recorded_at,
             frames: Vec::new(),
             bytes: 0,
             effects: Vec::new(),
@@ -111,6 +141,9 @@ impl<'a> Batch<'a> {
             fold: core.view.fold(),
             states: HashMap::new(),
             subjects: HashMap::new(),
+            landed: HashMap::new(),
+            tags: HashMap::new(),
+            references: HashMap::new(),
             indexes_by_key: HashMap::new(),
             uses: HashMap::new(),
             confirmed: HashMap::new(),
@@ -133,7 +166,12 @@ impl<'a> Batch<'a> {
 
     /// When the next entry is recorded.
     pub(super) fn recorded_at(&self) -> Millis {
-        self.tip.clock(self.clock.sane)
+        self.clock.sane.max(self.last_recorded_at)
+    }
+
+    /// When the next entry is recorded, if it is in clear: these have whole seconds.
+    pub(super) fn recorded_second(&self) -> Millis {
+        Millis(sealed::second_and_ms(self.recorded_at()).0.saturating_mul(1_000))
     }
 
     /// Whether the clock is trusted.
@@ -153,20 +191,22 @@ impl<'a> Batch<'a> {
         if act.changes.is_empty() && act.contact.is_empty() {
             return Err(RecordError::Empty);
         }
-        let mark = act.idempotency.as_ref().map(|idempotency| self.mark(idempotency));
+        let sealer = self.sealer(&act.subject)?;
+        let mark = act.idempotency.as_ref().map(|idempotency| mark(&sealer.person, idempotency));
         if let Some(entry) = self.written_before(mark.as_ref())? {
             let claimed = act.effective_at;
-            let earlier = self.core.recorded(entry)?;
+            let earlier = recorded(entry, &sealer.person)?;
             let Recorded { effective_at, recorded_at, .. } = earlier;
             let moved = Moved::between(claimed, effective_at, recorded_at, self.earliest());
             return Ok(Recorded { moved, ..earlier });
         }
         let validity_ms = act.confirmation_validity_ms;
         let (mut prepared, refused) =
-            self.prepare_stops_at_least(act, mark, UnclearStop::RefusesAct)?;
+            self.prepare_stops_at_least(act, &sealer, mark, UnclearStop::RefusesAct)?;
         let folded = self.judge(&mut prepared)?;
         let recorded_at = prepared.recorded_at;
-        let confirmation = self.core.offer(&self.tip, recorded_at, &mut prepared.body, validity_ms);
+        let person = &sealer.person;
+        let confirmation = self.core.offer(person, recorded_at, &mut prepared.body, validity_ms);
         let recorded = self.commit(prepared, folded)?;
         Ok(Recorded { confirmation, refused, ..recorded })
     }
@@ -176,13 +216,12 @@ impl<'a> Batch<'a> {
     pub(super) fn prepare(
         &self,
         mut act: Act,
+        sealer: &Sealer,
         mark: Option<IdempotencyMark>,
     ) -> Result<Prepared, RecordError> {
-        let has_evidence = act.evidence != Evidence::default() || act.effective_at.is_some();
-        let sealer = self.sealer(&act.subject, has_evidence)?;
-        let before = self.state(sealer.subject_ref)?;
+        let before = self.state(sealer.subject_ref())?;
         let recorded_at = self.recorded_at();
-        let effective_at = self.effective_at(&act, recorded_at, sealer.subject_ref, &before)?;
+        let effective_at = self.effective_at(&act, recorded_at, sealer.subject_ref(), &before)?;
         let claimed = act.effective_at;
         let moved = Moved::between(claimed, effective_at, recorded_at, self.earliest());
         act.evidence.effective_at_given = claimed.filter(|_| moved.is_some());
@@ -190,17 +229,18 @@ impl<'a> Batch<'a> {
         let resolve = |(position, change)| self.resolve(position, change, effective_at);
         let changes = act.changes.iter().enumerate().map(resolve).collect::<Result<_, _>>()?;
         let body = ConsentAct {
-            subject_ref: sealer.subject_ref,
+            subject_ref: sealer.subject_ref(),
             actor: act.actor,
             effective_at,
             changes,
-            evidence: self.seal(&sealer, &act.evidence, mark.as_ref()),
+            door: Door::Call,
             idempotency: mark,
             authority_ends_at,
             confirmation: None,
             contact: act.contact,
         };
-        Ok(Prepared { subject: act.subject, sealer, before, recorded_at, moved, body })
+        let (sealer, evidence) = (sealer.clone(), act.evidence);
+        Ok(Prepared { sealer, evidence, before, recorded_at, moved, body })
     }
 
     /// Adds an act whose outcomes are set.
@@ -209,11 +249,11 @@ impl<'a> Batch<'a> {
         prepared: Prepared,
         folded: Folded,
     ) -> Result<Recorded, WriteError> {
-        let Prepared { subject, sealer, recorded_at, moved, body, .. } = prepared;
+        let Prepared { sealer, evidence, recorded_at, moved, body, .. } = prepared;
         let (effective_at, changes) = (body.effective_at, body.changes.clone());
-        let named = [(sealer.subject_ref, &subject)];
-        let index = self.write_folded(recorded_at, Body::Act(body), folded, &named)?;
-        self.keep(sealer, &subject);
+        let (named, evidence) = ([&sealer], Some(&evidence));
+        let index = self.write_folded(recorded_at, Body::Act(body), folded, &named, evidence)?;
+        self.keep(sealer);
         Ok(Recorded { moved, ..Recorded::new(index, recorded_at, effective_at, changes) })
     }
 
@@ -241,6 +281,7 @@ impl<'a> Batch<'a> {
         changes: &mut [ChangeRecord],
     ) -> Result<(), WriteError> {
         let linked = self.linked(subject, before)?;
+        let own = [before, after];
         let (whole_before, whole_after);
         let (before, after) = if linked.is_empty() {
             (before, after)
@@ -253,6 +294,11 @@ impl<'a> Batch<'a> {
         let judge = consent::Judge { catalog, before, after, mark, actor, now, is_confirmation };
         let index = self.tip.next_index;
         judge.outcomes(changes).map_err(|problem| FoldError::UnknownKey { index, problem })?;
+        // The ledger names no act of a linked subject.
+        let is_own = |cause| own.iter().any(|state| state.rests_on_entry(cause));
+        for change in changes.iter_mut().filter(|_| !linked.is_empty()) {
+            change.outcome = change.outcome.naming_only(is_own);
+        }
         Ok(())
     }
 
@@ -278,32 +324,41 @@ impl<'a> Batch<'a> {
         &mut self,
         recorded_at: Millis,
         body: Body,
-        named: &[(SubjectRef, &Subject)],
+        named: &[&Sealer],
     ) -> Result<u64, WriteError> {
         let fact = self.fact(recorded_at, body.kind());
         let folded = self.fold(fact, |subject| self.state(subject))?;
-        self.write_folded(recorded_at, body, folded, named)
+        self.write_folded(recorded_at, body, folded, named, None)
     }
 
-    /// As [`Self::write`], for an entry that is folded in already.
+    /// As [`Self::write`], for an entry that is folded in already, and with its evidence.
     pub(super) fn write_folded(
         &mut self,
         recorded_at: Millis,
         body: Body,
         Folded { fold, after }: Folded,
-        named: &[(SubjectRef, &Subject)],
+        named: &[&Sealer],
+        evidence: Option<&Evidence>,
     ) -> Result<u64, WriteError> {
         let surroundings = Writing { batch: self, after: &after, named };
         let event = event::of(self.fact(recorded_at, body.kind()), &surroundings)?;
-        let (entry, frame, tip) = self.next_entry(recorded_at, body)?;
+        let linked = self.next_entry(recorded_at, body, named, evidence)?;
+        let NextEntry { entry, frame, tip, slots } = linked;
         self.bytes += frame.len();
         self.frames.push(frame);
         self.tip = tip;
+        self.last_recorded_at = self.last_recorded_at.max(recorded_at);
         if let After::Subjects(states) = &after {
             self.states.extend(states.iter().cloned());
         }
         self.fold = fold;
-        self.effects.push(after.into_effect(entry.fact()));
+        let mut effect = after.into_effect(entry.fact());
+        for slot in &slots {
+            self.landed.insert((slot.subject, slot.lane), slot.number + 1);
+        }
+        remember(&slots, entry.index, &mut self.tags, &mut self.references);
+        effect.leads.extend(slots.into_iter().map(Lead::Slot));
+        self.effects.push(effect);
         self.events.extend(event.map(Arc::new));
         if let Some(mark) = entry.body.kind().idempotency() {
             self.indexes_by_key.insert(mark.key_hash, entry.index);
@@ -312,10 +367,29 @@ impl<'a> Batch<'a> {
     }
 
     /// Keeps the subject if it is new.
-    pub(super) fn keep(&mut self, sealer: Sealer, subject: &Subject) {
-        if let Some(new) = sealer.new {
-            self.subjects.insert(subject.clone(), (new.subject_ref, new.key.clone()));
+    pub(super) fn keep(&mut self, Sealer { person, new }: Sealer) {
+        if let Some(new) = new {
+            self.subjects.insert(person.identity.clone(), person);
             self.new_subjects.push(new);
+        }
+    }
+
+    /// A subject with its keys, which may be new in this batch, or in the next entry with its `named`
+    /// subjects.
+    fn person(&self, subject: SubjectRef, named: &[&Sealer]) -> Result<Arc<Person>, WriteError> {
+        let named = named.iter().map(|named| &named.person);
+        let mut known = named.chain(self.subjects.values());
+        match known.find(|person| person.subject_ref == subject) {
+            Some(person) => Ok(Arc::clone(person)),
+            None => Ok(self.core.vault.person(subject)?),
+        }
+    }
+
+    /// How many tags a subject has in a lane.
+    fn landed(&self, subject: SubjectRef, lane: Lane) -> Result<u64, WriteError> {
+        match self.landed.get(&(subject, lane)) {
+            Some(landed) => Ok(*landed),
+            None => Ok(self.core.view.landed(subject, lane)?),
         }
     }
 
@@ -324,12 +398,12 @@ impl<'a> Batch<'a> {
     pub(super) fn identity(
         &self,
         subject: SubjectRef,
-        named: &[(SubjectRef, &Subject)],
+        named: &[&Sealer],
     ) -> Result<Identity, WriteError> {
-        let named = named.iter().find(|(named, _)| *named == subject).map(|(_, name)| *name);
-        let new = || self.subjects.iter().find(|(_, (new, _))| *new == subject);
-        match named.or_else(|| new().map(|(name, _)| name)) {
-            Some(name) => Ok(Identity::Known(name.clone())),
+        let named = named.iter().map(|named| &named.person);
+        let mut known = named.chain(self.subjects.values());
+        match known.find(|person| person.subject_ref == subject) {
+            Some(person) => Ok(Identity::Known(person.identity.clone())),
             None => Ok(self.core.vault.identity(subject)?),
         }
     }
@@ -343,7 +417,7 @@ impl<'a> Batch<'a> {
         let put = purpose_put(self.catalog(), draft)?;
         let changed = put.is_some();
         if let Some(put) = put {
-            self.write(self.recorded_at(), Body::PurposePut(put), &[])?;
+            self.write(self.recorded_second(), Body::PurposePut(put), &[])?;
         }
         let catalog = self.catalog();
         let value = catalog.purpose_id(key.as_str()).and_then(|id| catalog.purpose(id)).cloned();
@@ -359,7 +433,7 @@ impl<'a> Batch<'a> {
         let channel = catalog.channel_id(put.key.as_str()).and_then(|id| catalog.channel(id));
         let changed = channel != Some(&value);
         if changed {
-            self.write(self.recorded_at(), Body::ChannelPut(put), &[])?;
+            self.write(self.recorded_second(), Body::ChannelPut(put), &[])?;
         }
         Ok(Put { revision: self.catalog_revision(), value, changed })
     }
@@ -383,7 +457,8 @@ impl<'a> Batch<'a> {
         let value = Namespace::from(draft);
         let changed = existing != Some(&value);
         if changed {
-            self.write(self.recorded_at(), Body::NamespacePut(NamespacePut(value.clone())), &[])?;
+            let put = Body::NamespacePut(NamespacePut(value.clone()));
+            self.write(self.recorded_second(), put, &[])?;
         }
         Ok(Put { revision: self.catalog_revision(), value, changed })
     }
@@ -405,35 +480,79 @@ impl<'a> Batch<'a> {
         self.write(self.recorded_at(), Body::Subscription(entry), &[])
     }
 
-    /// The next entry, its bytes, and the end of the chain after it.
+    /// The next entry, sealed and linked to the chain.
     pub(super) fn next_entry(
         &self,
         recorded_at: Millis,
         body: Body,
-    ) -> Result<(Entry, Vec<u8>, Tip), WriteError> {
-        self.tip.link(recorded_at, body).map_err(|error| match error {
-            ChainError::TooLarge(bytes) => {
-                WriteError::EntryTooLarge { bytes, limit: ENTRY_BYTES_MAX }
-            }
+        named: &[&Sealer],
+        evidence: Option<&Evidence>,
+    ) -> Result<NextEntry, WriteError> {
+        let kind = body.kind();
+        let reference_of = |subject, index| self.reference_of(subject, index);
+        let names = Names { catalog: self.catalog(), reference_of: &reference_of };
+        let content = kind.content(&names)?;
+        let lane = if matches!(body, Body::Use(_)) { Lane::Uses } else { Lane::Records };
+        let mut of_entry = Vec::new();
+        for subject in kind.named() {
+            let number = self.landed(subject, lane)?;
+            of_entry.push(Named { person: self.person(subject, named)?, number });
+        }
+        let vault = &self.core.vault;
+        let at = At {
+            ledger_id: vault.ledger_id(),
+            confidential: vault.confidential(),
+            index: self.tip.next_index,
+            recorded_at,
+        };
+        let too_large = |bytes| WriteError::EntryTooLarge { bytes, limit: ENTRY_BYTES_MAX };
+        let sealed = sealed::seal(content, &at, &of_entry, evidence);
+        let (sealed_body, slots) = sealed.map_err(|error| match error {
+            BuildError::TooLong { problem, .. } => too_large(problem.got),
             other => WriteError::StateUnreadable(other.to_string()),
-        })
+        })?;
+        let (second, _) = sealed::second_and_ms(recorded_at);
+        let linked = self.tip.link(second, sealed_body);
+        let (sealed, frame, tip) = linked.map_err(|error| match error {
+            ChainError::Entry(FormError::TooLarge(bytes)) => too_large(bytes),
+            other => WriteError::StateUnreadable(other.to_string()),
+        })?;
+        let (index, prev_hash) = (sealed.index, sealed.prev_hash);
+        Ok(NextEntry { entry: Entry { index, prev_hash, recorded_at, body }, frame, tip, slots })
+    }
+
+    /// The bytes of an entry of the ledger, or of this batch.
+    fn entry_bytes(&self, index: u64) -> Result<Vec<u8>, WriteError> {
+        let first = self.tip.next_index - self.frames.len() as u64;
+        let position = index.checked_sub(first).and_then(|n| usize::try_from(n).ok());
+        match position.and_then(|position| self.frames.get(position)) {
+            Some(frame) => Ok(frame.clone()),
+            None => Ok(self.core.entry_bytes(index)?),
+        }
     }
 
     /// An entry of the ledger, or of this batch.
     pub(super) fn entry(&self, index: u64) -> Result<Entry, WriteError> {
-        let first = self.tip.next_index - self.frames.len() as u64;
-        let position = index.checked_sub(first).and_then(|n| usize::try_from(n).ok());
-        match position.and_then(|position| self.frames.get(position)) {
-            Some(frame) => Ok(envelope::decode(frame)?),
-            None => Ok(self.core.entry(index)?),
-        }
+        let entry = SealedEntry::decode(&self.entry_bytes(index)?).map_err(EntryError::from)?;
+        Ok(sealed::open(&entry, self, self.catalog())?.entry)
     }
 
-    pub(super) fn mark(&self, idempotency: &Idempotency) -> IdempotencyMark {
-        IdempotencyMark {
-            key_hash: self.core.vault.idempotency_key_hash(&idempotency.key),
-            request_digest: self.core.vault.request_digest(&idempotency.request),
-        }
+    /// The evidence of a subject's record in an entry of the ledger, or of this batch.
+    pub(super) fn evidence(
+        &self,
+        index: u64,
+        subject: SubjectRef,
+    ) -> Result<Evidence, WriteError> {
+        let entry = SealedEntry::decode(&self.entry_bytes(index)?).map_err(EntryError::from)?;
+        Ok(sealed::evidence(&entry, subject, self)?)
+    }
+
+    /// The reference of a subject's record in an entry of the ledger, or of this batch.
+    fn reference_of(&self, subject: SubjectRef, index: u64) -> Result<Reference, LookupError> {
+        let unreadable = |error: &dyn std::fmt::Display| LookupError(error.to_string());
+        let bytes = self.entry_bytes(index).map_err(|error| unreadable(&error))?;
+        let entry = SealedEntry::decode(&bytes).map_err(|error| unreadable(&error))?;
+        sealed::reference(&entry, subject, self).map_err(|error| unreadable(&error))
     }
 
     /// The entry that an earlier request with the same idempotency key wrote.
@@ -538,23 +657,22 @@ impl<'a> Batch<'a> {
         Ok(version)
     }
 
-    /// The reference of a subject in the ledger, if it has one.
+    /// The reference of a subject, if it is known.
     pub(super) fn known(&self, subject: &Subject) -> Result<Option<SubjectRef>, WriteError> {
         match self.subjects.get(subject) {
-            Some((subject_ref, _)) => Ok(Some(*subject_ref)),
+            Some(person) => Ok(Some(person.subject_ref)),
             None => Ok(self.core.vault.find(subject)?),
         }
     }
 
-    /// The subject's reference in the ledger, which may be new, and its key if `with_key`.
-    pub(super) fn sealer(&self, subject: &Subject, with_key: bool) -> Result<Sealer, WriteError> {
+    /// The subject with its keys, which may be new.
+    pub(super) fn sealer(&self, subject: &Subject) -> Result<Sealer, WriteError> {
         let vault = &self.core.vault;
-        if let Some((subject_ref, key)) = self.subjects.get(subject) {
-            return Ok(Sealer { subject_ref: *subject_ref, key: Some(key.clone()), new: None });
+        if let Some(person) = self.subjects.get(subject) {
+            return Ok(Sealer { person: Arc::clone(person), new: None });
         }
         if let Some(subject_ref) = vault.find(subject)? {
-            let key = with_key.then(|| vault.key(subject_ref)).transpose()?;
-            return Ok(Sealer { subject_ref, key, new: None });
+            return Ok(Sealer { person: vault.person(subject_ref)?, new: None });
         }
         // The form was made before the write: the catalogue may have changed on the way.
         if !self.catalog().is_canonical(subject) {
@@ -562,7 +680,7 @@ impl<'a> Batch<'a> {
             return Err(WriteError::NamespaceChanged { namespace });
         }
         let new = vault.create(subject);
-        Ok(Sealer { subject_ref: new.subject_ref, key: Some(new.key.clone()), new: Some(new) })
+        Ok(Sealer { person: Arc::clone(&new.person), new: Some(Arc::new(new)) })
     }
 
     pub(super) fn state(&self, subject: SubjectRef) -> Result<Arc<SubjectState>, WriteError> {
@@ -593,15 +711,58 @@ impl<'a> Batch<'a> {
         let linked = self.linked(subject, state)?;
         Ok(if linked.is_empty() { Arc::clone(state) } else { Arc::new(unite(state, &linked)) })
     }
+}
 
-    pub(super) fn seal(
-        &self,
-        sealer: &Sealer,
-        evidence: &Evidence,
-        mark: Option<&IdempotencyMark>,
-    ) -> Option<Sealed> {
-        let key = sealer.key.as_ref().filter(|_| *evidence != Evidence::default())?;
-        Some(self.core.vault.seal_evidence(key, mark, &encode_evidence(evidence)))
+/// The next entry of a batch.
+pub(super) struct NextEntry {
+    pub entry: Entry,
+    frame: Vec<u8>,
+    tip: Tip,
+    slots: Slots,
+}
+
+/// Caller of every call, until callers have names.
+const CALLER: &str = "";
+
+/// What stands for an idempotency key and its request, under the keys of the person that the call is about.
+pub(super) fn mark(person: &Person, idempotency: &Idempotency) -> IdempotencyMark {
+    let key: IdempotencyKey = person.keys.idempotency();
+    IdempotencyMark {
+        key_hash: key.mark(CALLER, &idempotency.key),
+        request_digest: key.digest(&idempotency.request),
+    }
+}
+
+/// What stands for an idempotency key of a person.
+pub(super) fn key_hash(person: &Person, key: &str) -> [u8; 16] {
+    person.keys.idempotency().mark(CALLER, key)
+}
+
+impl Persons for Batch<'_> {
+    fn ledger_id(&self) -> LedgerId {
+        self.core.vault.ledger_id()
+    }
+
+    fn confidential(&self) -> &ConfidentialRoot {
+        self.core.vault.confidential()
+    }
+
+    fn whose(&self, tag: &Tag) -> Result<Option<Whose>, LookupError> {
+        match self.tags.get(tag) {
+            Some(whose) => Ok(Some(*whose)),
+            None => self.core.opener.whose(tag),
+        }
+    }
+
+    fn person(&self, subject: SubjectRef) -> Result<Arc<Person>, LookupError> {
+        Self::person(self, subject, &[]).map_err(|error| LookupError(error.to_string()))
+    }
+
+    fn index_of(&self, reference: &Reference) -> Result<Option<u64>, LookupError> {
+        match self.references.get(reference) {
+            Some(index) => Ok(Some(*index)),
+            None => self.core.opener.index_of(reference),
+        }
     }
 }
 
@@ -610,7 +771,7 @@ struct Writing<'a> {
     batch: &'a Batch<'a>,
     after: &'a After,
     /// The subjects of the entry that may be new.
-    named: &'a [(SubjectRef, &'a Subject)],
+    named: &'a [&'a Sealer],
 }
 
 impl Surroundings for Writing<'_> {
@@ -694,24 +855,20 @@ fn authority_end(act: &Act, effective_at: Millis) -> Result<Option<Millis>, Reco
     Ok(ends_at)
 }
 
-impl Core {
-    /// The answer to an act that is recorded already.
-    pub(super) fn recorded(&self, entry: Entry) -> Result<Recorded, WriteError> {
-        let Entry { index, prev_hash, recorded_at, body } = entry;
-        let Body::Act(act) = body else {
-            return Err(WriteError::IdempotencyKeyReused { index });
-        };
-        let confirmation =
-            act.confirmation.map(|offer| self.confirmation(index, &prev_hash, offer.expires_at));
-        Ok(Recorded {
-            index,
-            recorded_at,
-            effective_at: act.effective_at,
-            changes: act.changes,
-            replayed: true,
-            confirmation,
-            moved: None,
-            refused: Refused::default(),
-        })
-    }
+/// The answer to an act of a person that is recorded already.
+fn recorded(entry: Entry, person: &Person) -> Result<Recorded, WriteError> {
+    let Entry { index, recorded_at, body, .. } = entry;
+    let Body::Act(act) = body else {
+        return Err(WriteError::IdempotencyKeyReused { index });
+    };
+    Ok(Recorded {
+        index,
+        recorded_at,
+        effective_at: act.effective_at,
+        changes: act.changes,
+        replayed: true,
+        confirmation: act.confirmation.map(|offer| confirmation(person, &offer)),
+        moved: None,
+        refused: Refused::default(),
+    })
 }

@@ -1,16 +1,16 @@
 //! Double opt-in: the answer to an act carries a token, and the token confirms the act.
 //!
-//! A token is derived from the vault's secret and the place of its act in the chain. So a repeated
-//! request gets the same token, although only the hash of the token is stored.
+//! A token is derived from the person's key and a random nonce in the act's record. So a repeated request gets
+//! the same token, although only its hash is looked up, and a restored ledger never makes it again.
 
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
+use rand::RngExt as _;
 
 use super::{
     Core, Node,
     act::{Confirm, Confirmation, Confirmed},
-    batch::{Batch, Folded},
+    batch::{Batch, Folded, mark},
     effective::{EffectiveAtImpossible, claimed},
     error::{ConfirmError, WriteError},
 };
@@ -19,8 +19,8 @@ use crate::{
         Body, ConfirmationOffer, ConsentAct, ConsentConfirmed, Entry, Evidence, Identity, Millis,
         Outcome, SubjectState,
     },
-    entry::decode_evidence,
-    ledger::chain::Tip,
+    format::keys::person::token_hash,
+    ledger::sealed::Person,
 };
 
 impl Node {
@@ -37,7 +37,7 @@ impl Core {
     /// Adds a confirmation offer to an act that is about to be written, if some change waits for one.
     pub(super) fn offer(
         &self,
-        tip: &Tip,
+        person: &Person,
         recorded_at: Millis,
         act: &mut ConsentAct,
         validity_ms: Option<i64>,
@@ -48,42 +48,36 @@ impl Core {
         }
         let expires_at =
             recorded_at.plus_ms(validity_ms.unwrap_or(self.limits.confirmation_validity_ms));
-        let confirmation = self.confirmation(tip.next_index, &tip.hash, expires_at);
-        let token_hash = token_hash(&confirmation.token);
-        act.confirmation = Some(ConfirmationOffer { token_hash, expires_at });
-        Some(confirmation)
-    }
-
-    /// The confirmation of the act at a place in the chain.
-    pub(super) fn confirmation(
-        &self,
-        index: u64,
-        prev_hash: &[u8; 32],
-        expires_at: Millis,
-    ) -> Confirmation {
-        Confirmation { token: self.vault.confirmation_token(index, prev_hash), expires_at }
+        let nonce: [u8; 16] = rand::rng().random();
+        let token_hash = token_hash(&person.keys.confirmations().token(&nonce));
+        let offer = ConfirmationOffer { nonce, token_hash, expires_at };
+        act.confirmation = Some(offer);
+        Some(confirmation(person, &offer))
     }
 }
 
-fn token_hash(token: &str) -> [u8; 32] {
-    Sha256::digest(token.as_bytes()).into()
+/// What a person gets to complete a double opt-in.
+pub(super) fn confirmation(person: &Person, offer: &ConfirmationOffer) -> Confirmation {
+    let token = person.keys.confirmations().token(&offer.nonce);
+    Confirmation { token, expires_at: offer.expires_at }
 }
 
 impl Batch<'_> {
     /// Adds a confirmation. On error the batch is unchanged.
     pub(super) fn confirm(&mut self, confirm: &Confirm) -> Result<Confirmed, ConfirmError> {
-        let mark = confirm.idempotency.as_ref().map(|idempotency| self.mark(idempotency));
-        if let Some(entry) = self.written_before(mark.as_ref())? {
-            return Ok(confirmed_before(entry)?);
-        }
-        self.check_clock()?;
         let (request_index, act) = self.act_of_token(confirm)?;
         // The act of an erased data subject can not be confirmed.
         let Identity::Known(subject) = self.core().vault.identity(act.subject_ref)? else {
             return Err(ConfirmError::TokenUnknown);
         };
-        let evidence = self.with_authority_of(&act, &confirm.evidence)?;
-        let sealer = self.sealer(&subject, evidence != Evidence::default())?;
+        let sealer = self.sealer(&subject)?;
+        let mark = confirm.idempotency.as_ref().map(|it| mark(&sealer.person, it));
+        if let Some(entry) = self.written_before(mark.as_ref())? {
+            return Ok(confirmed_before(entry)?);
+        }
+        self.check_clock()?;
+        self.check_offer(request_index, &act)?;
+        let evidence = self.with_authority_of(request_index, &act, &confirm.evidence)?;
         let before = self.state(act.subject_ref)?;
         let recorded_at = self.recorded_at();
         let effective_at = claimed(confirm.effective_at, recorded_at, self.earliest())
@@ -98,14 +92,14 @@ impl Batch<'_> {
             authority_ends_at: act.authority_ends_at,
             effective_at,
             grants: waiting.cloned().collect(),
-            evidence: self.seal(&sealer, &evidence, mark.as_ref()),
             idempotency: mark,
         };
         let folded = self.judge_confirmation(recorded_at, &before, &mut body)?;
 
         let grants = body.grants.clone();
-        let named = [(act.subject_ref, &subject)];
-        let index = self.write_folded(recorded_at, Body::Confirmed(body), folded, &named)?;
+        let (named, evidence) = ([&sealer], Some(&evidence));
+        let body = Body::Confirmed(body);
+        let index = self.write_folded(recorded_at, body, folded, &named, evidence)?;
         self.confirmed.insert(request_index, index);
         Ok(Confirmed { index, recorded_at, effective_at, request_index, grants, replayed: false })
     }
@@ -114,18 +108,15 @@ impl Batch<'_> {
     /// grants are the requester's.
     fn with_authority_of(
         &self,
+        index: u64,
         act: &ConsentAct,
         evidence: &Evidence,
     ) -> Result<Evidence, WriteError> {
-        let Some(sealed) = &act.evidence else { return Ok(evidence.clone()) };
-        let vault = &self.core().vault;
-        let opened = vault.open_evidence(act.subject_ref, act.idempotency.as_ref(), sealed)?;
-        let requested = decode_evidence(&opened)
-            .map_err(|error| WriteError::StateUnreadable(error.to_string()))?;
-        Ok(Evidence { authority: requested.authority, ..evidence.clone() })
+        let authority = self.evidence(index, act.subject_ref)?.authority;
+        Ok(Evidence { authority, ..evidence.clone() })
     }
 
-    /// The act of a token, if the token is valid.
+    /// The act of a token.
     fn act_of_token(&self, confirm: &Confirm) -> Result<(u64, ConsentAct), ConfirmError> {
         let index = self.core().view.confirmation(&token_hash(&confirm.token))?;
         let index = index.ok_or(ConfirmError::TokenUnknown)?;
@@ -137,6 +128,11 @@ impl Batch<'_> {
         {
             return Err(ConfirmError::TokenUnknown);
         }
+        Ok((index, act))
+    }
+
+    /// Whether an act can still be confirmed.
+    fn check_offer(&self, index: u64, act: &ConsentAct) -> Result<(), ConfirmError> {
         let confirmed = match self.confirmed.get(&index) {
             Some(index) => Some(*index),
             None => self.core().view.confirmed(index)?,
@@ -148,7 +144,7 @@ impl Batch<'_> {
         if expires_at.is_none_or(|at| at <= self.recorded_at()) {
             return Err(ConfirmError::TokenExpired);
         }
-        Ok((index, act))
+        Ok(())
     }
 
     /// Folds a confirmation in, and sets the outcome of each of its grants.

@@ -15,7 +15,6 @@ use crate::{
     domain::{Entry, SubjectRef, SubjectState},
     entry::Target,
     fold::{self, Answers, CatalogAt, CellDecision, reach, unite},
-    ledger::envelope,
 };
 
 /// The greatest number of decisions in a page.
@@ -112,7 +111,7 @@ impl Decisions {
         let (_, bytes) = bytes
             .ok_or_else(|| ReadError::StateUnreadable(format!("entry {wanted} is missing")))?;
         self.next_index += 1;
-        Ok(Some(envelope::decode(&bytes)?))
+        Ok(Some(self.core.opener.entry(&bytes)?))
     }
 
     /// Folds an entry into the catalogue and the kept states, and answers for the cells it touches.

@@ -1,15 +1,13 @@
 //! The history of a data subject: the entries about it, in ledger order.
 //!
-//! Each kind of entry makes its line. This module finds the entries and opens sealed evidence and
-//! assertions. A link to an erased data subject keeps its line, without the name; so does one to
+//! Each kind of entry makes its line. This module finds the entries, opens them, and opens their evidence. A link to an erased data subject keeps its line, without the name; so does one to
 //! somebody who is not the same person by today's verified links, in an answer for the person.
 
 use super::{Core, Name, Naming, Node, ReadError};
 use crate::{
     domain::{Evidence, LinkConfidence, Millis, Subject, SubjectRef},
-    entry::decode_evidence,
-    history::{Line, LinkLine, SealedEvidence},
-    ledger::{chain, envelope},
+    history::{Line, LinkLine},
+    ledger::chain,
 };
 
 /// One entry of a data subject's history.
@@ -38,7 +36,7 @@ pub struct LinkSeen {
     pub same_person: bool,
     /// Confidence of the link; none if it was removed.
     pub confidence: Option<LinkConfidence>,
-    /// Who asserted it; empty if the data subject that it is sealed for is erased.
+    /// Who asserted it.
     pub asserted_by: String,
 }
 
@@ -75,11 +73,12 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn item(&self, index: u64) -> Result<HistoryItem, ReadError> {
         let bytes = self.core.entry_bytes(index)?;
-        let entry = envelope::decode(&bytes)?;
+        let entry = self.core.opener.entry(&bytes)?;
         let line = entry.body.kind().line(entry.fact().place, self.subject).ok_or_else(|| {
             ReadError::StateUnreadable(format!("entry {index} is about no data subject"))
         })?;
-        let evidence = line.evidence.as_ref().map(|sealed| self.evidence(sealed));
+        let evidence =
+            line.has_evidence.then(|| self.core.opener.evidence(&bytes, self.subject));
         let link = line.link.as_ref().map(|link| self.link_seen(link));
         Ok(HistoryItem {
             index,
@@ -92,22 +91,10 @@ impl Reader<'_> {
     }
 
     fn link_seen(&self, link: &LinkLine) -> Result<LinkSeen, ReadError> {
-        let asserted_by = match &link.asserted_by {
-            None => None,
-            Some(sealed) => self.core.vault.open_assertion(link.sealed_for, sealed)?,
-        };
-        let asserted_by = asserted_by
-            .map_or_else(String::new, |opened| String::from_utf8_lossy(&opened).into_owned());
         let same_person = self.same_person.contains(&link.other);
         let is_named = same_person || self.naming == Naming::Everybody;
         let other = self.core.name(link.other, is_named)?;
+        let asserted_by = link.asserted_by.clone();
         Ok(LinkSeen { other, same_person, confidence: link.confidence, asserted_by })
-    }
-
-    fn evidence(&self, evidence: &SealedEvidence) -> Result<Evidence, ReadError> {
-        let Some(sealed) = &evidence.sealed else { return Ok(Evidence::default()) };
-        let vault = &self.core.vault;
-        let opened = vault.open_evidence(self.subject, evidence.idempotency.as_ref(), sealed)?;
-        Ok(decode_evidence(&opened)?)
     }
 }

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use super::{
     Node,
     act::{Act, Recorded, Refused},
-    batch::{Batch, Prepared},
+    batch::{Batch, Prepared, mark as mark_of},
     error::{RecordError, WriteError},
     stops::UnclearStop,
     writer,
@@ -28,7 +28,7 @@ use super::{
 use crate::{
     decide::Standing,
     domain::{
-        Action, Body, Catalog, CellState, Change, ChangeRecord, Contact, ContactChange, Field,
+        Action, Body, Catalog, CellState, Change, ChangeRecord, Contact, ContactChange, Door, Field,
         Grant, Millis, Said, Scope, StopKind, SubjectState,
     },
 };
@@ -88,7 +88,9 @@ impl Batch<'_> {
     /// Adds the new changes of a row. On error the batch is unchanged.
     fn import(&mut self, row: ImportRow) -> Result<Imported, RecordError> {
         let ImportRow { mut act, names_its_act, dry_run } = row;
-        let mut mark = act.idempotency.as_ref().map(|idempotency| self.mark(idempotency));
+        let sealer = self.sealer(&act.subject)?;
+        let mut mark =
+            act.idempotency.as_ref().map(|idempotency| mark_of(&sealer.person, idempotency));
         if self.written_before(mark.as_ref())?.is_some() {
             let lifted = self.lifted_stops(&act)?;
             if lifted.is_empty() || names_its_act {
@@ -102,7 +104,8 @@ impl Batch<'_> {
         }
         let (requested, claimed) = (act.changes.clone(), act.effective_at);
         let (mut prepared, refused) =
-            self.prepare_stops_at_least(act, mark, UnclearStop::IsLeftOut)?;
+            self.prepare_stops_at_least(act, &sealer, mark, UnclearStop::IsLeftOut)?;
+        prepared.body.door = Door::Import;
         if !prepared.body.actor.speaks_for_subject() {
             let requested = refused.kept(requested);
             // A claim that is not taken says nothing.
@@ -117,10 +120,10 @@ impl Batch<'_> {
             let recorded = self.commit(prepared, folded)?;
             return Ok(Imported::Recorded(Recorded { refused, ..recorded }));
         }
-        let Prepared { recorded_at, moved, body, .. } = prepared;
+        let Prepared { recorded_at, moved, body, evidence, .. } = prepared;
         let (effective_at, changes) = (body.effective_at, body.changes.clone());
-        let (entry, ..) = self.next_entry(recorded_at, Body::Act(body))?;
-        let recorded = Recorded::new(entry.index, recorded_at, effective_at, changes);
+        let next = self.next_entry(recorded_at, Body::Act(body), &[&sealer], Some(&evidence))?;
+        let recorded = Recorded::new(next.entry.index, recorded_at, effective_at, changes);
         Ok(Imported::Recorded(Recorded { refused, moved, ..recorded }))
     }
 

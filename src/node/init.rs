@@ -25,8 +25,8 @@ use super::{
 };
 use crate::{
     backend::{Appended, BackendError, LocalLog, LogBackend as _},
-    domain::{Body, LedgerOpened, Millis},
-    ledger::{self, chain::Tip},
+    domain::{LedgerOpened, Millis},
+    ledger::{self, LEVEL, Tip, sealed::second_and_ms},
     storage::{
         AtPath as _, FileError,
         disk::{Disk, RealDisk},
@@ -335,13 +335,15 @@ impl Place {
             return self.check_origin(&ledger_dir);
         }
         let now = Millis::now();
-        let body = Body::Opened(LedgerOpened {
+        let opened = LedgerOpened {
             ledger_id: id.0,
             origin: self.origin.clone(),
             format_version: ledger::FORMAT_VERSION,
             created_at: now,
-        });
-        let linked = Tip::genesis().link(now, body);
+            feature_level: LEVEL,
+        };
+        let body = opened.in_clear();
+        let linked = Tip::genesis().link(second_and_ms(now).0, body);
         let (_, bytes, _) = linked.map_err(|problem| BackendError::Chain { index: 0, problem })?;
         match log.append(0, &[bytes])? {
             Appended::Landed => Ok(()),

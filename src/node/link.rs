@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 
 use super::{
     Node,
-    batch::Batch,
+    batch::{Batch, Sealer},
     error::{LinkError, WriteError},
     preferences::live_cells,
 };
@@ -87,8 +87,8 @@ impl Batch<'_> {
         if linking.subject == linking.other {
             return Err(LinkError::ToSelf);
         }
-        let sealers = (self.sealer(&linking.subject, true)?, self.sealer(&linking.other, false)?);
-        let (one, other) = (sealers.0.subject_ref, sealers.1.subject_ref);
+        let sealers = (self.sealer(&linking.subject)?, self.sealer(&linking.other)?);
+        let (one, other) = (sealers.0.subject_ref(), sealers.1.subject_ref());
         let state = self.state(one)?;
         let current = state.links.iter().find(|link| link.other == other);
         match (current, linking.confidence) {
@@ -108,22 +108,19 @@ impl Batch<'_> {
             let (got, limit) = (members.len(), LINKED_SUBJECTS_MAX);
             return Err(LinkError::TooMany { got, limit });
         }
-        let asserted_by = sealers.0.key.as_ref();
-        let asserted_by =
-            asserted_by.map(|key| self.core().vault.seal_assertion(key, &linking.asserted_by));
-        let confidence = linking.confidence;
+        let (confidence, asserted_by) = (linking.confidence, linking.asserted_by.clone());
         let link = LinkChange { subject_ref: one, other_ref: other, confidence, asserted_by };
         let recorded_at = self.recorded_at();
         let folded = self.fold(self.fact(recorded_at, &link), |subject| self.state(subject))?;
-        let named = [(one, &linking.subject), (other, &linking.other)];
+        let named = [&sealers.0, &sealers.1];
         let cells = self.cell_changes(&members, &folded.after, &named)?;
         if linking.dry_run {
             let revision = self.tip.next_index;
             return Ok(LinkOutcome { index: None, revision, changed: true, cells });
         }
-        let index = self.write_folded(recorded_at, Body::Link(link), folded, &named)?;
-        self.keep(sealers.0, &linking.subject);
-        self.keep(sealers.1, &linking.other);
+        let index = self.write_folded(recorded_at, Body::Link(link), folded, &named, None)?;
+        self.keep(sealers.0);
+        self.keep(sealers.1);
         Ok(LinkOutcome { index: Some(index), revision: index + 1, changed: true, cells })
     }
 
@@ -133,7 +130,7 @@ impl Batch<'_> {
         &self,
         members: &[SubjectRef],
         after: &After,
-        named: &[(SubjectRef, &Subject)],
+        named: &[&Sealer],
     ) -> Result<Vec<CellChange>, WriteError> {
         let (catalog, now) = (self.catalog(), self.recorded_at());
         let cells = live_cells(catalog);

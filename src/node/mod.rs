@@ -86,6 +86,7 @@ use crate::{
     backend::LogBackend,
     clock::{self, Clock, TimeSource},
     domain::{LedgerOpened, Millis},
+    opener::Opener,
     receipt::Controller,
     shutdown::{Task, Threads},
     storage::{
@@ -136,6 +137,8 @@ struct Core {
     /// The fold of all entries, which checks read. The expiry thread deletes rows, too: those of grants
     /// whose end changes nothing.
     view: Arc<View>,
+    /// Opens entries that the view has applied. It has no state of its own.
+    opener: Opener,
     /// Sends the events of each batch to watchers, after the view has applied the batch.
     hub: Arc<Hub>,
 
@@ -262,12 +265,14 @@ impl Node {
             stores.book,
             shutdown,
         );
+        let opener = Opener::new(Arc::clone(&stores.vault), Arc::clone(&stores.view));
         let core = Arc::new(Core {
+            opener,
             vault: stores.vault,
             backend: stores.log,
             view: stores.view,
             hub: Arc::new(hub),
-            writes: writer::Writes::new(stores.tip.recorded_at),
+            writes: writer::Writes::new(stores.recorded_at),
             checkpoints,
             deliveries: delivery::Deliveries::new(config, shutdown),
             consumers: Arc::default(),
@@ -278,7 +283,7 @@ impl Node {
             limits: Limits::new(config),
             clock: Clock::new(
                 source,
-                stores.tip.recorded_at,
+                stores.recorded_at,
                 config.clock_jump_max,
                 config.trust_clock,
             ),

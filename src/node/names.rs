@@ -105,7 +105,7 @@ impl Node {
             let body = Body::NamespacePut(NamespacePut(renewed));
             self.admission
                 .jobs()
-                .write(move |batch| batch.write(batch.recorded_at(), body, &[]))?;
+                .write(move |batch| batch.write(batch.recorded_second(), body, &[]))?;
         }
         Ok(())
     }
@@ -227,7 +227,7 @@ mod tests {
     async fn put(node: &Node, kind: NamespaceKind, form_version: u32) {
         let (key, title) = (key("email"), String::new());
         let body = Body::NamespacePut(NamespacePut(Namespace { key, title, kind, form_version }));
-        let write = node.write(move |batch| batch.write(batch.recorded_at(), body, &[]));
+        let write = node.write(move |batch| batch.write(batch.recorded_second(), body, &[]));
         write.await.unwrap();
     }
 

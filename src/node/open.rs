@@ -19,11 +19,14 @@ use crate::{
     backend::{BackendError, LocalLog, LogBackend},
     domain::{LedgerOpened, Millis},
     entry::{Entry, EntryError},
+    format::entry::{Body as SealedBody, Entry as SealedEntry},
     ledger::{
-        self,
-        chain::{self, Tip},
-        envelope, verify,
+        self, Tip, chain,
+        sealed::{self, Opened},
+        verify,
     },
+    opener::{CatchUp, Opener},
+    fold::CatalogAt,
     storage::{
         AtPath as _, FileError, LogError,
         disk::Disk,
@@ -176,6 +179,18 @@ pub enum OpenError {
         /// The expected name.
         expected: String,
     },
+    /// A ledger of another format.
+    #[error(
+        "{dir} holds a ledger of format {found}, and this version reads format {} alone. Format 1 was never \
+         released for production: make a new ledger with `consent-ledger init`, and import into it",
+        ledger::FORMAT_VERSION
+    )]
+    Format {
+        /// The ledger's folder.
+        dir: PathBuf,
+        /// Its format.
+        found: u32,
+    },
     /// The ledger has not even its first entry.
     #[error("{0} holds no entry, not even the first: its files were emptied. Restore a backup")]
     NoEntry(PathBuf),
@@ -198,9 +213,9 @@ pub enum OpenError {
         /// The vault's folder.
         vault: PathBuf,
     },
-    /// The ledger names a subject that the vault does not hold.
+    /// The ledger has an entry of a subject that the vault does not hold.
     #[error(
-        "ledger entry {index} names a subject that the vault does not hold: the vault has lost \
+        "ledger entry {index} is about a subject that the vault does not hold: the vault has lost \
          data. Restore it from a backup that is at least as new as the ledger"
     )]
     SubjectMissing {
@@ -253,6 +268,8 @@ pub(super) struct Stores {
     pub book: Book,
     /// The end of the chain.
     pub tip: Tip,
+    /// When the last entry was recorded.
+    pub recorded_at: Millis,
     /// The content of entry 0.
     pub ledger: LedgerOpened,
     /// Recovery has verified the entries from this index on.
@@ -275,7 +292,7 @@ pub(super) fn open(
     let signed = stores.book.signed.as_deref();
     let (writer, signed_range) = open_tree(disk, &dir, &*stores.log, signed, progress)?;
     stores.lock.announce()?;
-    let ahead_ms = stores.tip.recorded_at.0.saturating_sub(Millis::now().0);
+    let ahead_ms = stores.recorded_at.0.saturating_sub(Millis::now().0);
     if ahead_ms > CLOCK_AHEAD_MS_NOTABLE {
         warn!(ahead_ms, "the ledger's last entry lies in the future: is the clock right?");
     }
@@ -362,13 +379,17 @@ fn open_stores(
     vault.catch_up(&mut |done, total| progress(Progress::Vault(done, total)))?;
     let hot_states_bytes = config.hot_bytes_max - hot_lookups_bytes;
     let view = View::open(Arc::clone(&index), &ledger_id, hot_states_bytes, |index| {
-        read_entry(&log, index)
+        read_entry_of_nobody(&log, &vault, index)
     })?;
     catch_up(&log, &vault, &view, progress)?;
+    let (vault, view) = (Arc::new(vault), Arc::new(view));
+    let opener = Opener::new(Arc::clone(&vault), Arc::clone(&view));
+    let recorded_at = last_recorded_at(&log, &opener)?;
     Ok(Stores {
         log: Arc::new(log),
-        vault: Arc::new(vault),
-        view: Arc::new(view),
+        vault,
+        view,
+        recorded_at,
         index,
         book,
         tip: opened.tip,
@@ -440,9 +461,47 @@ fn open_index(
     Ok(Arc::new(Index::open(&dir, config.sled_cache_bytes)?.0))
 }
 
-fn read_entry(log: &LocalLog, index: u64) -> Result<Entry, OpenError> {
-    let bytes = log.read(index, index + 1, usize::MAX)?.pop().unwrap_or_default();
-    envelope::decode(&bytes).map_err(|problem| OpenError::Entry { index, problem })
+fn read_bytes(log: &LocalLog, index: u64) -> Result<Vec<u8>, OpenError> {
+    Ok(log.read(index, index + 1, usize::MAX)?.pop().unwrap_or_default())
+}
+
+fn decode(index: u64, bytes: &[u8]) -> Result<SealedEntry, OpenError> {
+    let problem = |problem: crate::format::entry::EntryError| OpenError::Entry {
+        index,
+        problem: problem.into(),
+    };
+    SealedEntry::decode(bytes).map_err(problem)
+}
+
+/// An entry of the catalogue, or about a subscription.
+fn read_entry_of_nobody(log: &LocalLog, vault: &Vault, index: u64) -> Result<Entry, OpenError> {
+    let entry = decode(index, &read_bytes(log, index)?)?;
+    sealed::open_of_nobody(&entry, vault.ledger_id(), vault.confidential())
+        .map_err(|problem| OpenError::Entry { index, problem })
+}
+
+/// When the last entry was recorded. Entries in clear have whole seconds, and may come after one that has
+/// milliseconds in the same second.
+fn last_recorded_at(log: &LocalLog, opener: &Opener) -> Result<Millis, OpenError> {
+    let mut latest = Millis(i64::MIN);
+    for index in (0..log.head()).rev() {
+        let bytes = read_bytes(log, index)?;
+        let entry = opener.entry(&bytes).map_err(|problem| OpenError::Entry { index, problem })?;
+        let is_earlier_second = entry.recorded_at.0.div_euclid(1_000) < latest.0.div_euclid(1_000);
+        if is_earlier_second {
+            break;
+        }
+        latest = latest.max(entry.recorded_at);
+        if !is_in_clear(&decode(index, &bytes)?.body) {
+            break;
+        }
+    }
+    Ok(latest)
+}
+
+/// Whether a body has no milliseconds.
+pub(super) fn is_in_clear(body: &SealedBody) -> bool {
+    !matches!(body, SealedBody::Persons(_) | SealedBody::Uses(_) | SealedBody::Confidential(_))
 }
 
 /// Applies the entries that the view does not have yet.
@@ -457,22 +516,24 @@ fn catch_up(
     if next < head {
         info!(applied = next, entries = head, "bringing the view up to date");
     }
+    let opener = CatchUp::new(vault, view);
+    let mut catalog = CatalogAt::clone(&view.catalog());
     while next < head {
-        let mut entries = Vec::new();
+        let mut entries: Vec<Opened> = Vec::new();
         let mut chain_hash = [0; 32];
         for bytes in log.read(next, head.min(next + CATCH_UP_ENTRIES), CATCH_UP_BYTES)? {
-            let entry = envelope::decode(&bytes)
-                .map_err(|problem| OpenError::Entry { index: next, problem })?;
-            for subject in entry.body.kind().named() {
-                if !vault.accounts_for(subject)? {
-                    return Err(OpenError::SubjectMissing { index: next });
-                }
-            }
+            let opened = opener.open(&decode(next, &bytes)?, &catalog.catalog);
+            let opened = opened.map_err(|problem| match problem {
+                EntryError::NoKey { index } => OpenError::SubjectMissing { index },
+                problem => OpenError::Entry { index: next, problem },
+            })?;
+            catalog.fold(opened.entry.fact());
             chain_hash = chain::hash(&bytes);
-            entries.push(entry);
+            entries.push(opened);
             next += 1;
         }
         view.catch_up(&entries, chain_hash)?;
+        opener.applied();
         progress(Progress::View(next, head));
     }
     Ok(())

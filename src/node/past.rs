@@ -118,7 +118,7 @@ impl Core {
             return Err(ReadError::IndexOutOfRange { index: end, head });
         }
         let now = match end.checked_sub(1) {
-            Some(last) => self.entry(last)?.recorded_at,
+            Some(last) => self.recorded_at(last)?,
             None => self.ledger.created_at,
         };
         Ok(Past { catalog: self.catalog_at(end)?, end, until: None, now })
@@ -132,7 +132,7 @@ impl Core {
         let (mut start, mut end) = (0, head);
         while start < end {
             let middle = start + (end - start) / 2;
-            if self.entry(middle)?.recorded_at <= at {
+            if self.recorded_at(middle)? <= at {
                 start = middle + 1;
             } else {
                 end = middle;

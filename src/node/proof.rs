@@ -8,8 +8,9 @@ use std::sync::Arc;
 use tokio::{sync::watch, time::timeout};
 use tracing::error;
 
-use super::{CheckpointNotReached, Core, FindActError, Node, ProveError, ReadError};
+use super::{CheckpointNotReached, Core, FindActError, Node, ProveError, ReadError, batch::key_hash};
 use crate::{
+    domain::Subject,
     tlog::{
         key::VerifierKey,
         merkle::{self, Hash, prove_consistency, prove_inclusion},
@@ -232,12 +233,19 @@ impl Node {
         }
     }
 
-    /// Index of the entry that a request with this idempotency key wrote.
+    /// Index of the entry that a request about a data subject with this idempotency key wrote.
     ///
     /// # Errors
     /// [`FindActError::Unknown`] if there is none.
-    pub fn index_of_key(&self, idempotency_key: &str) -> Result<u64, FindActError> {
-        let key_hash = self.core.vault.idempotency_key_hash(idempotency_key);
+    pub fn index_of_key(
+        &self,
+        subject: &Subject,
+        idempotency_key: &str,
+    ) -> Result<u64, FindActError> {
+        let vault = &self.core.vault;
+        let found = vault.find(subject).map_err(ReadError::from)?.ok_or(FindActError::Unknown)?;
+        let person = vault.person(found).map_err(ReadError::from)?;
+        let key_hash = key_hash(&person, idempotency_key);
         self.core.view.idempotent(&key_hash)?.ok_or(FindActError::Unknown)
     }
 }

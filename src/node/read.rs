@@ -2,10 +2,12 @@
 
 use tokio::time::timeout;
 
-use super::{Core, Node, ReadError, RevisionNotReached};
+use super::{Core, Node, ReadError, RevisionNotReached, open::is_in_clear};
 use crate::{
     domain::{Entry, LedgerOpened, Millis},
-    ledger::{chain, envelope},
+    entry::EntryError,
+    format::entry::Entry as SealedEntry,
+    ledger::chain,
 };
 
 /// About how many bytes of entries are read for one answer.
@@ -90,7 +92,7 @@ impl Node {
             ledger_id: core.ledger.ledger_id,
             size,
             chain_hash: chain::hash(&bytes),
-            recorded_at: envelope::decode(&bytes)?.recorded_at,
+            recorded_at: core.opener.entry(&bytes)?.recorded_at,
         })
     }
 
@@ -139,7 +141,28 @@ impl Core {
 
     /// One entry. Blocking.
     pub(super) fn entry(&self, index: u64) -> Result<Entry, ReadError> {
-        Ok(envelope::decode(&self.entry_bytes(index)?)?)
+        Ok(self.opener.entry(&self.entry_bytes(index)?)?)
+    }
+
+    /// When an entry was recorded. One in clear has whole seconds, so it counts as recorded with the entry
+    /// before it in the same second. So these times never go back. Blocking.
+    pub(super) fn recorded_at(&self, mut index: u64) -> Result<Millis, ReadError> {
+        let second = self.second_of(index)?.0;
+        loop {
+            let (_, is_in_clear) = self.second_of(index)?;
+            let Some(before) = index.checked_sub(1).filter(|_| is_in_clear) else { break };
+            if self.second_of(before)?.0 < second {
+                break;
+            }
+            index = before;
+        }
+        Ok(self.entry(index)?.recorded_at)
+    }
+
+    /// The second of an entry, and whether it has no milliseconds.
+    fn second_of(&self, index: u64) -> Result<(i64, bool), ReadError> {
+        let entry = SealedEntry::decode(&self.entry_bytes(index)?).map_err(EntryError::from)?;
+        Ok((entry.recorded_at_s, is_in_clear(&entry.body)))
     }
 
     pub(super) fn entry_bytes(&self, index: u64) -> Result<Vec<u8>, ReadError> {

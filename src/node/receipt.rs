@@ -2,19 +2,14 @@
 
 use super::{Core, IssueError, Node, ReadError};
 use crate::{
-    domain::{Action, ChangeRecord, Entry, Identity, Key, Outcome, ScopeKeys, Subject},
-    entry::Receipted,
-    ledger::envelope,
+    domain::{Action, Catalog, ChangeRecord, ChannelId, Identity, PurposeId, Subject},
     receipt::{
-        self, FORMAT_VERSION, Format, Issued, PurposeText, RECEIPT_BYTES_MAX, ReceiptError,
-        Statement,
+        self, ChannelText, FORMAT_VERSION, Format, Issued, PurposeText, RECEIPT_BYTES_MAX,
+        ReceiptError, Statement,
     },
     tlog::{merkle::ProofError, proof::TlogProof},
     tree::Signed,
 };
-
-/// How many earlier entries of a data subject are searched, the latest first, for superseded acts.
-const EARLIER_ENTRIES_MAX: usize = 1_000;
 
 impl Node {
     /// The receipt of an act or a confirmation, under a checkpoint that covers it. If a data subject is
@@ -33,7 +28,7 @@ impl Node {
         if inclusion.root != signed.root() {
             return Err(ReadError::StateUnreadable(ProofError::Root.to_string()).into());
         }
-        let Entry { body, .. } = envelope::decode(&inclusion.entry)?;
+        let body = self.core.opener.entry(&inclusion.entry)?.body;
         let receipted = body.kind().receipt().ok_or(IssueError::NotAnAct { index })?;
         let field = if subject.is_some() { "subject" } else { "act" };
         if let Some(subject) = subject
@@ -45,6 +40,8 @@ impl Node {
         let Identity::Known(name) = self.core.vault.identity(receipted.subject)? else {
             return Err(IssueError::ActUnknown { field });
         };
+        let opening = self.core.opener.opening(&inclusion.entry, receipted.subject)?;
+        let catalog = self.core.view.catalog();
         let statement = Statement {
             format_version: FORMAT_VERSION,
             ledger_id: self.core.ledger.ledger_id,
@@ -55,15 +52,15 @@ impl Node {
                 checkpoint: signed.checkpoint.clone(),
             },
             entry: inclusion.entry,
-            evidence_key: receipted
-                .evidence
-                .map(|sealed| self.core.vault.entry_key(receipted.subject, sealed))
-                .transpose()?,
+            slot: opening.slot,
+            record_key: opening.record_key,
+            evidence_key: opening.evidence_key,
             subject: name.as_str().to_owned(),
+            identity_key: opening.identity_key,
             issued_at: self.core.now(),
             controller: self.controller.clone(),
             purposes: self.core.purposes_of(index, receipted.changes),
-            supersedes: self.core.superseded(index, &receipted)?,
+            channels: channels_of(&catalog.catalog, receipted.changes),
         };
         let issued = receipt::issue(&statement, format, &self.core.checkpoints.key);
         issued.map_err(|error| match error {
@@ -83,7 +80,8 @@ impl Core {
         let current = self.view.catalog();
         let text = |change: &ChangeRecord| {
             let key = change.scope.purpose.as_ref()?;
-            let purpose = current.catalog.purpose(current.catalog.purpose_id(key.as_str())?)?;
+            let id = current.catalog.purpose_id(key.as_str())?;
+            let purpose = current.catalog.purpose(id)?;
             let version = match change.action {
                 Action::Grant => change.purpose_version,
                 _ => {
@@ -92,7 +90,9 @@ impl Core {
                 }
             };
             let content = purpose.at_version(version)?;
+            let PurposeId(place) = id;
             Some(PurposeText {
+                number: place + 1,
                 key: key.to_string(),
                 version,
                 index: *purpose.version_indices.get(usize::try_from(version).ok()? - 1)?,
@@ -110,156 +110,17 @@ impl Core {
         }
         texts
     }
-
-    /// For each change, the earlier acts that decided a part of its scope until then.
-    fn superseded(
-        &self,
-        index: u64,
-        receipted: &Receipted<'_>,
-    ) -> Result<Vec<Vec<u64>>, ReadError> {
-        let mut searches: Vec<Search> = receipted.changes.iter().map(Search::new).collect();
-        let mut indices = self.view.history(receipted.subject, 0, usize::MAX)?;
-        indices.retain(|earlier| *earlier < index);
-        for earlier in indices.into_iter().rev().take(EARLIER_ENTRIES_MAX) {
-            if searches.iter().all(Search::is_complete) {
-                break;
-            }
-            if receipted.confirms.is_some_and(|(request, _)| request == earlier) {
-                continue;
-            }
-            let Entry { body, .. } = self.entry(earlier)?;
-            let Some(receipted) = body.kind().receipt() else { continue };
-            for search in &mut searches {
-                search.add(earlier, receipted.changes);
-            }
-        }
-        Ok(searches.into_iter().map(|search| search.found).collect())
-    }
 }
 
-/// Searches for the acts that a change superseded, from the latest act back.
-struct Search {
-    /// The scope of the change; none for a change that superseded nothing.
-    scope: Option<ScopeKeys>,
-    /// The parts of the scope that later acts have decided.
-    covered: Vec<ScopeKeys>,
-    found: Vec<u64>,
-}
-
-impl Search {
-    fn new(change: &ChangeRecord) -> Self {
-        let applied = change.outcome == Outcome::Applied;
-        let scope = applied.then(|| change.scope.clone());
-        Self { scope, covered: Vec::new(), found: Vec::new() }
-    }
-
-    fn is_complete(&self) -> bool {
-        self.scope.as_ref().is_none_or(|scope| self.covered.contains(scope))
-    }
-
-    fn add(&mut self, index: u64, changes: &[ChangeRecord]) {
-        let Some(scope) = &self.scope else { return };
-        let had_effect = |change: &&ChangeRecord| {
-            matches!(change.outcome, Outcome::Applied | Outcome::PendingConfirmation)
-        };
-        let mut parts: Vec<ScopeKeys> = Vec::new();
-        for change in changes.iter().filter(had_effect) {
-            let is_new = |part: &ScopeKeys| !self.covered.iter().any(|wide| contains(wide, part));
-            parts.extend(overlap(scope, &change.scope).filter(is_new));
-        }
-        if !parts.is_empty() {
-            self.found.push(index);
-            self.covered.extend(parts);
+/// The channels of changes, each once.
+fn channels_of(catalog: &Catalog, changes: &[ChangeRecord]) -> Vec<ChannelText> {
+    let mut texts: Vec<ChannelText> = Vec::new();
+    for key in changes.iter().filter_map(|change| change.scope.channel.as_ref()) {
+        let Some(ChannelId(place)) = catalog.channel_id(key.as_str()) else { continue };
+        let text = ChannelText { number: place + 1, key: key.to_string() };
+        if !texts.contains(&text) {
+            texts.push(text);
         }
     }
-}
-
-fn overlap(one: &ScopeKeys, other: &ScopeKeys) -> Option<ScopeKeys> {
-    let key = |one: &Option<Key>, other: &Option<Key>| match (one, other) {
-        (None, key) | (key, None) => Some(key.clone()),
-        (Some(one), Some(other)) => (one == other).then(|| Some(one.clone())),
-    };
-    let purpose = key(&one.purpose, &other.purpose)?;
-    Some(ScopeKeys { purpose, channel: key(&one.channel, &other.channel)? })
-}
-
-fn contains(wide: &ScopeKeys, narrow: &ScopeKeys) -> bool {
-    overlap(wide, narrow).as_ref() == Some(narrow)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn change(action: Action, purpose: &str, channel: &str, outcome: Outcome) -> ChangeRecord {
-        let key = |text: &str| (text != "*").then(|| Key::parse(text).unwrap());
-        ChangeRecord {
-            action,
-            scope: ScopeKeys { purpose: key(purpose), channel: key(channel) },
-            purpose_version: 0,
-            expires_at: None,
-            data_categories: Vec::new(),
-            outcome,
-        }
-    }
-
-    fn found(change: &ChangeRecord, earlier: &[(u64, ChangeRecord)]) -> Vec<u64> {
-        let mut search = Search::new(change);
-        for (index, earlier) in earlier {
-            if !search.is_complete() {
-                search.add(*index, std::slice::from_ref(earlier));
-            }
-        }
-        search.found
-    }
-
-    #[test]
-    fn a_cell_takes_the_place_of_the_latest_act_about_it() {
-        let superseding = change(Action::Withdraw, "news", "email", Outcome::Applied);
-        let at = |index, purpose, channel, outcome| {
-            (index, change(Action::Grant, purpose, channel, outcome))
-        };
-        let applied = Outcome::Applied;
-        for (earlier, wanted) in [
-            (vec![], vec![]),
-            (vec![at(4, "news", "email", applied), at(3, "news", "email", applied)], vec![4]),
-            (vec![at(4, "news", "sms", applied), at(3, "news", "email", applied)], vec![3]),
-            (vec![at(4, "*", "*", applied), at(3, "news", "email", applied)], vec![4]),
-            (
-                vec![
-                    at(5, "news", "email", Outcome::BlockedByStop(4)),
-                    at(4, "news", "email", Outcome::NoEffect),
-                    at(3, "news", "email", Outcome::PendingConfirmation),
-                ],
-                vec![3],
-            ),
-        ] {
-            assert_eq!(found(&superseding, &earlier), wanted);
-        }
-        for outcome in [Outcome::NoEffect, Outcome::BlockedByStop(1), Outcome::PendingConfirmation]
-        {
-            let superseding = change(Action::Grant, "news", "email", outcome);
-            assert!(
-                found(&superseding, &[at(3, "news", "email", applied)]).is_empty(),
-                "{outcome:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_wide_stop_takes_the_place_of_every_act_within_it() {
-        let superseding = change(Action::Withdraw, "*", "email", Outcome::Applied);
-        let at = |index, action, purpose, channel| {
-            (index, change(action, purpose, channel, Outcome::Applied))
-        };
-        let earlier = [
-            at(6, Action::Grant, "news", "email"),
-            at(5, Action::Withdraw, "news", "*"),
-            at(4, Action::Grant, "offers", "email"),
-            at(3, Action::Grant, "offers", "sms"),
-            at(2, Action::Object, "*", "*"),
-            at(1, Action::Grant, "stats", "email"),
-        ];
-        assert_eq!(found(&superseding, &earlier), [6, 4, 2]);
-    }
+    texts
 }

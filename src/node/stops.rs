@@ -2,7 +2,7 @@
 
 use super::{
     act::{Act, Refused},
-    batch::{Batch, Prepared},
+    batch::{Batch, Prepared, Sealer},
     error::RecordError,
 };
 use crate::domain::{Action, Change, IdempotencyMark};
@@ -21,6 +21,7 @@ impl Batch<'_> {
     pub(super) fn prepare_stops_at_least(
         &self,
         mut act: Act,
+        sealer: &Sealer,
         mark: Option<IdempotencyMark>,
         unclear_stop: UnclearStop,
     ) -> Result<(Prepared, Refused), RecordError> {
@@ -28,7 +29,7 @@ impl Batch<'_> {
         let mut positions: Vec<usize> = (0..act.changes.len()).collect();
         // Most acts are one grant or one stop, and are not copied.
         while act.changes.len() > 1 && act.changes.iter().any(is_stop) {
-            let error = match self.prepare(act.clone(), mark) {
+            let error = match self.prepare(act.clone(), sealer, mark) {
                 Ok(prepared) => return Ok((prepared, refused)),
                 Err(error) => error,
             };
@@ -44,7 +45,7 @@ impl Batch<'_> {
             act.changes = stay.iter().map(|position| act.changes[*position].clone()).collect();
             positions = stay.into_iter().map(|position| positions[position]).collect();
         }
-        let prepared = self.prepare(act, mark);
+        let prepared = self.prepare(act, sealer, mark);
         Ok((prepared.map_err(|error| error.with_positions(&positions))?, refused))
     }
 }

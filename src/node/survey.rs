@@ -10,7 +10,8 @@ use crate::{
     backend::BackendError,
     domain::LedgerOpened,
     entry::EntryError,
-    ledger::{self, ENTRY_BYTES_MAX, envelope},
+    format::entry::{Body, Entry},
+    ledger::{self, ChainError, ENTRY_BYTES_MAX, Tip},
     storage::{AtPath as _, FileError, LogError, disk::Disk, holds_segments, if_exists, scan},
     tlog::{hex, unhex},
     tree,
@@ -195,9 +196,15 @@ pub(super) fn first_entry(disk: &dyn Disk, ledger_dir: &Path) -> Result<LedgerOp
         }
         (None, Err(error)) => return Err(BackendError::from(error).into()),
     };
+    let broken = |problem: ChainError| match problem {
+        ChainError::Format(found) => OpenError::Format { dir: ledger_dir.to_owned(), found },
+        problem => BackendError::Chain { index: 0, problem }.into(),
+    };
     let malformed = |problem| OpenError::Entry { index: 0, problem };
-    let entry = envelope::decode(&bytes).map_err(malformed)?;
-    entry.body.opened().cloned().ok_or_else(|| malformed(EntryError::Body))
+    match Tip::genesis().follow(&bytes).map_err(broken)? {
+        (Entry { body: Body::Opened(opened), .. }, _) => (&opened).try_into().map_err(malformed),
+        (entry, _) => Err(malformed(EntryError::Kind(entry.body.noun()))),
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     Checked, Node, Question,
     act::Idempotency,
-    batch::{Batch, Sealer},
+    batch::{Batch, Sealer, mark},
     due::{CountedUses, due},
     effective::claimed,
     error::{ReadError, UseError, WriteError},
@@ -140,7 +140,8 @@ impl Node {
 
 impl Batch<'_> {
     fn record_use(&mut self, used: Use) -> Result<Used, UseError> {
-        let mark = used.idempotency.as_ref().map(|idempotency| self.mark(idempotency));
+        let sealer = self.sealer(&used.subject)?;
+        let mark = used.idempotency.as_ref().map(|it| mark(&sealer.person, it));
         if let Some(entry) = self.written_before(mark.as_ref())? {
             return Ok(used_before(entry)?);
         }
@@ -158,7 +159,6 @@ impl Batch<'_> {
         let used_at = claimed(used_at, recorded_at, self.earliest());
         let used_at = used_at.map_err(UseError::UsedAt)?;
         let (reason, broken_obligations) = self.judged_then(&used, used_at)?;
-        let sealer = self.sealer(&used.subject, false)?;
         let body = UseRecorded {
             purpose: used.purpose,
             channel: used.channel,
@@ -167,15 +167,15 @@ impl Batch<'_> {
             campaign: used.campaign,
             data_categories: used.data_categories,
             region: used.region,
-            subject_refs: vec![sealer.subject_ref],
+            subject_refs: vec![sealer.subject_ref()],
             reason,
             broken_obligations: broken_obligations.clone(),
             idempotency: mark,
         };
         let cell = UseCell::new(body.purpose.as_str(), body.channel.as_str());
-        let index = self.write(recorded_at, Body::Use(body), &[])?;
-        self.remember_uses([sealer.subject_ref], cell, used_at);
-        self.keep(sealer, &used.subject);
+        let index = self.write(recorded_at, Body::Use(body), &[&sealer])?;
+        self.remember_uses([sealer.subject_ref()], cell, used_at);
+        self.keep(sealer);
         let used = Used { index, reason, broken_obligations, replayed: false };
         if used.is_deviation() {
             self.core().metrics.deviations.inc();
@@ -188,13 +188,12 @@ impl Batch<'_> {
     fn record_uses(&mut self, uses: &UseBatch) -> Result<UsesRecorded, WriteError> {
         let now = self.recorded_at();
         let mut refused = Vec::new();
-        let mut allowed: BTreeMap<_, Vec<(Sealer, &Subject)>> = BTreeMap::new();
+        let mut allowed: BTreeMap<_, Vec<Sealer>> = BTreeMap::new();
         for (position, subject) in uses.subjects.iter().enumerate() {
             let checked = self.check_use(uses, subject, now)?;
             if checked.effect == Effect::Allow {
                 let group = (checked.decision.reason, checked.due.broken(now));
-                let used = (self.sealer(subject, false)?, subject);
-                allowed.entry(group).or_default().push(used);
+                allowed.entry(group).or_default().push(self.sealer(subject)?);
             } else {
                 refused.push((position, checked));
             }
@@ -208,7 +207,7 @@ impl Batch<'_> {
                 campaign: uses.campaign.clone(),
                 data_categories: uses.data_categories.clone(),
                 region: uses.region,
-                subject_refs: used.iter().map(|(sealer, _)| sealer.subject_ref).collect(),
+                subject_refs: used.iter().map(Sealer::subject_ref).collect(),
                 reason,
                 broken_obligations,
                 idempotency: None,
@@ -221,18 +220,19 @@ impl Batch<'_> {
     fn write_uses(
         &mut self,
         body: UseRecorded,
-        used: Vec<(Sealer, &Subject)>,
+        used: Vec<Sealer>,
     ) -> Result<(), WriteError> {
         let cell = UseCell::new(body.purpose.as_str(), body.channel.as_str());
         let (used_at, is_deviation) = (body.used_at, body.is_deviation());
-        self.write(self.recorded_at(), Body::Use(body), &[])?;
+        let named: Vec<&Sealer> = used.iter().collect();
+        self.write(self.recorded_at(), Body::Use(body), &named)?;
         if is_deviation {
             let uses = u64::try_from(used.len()).unwrap_or(u64::MAX);
             self.core().metrics.deviations.inc_by(uses);
         }
-        self.remember_uses(used.iter().map(|(sealer, _)| sealer.subject_ref), cell, used_at);
-        for (sealer, subject) in used {
-            self.keep(sealer, subject);
+        self.remember_uses(used.iter().map(Sealer::subject_ref), cell, used_at);
+        for sealer in used {
+            self.keep(sealer);
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use super::{Core, DeadLettersError, Node, ReadError};
 use crate::{
     domain::{Subscription, SubscriptionId},
     event::Event,
+    ledger::chain,
 };
 
 /// The greatest number of dead letters of a subscription that wait to be delivered again.
@@ -28,10 +29,14 @@ pub(super) struct Replays {
 }
 
 impl Node {
-    /// The secret that signs the deliveries of a subscription, in the form of Standard Webhooks.
-    #[must_use]
-    pub fn webhook_secret(&self, id: SubscriptionId) -> String {
-        self.core.vault.webhook_secret(id.0)
+    /// The secret that signs the deliveries of a subscription, in the form of Standard Webhooks. It is
+    /// derived from the ledger's secret and the entry that created the subscription. Blocking.
+    ///
+    /// # Errors
+    /// [`ReadError::StateUnreadable`].
+    pub fn webhook_secret(&self, id: SubscriptionId) -> Result<String, ReadError> {
+        let created = chain::hash(&self.core.entry_bytes(id.0)?);
+        Ok(self.core.vault.ledger_secret().webhook_secret(&created))
     }
 
     /// Identity of the ledger.

@@ -19,12 +19,15 @@ use parking_lot::RwLock;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot, watch};
 use tracing::{error, info};
 
-use super::{ConsumeError, Core, Node, NodeConfig, WriteError, batch::Batch};
+use super::{
+    ConsumeError, Core, Node, NodeConfig, WriteError,
+    batch::{Batch, End},
+};
 use crate::{
     backend::Appended,
     domain::Millis,
     fold::After,
-    ledger::chain::Tip,
+    ledger::Tip,
     shutdown::{Stage, Threads},
     tlog::merkle::leaf_hash,
 };
@@ -299,7 +302,8 @@ impl Writer {
     fn write(&mut self, jobs: &mut vec::Drain<'_, Admitted>) {
         let started = Instant::now();
         let core = Arc::clone(&self.core);
-        let mut batch = Batch::new(&core, self.tip, core.clock.read());
+        let end = End { tip: self.tip, recorded_at: core.writes.recorded_at() };
+        let mut batch = Batch::new(&core, end, core.clock.read());
         let mut replies = Vec::with_capacity(jobs.len());
         let mut places = Vec::with_capacity(jobs.len());
         while batch.bytes < BATCH_BYTES_MAX
@@ -350,7 +354,7 @@ impl Writer {
         let leaves = batch.frames.iter().map(|bytes| leaf_hash(bytes));
         core.checkpoints.landed(self.tip.next_index, leaves);
         self.tip = batch.tip;
-        core.writes.recorded_at_ms.store(self.tip.recorded_at.0, Ordering::Relaxed);
+        core.writes.recorded_at_ms.store(batch.last_recorded_at.0, Ordering::Relaxed);
         if let Err(error) = core.view.apply(&batch.effects, self.tip.hash) {
             // This batch is durable and visible; the next one would not become visible.
             core.stop_writes(&error.to_string());

@@ -5,6 +5,7 @@
 //! | --- | --- | --- |
 //! | `10` lookup | identity hash (32) | subject_ref (16), vault frame (8, big-endian) |
 //! | `11` frame | subject_ref (16) | vault frame (8, big-endian) |
+//! | `12` first tag | tag (16) | subject_ref (16), lane (1) |
 //! | `ff 'w'` indexed | | number of vault frames indexed (8, big-endian) |
 //!
 //! The mark (`ff`) sorts last on purpose: the index writes rows to disk in key order, so a mark never
@@ -17,6 +18,8 @@ pub enum Key {
     Lookup([u8; 32]),
     /// The vault's frame of a subject.
     Frame([u8; 16]),
+    /// The subject whose first tag in a lane this is.
+    FirstTag([u8; 16]),
     /// The number of frames whose rows are in the index.
     Indexed,
 }
@@ -28,6 +31,7 @@ impl Key {
         match self {
             Self::Lookup(hash) => [&[0x10], hash.as_slice()].concat(),
             Self::Frame(subject) => [&[0x11], subject.as_slice()].concat(),
+            Self::FirstTag(tag) => [&[0x12], tag.as_slice()].concat(),
             Self::Indexed => b"\xffw".to_vec(),
         }
     }
@@ -39,7 +43,7 @@ mod tests {
 
     #[test]
     fn the_mark_sorts_after_every_row() {
-        let rows = [Key::Lookup([0xff; 32]), Key::Frame([0xff; 16])];
+        let rows = [Key::Lookup([0xff; 32]), Key::Frame([0xff; 16]), Key::FirstTag([0xff; 16])];
         assert!(rows.iter().all(|row| row.encode() < Key::Indexed.encode()));
     }
 
@@ -47,5 +51,6 @@ mod tests {
     fn rows_have_the_bytes_of_their_table() {
         assert_eq!(Key::Lookup([7; 32]).encode(), [&[0x10][..], &[7; 32]].concat());
         assert_eq!(Key::Frame([7; 16]).encode(), [&[0x11][..], &[7; 16]].concat());
+        assert_eq!(Key::FirstTag([7; 16]).encode(), [&[0x12][..], &[7; 16]].concat());
     }
 }

@@ -7,6 +7,7 @@
 mod frame;
 mod kek;
 mod keys;
+mod offline;
 
 use std::{
     ops::ControlFlow,
@@ -14,12 +15,12 @@ use std::{
     sync::Arc,
 };
 
-use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine as _};
 pub use frame::FrameError;
 use frame::{Frame, Opened, SubjectFrame};
 use hashbrown::DefaultHashBuilder;
 pub use kek::{Kek, KekError, KekFile, LedgerNote};
 use keys::Key;
+pub use offline::People;
 use parking_lot::Mutex;
 use quick_cache::{UnitWeighter, sync::Cache};
 use rand::RngExt;
@@ -27,8 +28,18 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::{
-    domain::{IdempotencyMark, Identity, Sealed, Subject, SubjectError, SubjectRef},
-    seal::{self, OpenError as SealError, SecretKey, context, evidence_context},
+    domain::{Identity, Sealed, Subject, SubjectError, SubjectRef},
+    format::{
+        Tag,
+        keys::{
+            ledger::{ConfidentialRoot, LedgerSecret},
+            person::PersonKeys,
+            tree::KeyTree,
+        },
+        secret,
+    },
+    ledger::sealed::{Lane, Person},
+    seal::{self, OpenError as SealError, SecretKey, context},
     storage::{
         FrameAt, FrameLog, LogError, LogReader, LogSpec, TornTail,
         disk::Disk,
@@ -46,18 +57,14 @@ pub const DIR: &str = "vault";
 const FRAME_BYTES_MAX: u32 = 4_096;
 /// Vault segments are small, so that each can be compacted by itself; in tests, so that there are several.
 const SEGMENT_BYTES_MAX: u64 = if cfg!(test) { 4 << 10 } else { 16 << 20 };
-/// The greatest number of unwrapped subject keys that are kept in memory.
-const KEYS_MAX: usize = 50_000;
+/// The greatest number of opened subjects that are kept in memory.
+const PERSONS_MAX: usize = 50_000;
 /// How many frames are indexed between two calls of `progress`.
 const INDEX_STEP: u64 = 1_000;
 /// How many bytes of frames are read at once while indexing, at most.
 const INDEX_READ_BYTES_MAX: usize = 1 << 20;
 
 const LOOKUP_CONTEXT: &str = "consent-ledger v1 identity lookup";
-const IDEMPOTENCY_CONTEXT: &str = "consent-ledger v1 idempotency key";
-const REQUEST_CONTEXT: &str = "consent-ledger v1 request digest";
-const CONFIRMATION_CONTEXT: &str = "consent-ledger v1 confirmation token";
-const WEBHOOK_CONTEXT: &str = "consent-ledger v1 webhook secret";
 
 /// Why an operation of the vault failed.
 #[derive(Debug, Error)]
@@ -124,16 +131,14 @@ pub struct Vault {
     ledger_id: [u8; 16],
     secrets: Secrets,
     lookups: Lru<[u8; 32], SubjectRef>,
-    keys: Lru<SubjectRef, SubjectKey>,
+    persons: Lru<SubjectRef, Arc<Person>>,
 }
 
-/// Keys that are derived from the vault's master secret.
+/// What follows from the vault's master secret.
 struct Secrets {
     lookup: SecretKey,
-    idempotency: SecretKey,
-    request: SecretKey,
-    confirmation: SecretKey,
-    webhook: SecretKey,
+    ledger: LedgerSecret,
+    confidential: ConfidentialRoot,
 }
 
 /// The opened files of the vault, before look-ups are possible.
@@ -232,17 +237,14 @@ impl Opened {
 /// A subject that is not in the vault yet.
 #[derive(Debug)]
 pub struct NewSubject {
-    /// Reference in the ledger.
-    pub subject_ref: SubjectRef,
-    /// Its key.
-    pub key: SubjectKey,
+    /// Who it is, and its keys.
+    pub person: Arc<Person>,
     lookup: [u8; 32],
     frame: Vec<u8>,
 }
 
-/// The key that seals the evidence of a subject.
-#[derive(Clone)]
-pub struct SubjectKey(Arc<SecretKey>);
+/// Bytes of a subject's three roots.
+const ROOTS_BYTES: usize = 96;
 
 impl Vault {
     /// Unlocks the vault. Look-ups are complete only after [`Self::catch_up`]; up to `hot_subjects_max`
@@ -265,9 +267,9 @@ impl Vault {
             index,
             kek,
             ledger_id: opened.ledger_id,
-            secrets: Secrets::derive(&master),
+            secrets: Secrets::derive(&master)?,
             lookups: cache(hot_subjects_max),
-            keys: cache(KEYS_MAX),
+            persons: cache(PERSONS_MAX),
         })
     }
 
@@ -292,7 +294,8 @@ impl Vault {
                 match decode(next, &bytes)? {
                     Frame::Opened(_) if next == 0 => {}
                     Frame::Subject(subject) if next > 0 => {
-                        rows.extend(lookup_rows(&subject.lookup, subject.subject_ref, next));
+                        let keys = open_keys(&self.ledger_id, &self.kek, &subject)?;
+                        rows.extend(subject_rows(&subject.lookup, subject.subject_ref, &keys, next));
                     }
                     _ => return Err(VaultError::Order(next)),
                 }
@@ -395,64 +398,64 @@ impl Vault {
         Ok(false)
     }
 
-    /// Makes a reference and a key for a subject. Stores nothing: see [`Self::persist`].
+    /// Makes a reference and keys for a subject. Stores nothing: see [`Self::persist`].
     #[must_use]
     pub fn create(&self, subject: &Subject) -> NewSubject {
         let subject_ref = SubjectRef(rand::rng().random());
-        let key = seal::random_key();
+        let keys = PersonKeys::random(&mut rand::rng());
+        let identity_key = identity_key(&keys);
         let lookup = self.lookup(subject);
         let frame = Frame::Subject(SubjectFrame {
             subject_ref,
             lookup,
-            key: seal::seal(self.kek.bytes(), &self.key_context(subject_ref), &*key),
+            key: seal::seal(self.kek.bytes(), &key_context(&self.ledger_id, subject_ref), &roots(&keys)),
             identity: seal::seal(
-                &key,
-                &self.identity_context(subject_ref),
+                &identity_key,
+                &identity_context(&self.ledger_id, subject_ref),
                 subject.as_str().as_bytes(),
             ),
         });
-        NewSubject { subject_ref, key: SubjectKey(Arc::new(key)), lookup, frame: frame.encode() }
+        let person = Arc::new(Person { subject_ref, keys, identity: subject.clone() });
+        NewSubject { person, lookup, frame: frame.encode() }
     }
 
     /// Stores new subjects: durable, and found by look-ups, when the call returns.
     ///
     /// # Errors
     /// The first failed write or sync stops the vault; see [`FrameLog::append`].
-    pub fn persist(&self, subjects: &[NewSubject]) -> Result<(), VaultError> {
+    pub fn persist(&self, subjects: &[Arc<NewSubject>]) -> Result<(), VaultError> {
         if subjects.is_empty() {
             return Ok(());
         }
         let mut log = self.log.lock();
         let first = log.next_index();
         log.append(&subjects.iter().map(|subject| &subject.frame).collect::<Vec<_>>())?;
-        let mut rows = Vec::with_capacity(2 * subjects.len() + 1);
+        let mut rows = Vec::with_capacity(4 * subjects.len() + 1);
         for (frame, subject) in (first..).zip(subjects) {
-            rows.extend(lookup_rows(&subject.lookup, subject.subject_ref, frame));
+            let Person { subject_ref, keys, .. } = &*subject.person;
+            rows.extend(subject_rows(&subject.lookup, *subject_ref, keys, frame));
         }
         rows.push(indexed_row(log.next_index()));
         self.index.put(rows)?;
         for subject in subjects {
-            self.lookups.insert(subject.lookup, subject.subject_ref);
-            self.keys.insert(subject.subject_ref, subject.key.clone());
+            self.lookups.insert(subject.lookup, subject.person.subject_ref);
+            self.persons.insert(subject.person.subject_ref, Arc::clone(&subject.person));
         }
         Ok(())
     }
 
-    /// A subject's key.
+    /// A subject: who it is, and its keys.
     ///
     /// # Errors
     /// [`VaultError::UnknownSubject`], also if the subject is erased, or the frame can not be read or
     /// opened.
-    pub fn key(&self, subject: SubjectRef) -> Result<SubjectKey, VaultError> {
-        if self.has_erased(subject) {
-            return Err(VaultError::UnknownSubject(subject));
+    pub fn person(&self, subject: SubjectRef) -> Result<Arc<Person>, VaultError> {
+        if let Some(person) = self.persons.get(&subject) {
+            return Ok(person);
         }
-        if let Some(key) = self.keys.get(&subject) {
-            return Ok(key);
-        }
-        let key = self.open_key(&self.frame(subject)?)?;
-        self.keys.insert(subject, key.clone());
-        Ok(key)
+        let person = Arc::new(open_person(&self.ledger_id, &self.kek, &self.frame(subject)?)?);
+        self.persons.insert(subject, Arc::clone(&person));
+        Ok(person)
     }
 
     /// The identity of a subject, which may be erased.
@@ -463,11 +466,41 @@ impl Vault {
         if self.has_erased(subject) {
             return Ok(Identity::Erased);
         }
-        let frame = self.frame(subject)?;
-        let key = self.open_key(&frame)?;
-        let identity = open(subject, &key.0, &self.identity_context(subject), &frame.identity)?;
-        let text = std::str::from_utf8(&identity).map_err(|_| VaultError::Sealed(subject))?;
-        Subject::parse(text).map(Identity::Known).map_err(VaultError::Identity)
+        if let Some(person) = self.persons.get(&subject) {
+            return Ok(Identity::Known(person.identity.clone()));
+        }
+        Ok(Identity::Known(open_person(&self.ledger_id, &self.kek, &self.frame(subject)?)?.identity))
+    }
+
+    /// The subject whose first tag in a lane this is.
+    ///
+    /// # Errors
+    /// The look-up failed.
+    pub fn first_tag(&self, tag: &Tag) -> Result<Option<(SubjectRef, Lane)>, VaultError> {
+        let Some(row) = self.index.get(&Key::FirstTag(*tag).encode())? else { return Ok(None) };
+        match row.split_first_chunk::<16>() {
+            Some((subject, [0])) => Ok(Some((SubjectRef(*subject), Lane::Records))),
+            Some((subject, [1])) => Ok(Some((SubjectRef(*subject), Lane::Uses))),
+            _ => Err(VaultError::Row),
+        }
+    }
+
+    /// Identity of the ledger.
+    #[must_use]
+    pub fn ledger_id(&self) -> [u8; 16] {
+        self.ledger_id
+    }
+
+    /// The ledger's secret.
+    #[must_use]
+    pub fn ledger_secret(&self) -> &LedgerSecret {
+        &self.secrets.ledger
+    }
+
+    /// The keys of what is confidential and names nobody.
+    #[must_use]
+    pub fn confidential(&self) -> &ConfidentialRoot {
+        &self.secrets.confidential
     }
 
     /// Whether a subject of the ledger is in the vault, or erased. If not, the vault has lost it.
@@ -494,93 +527,8 @@ impl Vault {
     #[cfg(test)]
     pub(crate) fn pretend_erased(&self, subject: SubjectRef) {
         tests::ERASED.lock().insert((self.ledger_id, subject));
-        self.keys.remove(&subject);
+        self.persons.remove(&subject);
         self.lookups.clear();
-    }
-
-    /// The keyed hash that stands for an idempotency key in the ledger.
-    #[must_use]
-    pub fn idempotency_key_hash(&self, key: &str) -> [u8; 32] {
-        *blake3::keyed_hash(&self.secrets.idempotency, key.as_bytes()).as_bytes()
-    }
-
-    /// The keyed hash that stands for a request in the ledger.
-    #[must_use]
-    pub fn request_digest(&self, request: &[u8]) -> [u8; 32] {
-        *blake3::keyed_hash(&self.secrets.request, request).as_bytes()
-    }
-
-    /// The confirmation token of the act at a place in the chain: 43 characters that can not be guessed
-    /// without the vault.
-    #[must_use]
-    pub fn confirmation_token(&self, index: u64, prev_hash: &[u8; 32]) -> String {
-        let mut hasher = blake3::Hasher::new_keyed(&self.secrets.confirmation);
-        hasher.update(&self.ledger_id).update(&index.to_be_bytes()).update(prev_hash);
-        BASE64_URL_SAFE_NO_PAD.encode(hasher.finalize().as_bytes())
-    }
-
-    /// The secret that signs the webhook deliveries of the subscription that an entry created, in the
-    /// form of Standard Webhooks: `whsec_` and 32 bytes in base64. It is derived from the vault's secret
-    /// and stored nowhere.
-    #[must_use]
-    pub fn webhook_secret(&self, created_index: u64) -> String {
-        let mut hasher = blake3::Hasher::new_keyed(&self.secrets.webhook);
-        hasher.update(&self.ledger_id).update(&created_index.to_be_bytes());
-        format!("whsec_{}", BASE64_STANDARD.encode(hasher.finalize().as_bytes()))
-    }
-
-    /// Seals the evidence of an act under its subject's key.
-    #[must_use]
-    pub fn seal_evidence(
-        &self,
-        key: &SubjectKey,
-        idempotency: Option<&IdempotencyMark>,
-        evidence: &[u8],
-    ) -> Sealed {
-        seal::seal(&key.0, &evidence_context(&self.ledger_id, idempotency), evidence)
-    }
-
-    /// Seals who asserted a link, under the key of the first of the two subjects.
-    #[must_use]
-    pub fn seal_assertion(&self, key: &SubjectKey, asserted_by: &str) -> Sealed {
-        seal::seal(&key.0, &self.assertion_context(), asserted_by.as_bytes())
-    }
-
-    /// Opens who asserted a link; none if the subject, and so its key, is erased.
-    ///
-    /// # Errors
-    /// [`VaultError::Sealed`] if it is not this subject's.
-    pub fn open_assertion(
-        &self,
-        subject: SubjectRef,
-        sealed: &Sealed,
-    ) -> Result<Option<Zeroizing<Vec<u8>>>, VaultError> {
-        if self.has_erased(subject) {
-            return Ok(None);
-        }
-        open(subject, &self.key(subject)?.0, &self.assertion_context(), sealed).map(Some)
-    }
-
-    /// Opens the evidence of an act.
-    ///
-    /// # Errors
-    /// [`VaultError::Sealed`] if it is not this subject's, or not this act's.
-    pub fn open_evidence(
-        &self,
-        subject: SubjectRef,
-        idempotency: Option<&IdempotencyMark>,
-        sealed: &Sealed,
-    ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
-        let context = evidence_context(&self.ledger_id, idempotency);
-        open(subject, &self.key(subject)?.0, &context, sealed)
-    }
-
-    /// The key that opens only this sealed text of a subject.
-    ///
-    /// # Errors
-    /// As [`Self::key`].
-    pub fn entry_key(&self, subject: SubjectRef, sealed: &Sealed) -> Result<SecretKey, VaultError> {
-        Ok(seal::one_time_key(&self.key(subject)?.0, &sealed.salt))
     }
 
     fn frame(&self, subject: SubjectRef) -> Result<SubjectFrame, VaultError> {
@@ -593,40 +541,17 @@ impl Vault {
         }
     }
 
-    fn open_key(&self, frame: &SubjectFrame) -> Result<SubjectKey, VaultError> {
-        let subject = frame.subject_ref;
-        let key = open(subject, self.kek.bytes(), &self.key_context(subject), &frame.key)?;
-        let key = key.as_slice().try_into().map_err(|_| VaultError::Sealed(subject))?;
-        Ok(SubjectKey(Arc::new(Zeroizing::new(key))))
-    }
-
     fn lookup(&self, subject: &Subject) -> [u8; 32] {
         *blake3::keyed_hash(&self.secrets.lookup, subject.as_str().as_bytes()).as_bytes()
-    }
-
-    fn key_context(&self, subject: SubjectRef) -> Vec<u8> {
-        context(&self.ledger_id, b"subject key", &subject.0)
-    }
-
-    fn identity_context(&self, subject: SubjectRef) -> Vec<u8> {
-        context(&self.ledger_id, b"identity", &subject.0)
-    }
-
-    fn assertion_context(&self) -> Vec<u8> {
-        context(&self.ledger_id, b"assertion", &[])
     }
 }
 
 impl Secrets {
-    fn derive(master: &[u8]) -> Self {
-        let derive = |context| Zeroizing::new(blake3::derive_key(context, master));
-        Self {
-            lookup: derive(LOOKUP_CONTEXT),
-            idempotency: derive(IDEMPOTENCY_CONTEXT),
-            request: derive(REQUEST_CONTEXT),
-            confirmation: derive(CONFIRMATION_CONTEXT),
-            webhook: derive(WEBHOOK_CONTEXT),
-        }
+    fn derive(master: &[u8]) -> Result<Self, VaultError> {
+        let key = secret::Key::from_slice(master).ok_or(VaultError::WrongKey)?;
+        let ledger = LedgerSecret::new(key);
+        let lookup = Zeroizing::new(blake3::derive_key(LOOKUP_CONTEXT, master));
+        Ok(Self { lookup, confidential: ledger.confidential(), ledger })
     }
 }
 
@@ -636,10 +561,59 @@ impl std::fmt::Debug for Secrets {
     }
 }
 
-impl std::fmt::Debug for SubjectKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SubjectKey(…)")
-    }
+fn key_context(ledger_id: &[u8; 16], subject: SubjectRef) -> Vec<u8> {
+    context(ledger_id, b"subject key", &subject.0)
+}
+
+fn identity_context(ledger_id: &[u8; 16], subject: SubjectRef) -> Vec<u8> {
+    context(ledger_id, b"identity", &subject.0)
+}
+
+fn open_keys(
+    ledger_id: &[u8; 16],
+    kek: &Kek,
+    frame: &SubjectFrame,
+) -> Result<PersonKeys, VaultError> {
+    let subject = frame.subject_ref;
+    let bytes = open(subject, kek.bytes(), &key_context(ledger_id, subject), &frame.key)?;
+    let roots: &[u8; ROOTS_BYTES] =
+        bytes.as_slice().try_into().map_err(|_| VaultError::Sealed(subject))?;
+    let ([master, evidence, uses], []) = roots.as_chunks::<32>() else {
+        return Err(VaultError::Sealed(subject));
+    };
+    let key = |bytes: &[u8; 32]| secret::Key::new(*bytes);
+    Ok(PersonKeys {
+        master: key(master),
+        evidence: KeyTree::whole(key(evidence)),
+        uses: KeyTree::whole(key(uses)),
+    })
+}
+
+fn open_person(
+    ledger_id: &[u8; 16],
+    kek: &Kek,
+    frame: &SubjectFrame,
+) -> Result<Person, VaultError> {
+    let subject_ref = frame.subject_ref;
+    let keys = open_keys(ledger_id, kek, frame)?;
+    let context = identity_context(ledger_id, subject_ref);
+    let identity = open(subject_ref, &identity_key(&keys), &context, &frame.identity)?;
+    let text = std::str::from_utf8(&identity).map_err(|_| VaultError::Sealed(subject_ref))?;
+    let identity = Subject::parse(text).map_err(VaultError::Identity)?;
+    Ok(Person { subject_ref, keys, identity })
+}
+
+/// The key that seals the identity of a subject.
+fn identity_key(keys: &PersonKeys) -> SecretKey {
+    Zeroizing::new(*keys.identity().bytes())
+}
+
+/// The three roots of a subject, one after the other.
+fn roots(keys: &PersonKeys) -> Zeroizing<Vec<u8>> {
+    let root = |tree: &KeyTree| tree.nodes().first().map(|node| *node.key.bytes());
+    let trees = [root(&keys.evidence), root(&keys.uses)];
+    let roots = std::iter::once(Some(*keys.master.bytes())).chain(trees).flatten();
+    Zeroizing::new(roots.flatten().collect())
 }
 
 fn cache<K: Eq + std::hash::Hash, V: Clone>(items_max: usize) -> Lru<K, V> {
@@ -661,12 +635,23 @@ fn decode(frame: u64, bytes: &[u8]) -> Result<Frame, VaultError> {
     Frame::decode(bytes).map_err(|problem| VaultError::Frame { frame, problem })
 }
 
-fn lookup_rows(lookup: &[u8; 32], subject: SubjectRef, frame: u64) -> [Row; 2] {
+/// The rows that find a subject: by its identity, by its reference, and by its first tag in each lane.
+fn subject_rows(
+    lookup: &[u8; 32],
+    subject: SubjectRef,
+    keys: &PersonKeys,
+    frame: u64,
+) -> impl Iterator<Item = Row> {
     let frame = frame.to_be_bytes();
-    [
+    let first_tag = |tag: Tag, lane: u8| {
+        (Key::FirstTag(tag).encode(), Some([subject.0.as_slice(), &[lane]].concat()))
+    };
+    let rows = [
         (Key::Lookup(*lookup).encode(), Some([subject.0.as_slice(), &frame].concat())),
         (Key::Frame(subject.0).encode(), Some(frame.to_vec())),
-    ]
+        first_tag(keys.tags().tag(0), 0),
+    ];
+    rows.into_iter().chain(keys.use_tag(0).map(|tag| first_tag(tag, 1)))
 }
 
 fn indexed_row(frames: u64) -> Row {
@@ -724,13 +709,18 @@ mod tests {
         assert_eq!(vault.find(&subject(1)).unwrap(), None);
         let new = vault.create(&subject(1));
         assert_eq!(vault.find(&subject(1)).unwrap(), None, "nothing is kept before persist");
-        let sealed = vault.seal_evidence(&new.key, None, b"shown");
         vault.persist(std::slice::from_ref(&new)).unwrap();
         let check = |vault: &Vault| {
             let found = vault.find(&subject(1)).unwrap().unwrap();
-            assert_eq!(found, new.subject_ref);
+            assert_eq!(found, new.person.subject_ref);
             assert_eq!(vault.identity(found).unwrap(), Identity::Known(subject(1)));
-            assert_eq!(vault.open_evidence(found, None, &sealed).unwrap().as_slice(), b"shown");
+            assert_eq!(vault.person(found).unwrap(), new.person);
+            let keys = &new.person.keys;
+            let first = vault.first_tag(&keys.tags().tag(0)).unwrap();
+            assert_eq!(first, Some((found, Lane::Records)));
+            let first = vault.first_tag(&keys.use_tag(0).unwrap()).unwrap();
+            assert_eq!(first, Some((found, Lane::Uses)));
+            assert_eq!(vault.first_tag(&keys.tags().tag(1)).unwrap(), None);
             assert!(vault.accounts_for(found).unwrap());
             assert_eq!(vault.find(&subject(2)).unwrap(), None);
         };
@@ -739,20 +729,6 @@ mod tests {
         check(&place.open());
         std::fs::remove_dir_all(place.dir.path().join("view")).unwrap();
         check(&place.open());
-    }
-
-    #[test]
-    fn evidence_opens_for_its_own_subject_and_key_only() {
-        let place = Place::new();
-        let vault = place.open();
-        let (one, two) = (vault.create(&subject(1)), vault.create(&subject(2)));
-        let mark = IdempotencyMark { key_hash: [1; 32], request_digest: [2; 32] };
-        let sealed = vault.seal_evidence(&one.key, Some(&mark), b"shown");
-        let (one_ref, two_ref) = (one.subject_ref, two.subject_ref);
-        vault.persist(&[one, two]).unwrap();
-        assert!(vault.open_evidence(one_ref, Some(&mark), &sealed).is_ok());
-        assert!(vault.open_evidence(one_ref, None, &sealed).is_err());
-        assert!(vault.open_evidence(two_ref, Some(&mark), &sealed).is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! | --- | --- | --- |
 //! | `01` state | subject_ref (16) | the subject's state |
 //! | `02` history | subject_ref (16), index (8, big-endian) | nothing |
-//! | `03` idempotency | key hash (32) | index (8, big-endian) |
+//! | `03` idempotency | mark (16) | index (8, big-endian) |
 //! | `04` catalogue | index (8, big-endian) | nothing |
 //! | `05` use | subject_ref (16), index (8, big-endian) | nothing |
 //! | `06` due | moment (8), subject_ref (16), index of the grant (8), big-endian | nothing |
@@ -15,6 +15,9 @@
 //! | `0a` subscription | index of its creation (8, big-endian) | its acknowledgements |
 //! | `0b` settled | subscription (8), shard (4), end of a range (8), big-endian | start, entry, time, whether it failed |
 //! | `0c` dead letter | subscription (8), shard (4), index (8), big-endian | entry, time, attempts, status |
+//! | `0d` tag | tag (16), landed or expected next | subject_ref (16), lane (1), number (8, big-endian) |
+//! | `0e` landed | subject_ref (16), lane (1) | number of its tags in that lane (8, big-endian) |
+//! | `0f` reference | reference of a record (16) | index (8, big-endian) |
 //! | `ff 'v'` owner | | format (4, big-endian), ledger id (16) |
 //! | `ff 'a'` applied | | number of ledger entries applied (8, big-endian), chain hash of the last (32) |
 //!
@@ -32,7 +35,7 @@ pub enum Key {
     /// An act of a subject.
     History(SubjectBytes, u64),
     /// The entry that an idempotency key belongs to.
-    Idempotency([u8; 32]),
+    Idempotency([u8; 16]),
     /// An entry about the catalogue.
     Catalog(u64),
     /// A use of a subject's data.
@@ -54,6 +57,12 @@ pub enum Key {
     Settled(u64, u32, u64),
     /// An event that was given up: subscription, shard, and its index.
     DeadLetter(u64, u32, u64),
+    /// Whose a tag is.
+    Tag([u8; 16]),
+    /// How many tags of a subject have landed in a lane: 0 for records, 1 for uses.
+    Landed(SubjectBytes, u8),
+    /// The entry with a record, by the record's reference.
+    Reference([u8; 16]),
     /// The ledger that the index belongs to.
     Owner,
     /// The number of entries that the view has applied.
@@ -119,6 +128,19 @@ impl Key {
                 bytes.extend_from_slice(&shard.to_be_bytes());
                 bytes.extend_from_slice(&index.to_be_bytes());
             }
+            Self::Tag(tag) => {
+                bytes.push(0x0d);
+                bytes.extend_from_slice(tag);
+            }
+            Self::Landed(subject, lane) => {
+                bytes.push(0x0e);
+                bytes.extend_from_slice(subject);
+                bytes.push(*lane);
+            }
+            Self::Reference(reference) => {
+                bytes.push(0x0f);
+                bytes.extend_from_slice(reference);
+            }
             Self::Owner => bytes.extend_from_slice(b"\xffv"),
             Self::Applied => bytes.extend_from_slice(b"\xffa"),
         }
@@ -170,6 +192,13 @@ impl Key {
                     Self::DeadLetter(id, shard, index)
                 }
             }
+            0x0d => Self::Tag(rest.try_into().ok()?),
+            0x0e => {
+                let (subject, lane) = rest.split_first_chunk::<16>()?;
+                let [lane] = lane else { return None };
+                Self::Landed(*subject, *lane)
+            }
+            0x0f => Self::Reference(rest.try_into().ok()?),
             0xff => match rest {
                 b"v" => Self::Owner,
                 b"a" => Self::Applied,
@@ -200,7 +229,7 @@ mod tests {
         prop_oneof![
             subject.prop_map(Key::State),
             (subject, any::<u64>()).prop_map(|(s, i)| Key::History(s, i)),
-            any::<[u8; 32]>().prop_map(Key::Idempotency),
+            any::<[u8; 16]>().prop_map(Key::Idempotency),
             any::<u64>().prop_map(Key::Catalog),
             (subject, any::<u64>()).prop_map(|(s, i)| Key::Use(s, i)),
             (any::<i64>(), subject, any::<u64>()).prop_map(|(at, s, i)| Key::Due(at, s, i)),
@@ -211,6 +240,9 @@ mod tests {
             any::<u64>().prop_map(Key::Subscription),
             any::<(u64, u32, u64)>().prop_map(|(id, shard, end)| Key::Settled(id, shard, end)),
             any::<(u64, u32, u64)>().prop_map(|(id, shard, at)| Key::DeadLetter(id, shard, at)),
+            any::<[u8; 16]>().prop_map(Key::Tag),
+            (subject, any::<u8>()).prop_map(|(s, lane)| Key::Landed(s, lane)),
+            any::<[u8; 16]>().prop_map(Key::Reference),
             Just(Key::Owner),
             Just(Key::Applied),
         ]

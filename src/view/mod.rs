@@ -37,14 +37,16 @@ use tokio::sync::watch;
 use crate::{
     domain::{Catalog, Entry, Millis, SubjectRef, SubjectState, SubscriptionId},
     fold::{
-        After, CatalogAt, Due, Effect, Fold, FoldError, Linked, Subscriptions, UseCell, reach,
+        After, CatalogAt, Due, Effect, Fold, FoldError, Lead, Linked, Subscriptions, UseCell, reach,
         unite,
     },
+    format::{Reference, Tag},
+    ledger::sealed::{Lane, Opened, Whose},
     storage::index::{Index, IndexError, Row},
 };
 
 /// Version of the view's rows. A view of another version is rebuilt.
-const FORMAT_VERSION: u32 = 4;
+const FORMAT_VERSION: u32 = 5;
 /// States larger than this, in bytes, may not fit into their part of the hot cache.
 const HOT_STATE_BYTES_LARGE: usize = 2 << 10;
 /// Memory of an entry of the hot cache besides the state, in bytes: key, pointers, counters.
@@ -517,8 +519,34 @@ impl View {
     ///
     /// # Errors
     /// The index cannot be read.
-    pub fn idempotent(&self, key_hash: &[u8; 32]) -> Result<Option<u64>, ViewError> {
+    pub fn idempotent(&self, key_hash: &[u8; 16]) -> Result<Option<u64>, ViewError> {
         self.stored_index(&Key::Idempotency(*key_hash))
+    }
+
+    /// Whose a tag is, if it has landed or is the next of somebody whose tag before it has landed.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub fn whose(&self, tag: &Tag) -> Result<Option<Whose>, ViewError> {
+        let row = self.index.get(&Key::Tag(*tag).encode())?;
+        row.map(|row| rows::whose(&row).ok_or(ViewError::Row)).transpose()
+    }
+
+    /// How many tags of a subject have landed in a lane.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub fn landed(&self, subject: SubjectRef, lane: Lane) -> Result<u64, ViewError> {
+        let landed = self.stored_index(&Key::Landed(subject.0, rows::lane_byte(lane)))?;
+        Ok(landed.unwrap_or_default())
+    }
+
+    /// Index of the entry with a record.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub fn index_of(&self, reference: &Reference) -> Result<Option<u64>, ViewError> {
+        self.stored_index(&Key::Reference(*reference))
     }
 
     /// Indices of the catalogue's entries, in order.
@@ -709,15 +737,16 @@ impl View {
     ///
     /// # Errors
     /// An entry names what the catalogue does not have, or the index fails.
-    pub fn catch_up(&self, entries: &[Entry], chain_hash: [u8; 32]) -> Result<(), ViewError> {
+    pub fn catch_up(&self, entries: &[Opened], chain_hash: [u8; 32]) -> Result<(), ViewError> {
         let mut fold = self.fold();
         let mut states: HashMap<SubjectRef, Arc<SubjectState>> = HashMap::new();
         let mut effects = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let effect = fold.effect(entry.fact(), |subject| match states.get(&subject) {
+        for Opened { entry, slots } in entries {
+            let mut effect = fold.effect(entry.fact(), |subject| match states.get(&subject) {
                 Some(state) => Ok(Arc::clone(state)),
                 None => self.state(subject),
             })?;
+            effect.leads.extend(slots.iter().cloned().map(Lead::Slot));
             if let After::Subjects(after) = &effect.after {
                 states.extend(after.iter().cloned());
             }

@@ -4,7 +4,10 @@ use smallvec::{SmallVec, smallvec};
 
 use super::{keys::Key, row, subscriptions};
 use crate::{
+    domain::SubjectRef,
     fold::{After, Due, Effect, Lead, Subscriptions},
+    format::Tag,
+    ledger::sealed::{Lane, SlotOf, Whose},
     storage::index::Row,
 };
 
@@ -30,12 +33,54 @@ pub(super) fn due_key(due: &Due) -> Key {
     Key::Due(due.at.0, due.subject.0, due.grant_index)
 }
 
+/// The byte of a lane.
+pub(super) fn lane_byte(lane: Lane) -> u8 {
+    match lane {
+        Lane::Records => 0,
+        Lane::Uses => 1,
+    }
+}
+
+/// Whose a tag is, as the value of its row.
+pub(super) fn whose(row: &[u8]) -> Option<Whose> {
+    let (subject, rest) = row.split_first_chunk::<16>()?;
+    let (lane, number) = rest.split_first()?;
+    let lane = match lane {
+        0 => Lane::Records,
+        1 => Lane::Uses,
+        _ => return None,
+    };
+    let number = u64::from_be_bytes(number.try_into().ok()?);
+    Some(Whose { subject: SubjectRef(*subject), lane, number })
+}
+
+fn tag_row(tag: &Tag, slot: &SlotOf, number: u64) -> Row {
+    let lane = lane_byte(slot.lane);
+    let value = [slot.subject.0.as_slice(), &[lane], &number.to_be_bytes()].concat();
+    (Key::Tag(*tag).encode(), Some(value))
+}
+
+/// The rows of a tag: whose it is and whose the next one will be, how many there are, and its record.
+fn slot_rows(slot: &SlotOf, index: u64) -> SmallVec<[Row; 2]> {
+    let next = slot.number + 1;
+    let landed = Key::Landed(slot.subject.0, lane_byte(slot.lane)).encode();
+    let mut rows = smallvec![
+        tag_row(&slot.tag, slot, slot.number),
+        (landed, Some(next.to_be_bytes().to_vec())),
+    ];
+    rows.extend(slot.next_tag.as_ref().map(|tag| tag_row(tag, slot, next)));
+    let to_entry = |reference| (Key::Reference(reference).encode(), index.to_be_bytes().to_vec());
+    rows.extend(slot.reference.map(to_entry).map(|(key, value)| (key, Some(value))));
+    rows
+}
+
 fn lead_rows(lead: &Lead, index: u64, subscriptions: Option<&Subscriptions>) -> SmallVec<[Row; 2]> {
     let to_entry = || Some(index.to_be_bytes().to_vec());
     match lead {
         Lead::Idempotency(hash) => smallvec![(Key::Idempotency(*hash).encode(), to_entry())],
         Lead::Token(hash) => smallvec![(Key::Confirmation(*hash).encode(), to_entry())],
         Lead::Confirms(act) => smallvec![(Key::Confirmed(*act).encode(), to_entry())],
+        Lead::Slot(slot) => slot_rows(slot, index),
         Lead::Ends(due) => smallvec![(due_key(due).encode(), Some(Vec::new()))],
         Lead::Ended(due) => smallvec![(due_key(due).encode(), None)],
         Lead::Use { subject, cell, at } => smallvec![

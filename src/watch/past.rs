@@ -18,7 +18,7 @@ use crate::{
     domain::{Filter, Identity, Key, Subject, SubjectRef, SubscriptionId},
     entry::Entry,
     event::{self, CatalogDetail, Event, Surroundings},
-    ledger::envelope,
+    opener::Opener,
     vault::Vault,
     view::View,
 };
@@ -40,6 +40,7 @@ pub(super) struct LedgerPast {
     backend: Arc<dyn LogBackend>,
     vault: Arc<Vault>,
     view: Arc<View>,
+    opener: Opener,
     catalog: Mutex<CatalogHistory>,
 }
 
@@ -49,7 +50,7 @@ impl Past for LedgerPast {
         let entries = self.backend.read(cursor, end, STEP_BYTES).map_err(WatchError::unreadable)?;
         let mut gathered = Gathered { next: cursor, ..Gathered::default() };
         for bytes in entries {
-            let entry = envelope::decode(&bytes).map_err(WatchError::unreadable)?;
+            let entry = self.opener.entry(&bytes).map_err(WatchError::unreadable)?;
             gathered.next = entry.index + 1;
             let event = self.event(&entry, filter)?;
             gathered.posts.extend(event.map(|event| Arc::new(Post::new(Arc::new(event)))));
@@ -63,7 +64,8 @@ impl Past for LedgerPast {
 
 impl LedgerPast {
     pub(super) fn new(backend: Arc<dyn LogBackend>, vault: Arc<Vault>, view: Arc<View>) -> Self {
-        Self { backend, vault, view, catalog: Mutex::default() }
+        let opener = Opener::new(Arc::clone(&vault), Arc::clone(&view));
+        Self { backend, vault, view, opener, catalog: Mutex::default() }
     }
 
     /// The event of an entry, if it may pass the filter: reading the identity of the data subject costs
@@ -80,7 +82,7 @@ impl LedgerPast {
         let entries =
             self.backend.read(index, index + 1, STEP_BYTES).map_err(WatchError::unreadable)?;
         match entries.first() {
-            Some(bytes) => envelope::decode(bytes).map_err(WatchError::unreadable),
+            Some(bytes) => self.opener.entry(bytes).map_err(WatchError::unreadable),
             None => Err(WatchError::Unreadable(format!("entry {index} is missing"))),
         }
     }

@@ -201,10 +201,10 @@ mod tests {
         ] {
             let changes = vec![
                 record(Action::Grant, Outcome::PendingConfirmation),
-                record(Action::Grant, Outcome::BlockedByStop(4)),
+                record(Action::Grant, Outcome::BlockedByStop(Some(4))),
                 record(Action::Refuse, Outcome::NoEffect),
                 record(Action::Withdraw, Outcome::Applied),
-                record(Action::Object, Outcome::SupersededByLater(9)),
+                record(Action::Object, Outcome::SupersededByLater(Some(9))),
                 record(Action::Expire, Outcome::Applied),
             ];
             let detail = ConsentDetail { actor, preferences_changed: true, ..consent(changes) };

@@ -136,18 +136,29 @@ async fn supervise(shared: Arc<Shared>, stop: CancellationToken) {
     }
 }
 
+/// Why an endpoint gets no messages.
+#[derive(Debug, thiserror::Error)]
+enum NoEndpoint {
+    /// The entry that created the subscription can not be read.
+    #[error(transparent)]
+    Read(#[from] crate::node::ReadError),
+    /// The secret is none.
+    #[error(transparent)]
+    Secret(#[from] SignatureError),
+}
+
 fn endpoint_of<'a>(
     endpoints: &'a mut HashMap<SubscriptionId, Endpoint>,
     shared: &Shared,
     subscription: &Subscription,
     stop: &CancellationToken,
-) -> Result<&'a mut Endpoint, SignatureError> {
+) -> Result<&'a mut Endpoint, NoEndpoint> {
     use std::collections::hash_map::Entry;
     match endpoints.entry(subscription.id) {
         Entry::Occupied(endpoint) => Ok(endpoint.into_mut()),
         Entry::Vacant(place) => {
             let (node, id) = (&shared.node, subscription.id);
-            let secret = Secret::parse(&node.webhook_secret(id))?;
+            let secret = Secret::parse(&node.webhook_secret(id)?)?;
             let envelope = Arc::new(Envelope::new(&node.ledger_id(), node.origin(), id, secret));
             // A try may wait for its place among the requests in flight.
             let try_max = shared.sender.timeout() * 2;

@@ -421,7 +421,7 @@ impl Verdict {
     pub fn admits(&self, outcome: Outcome) -> bool {
         match (self, outcome) {
             (Self::Is(want), got) => *want == got,
-            (Self::SupersededByOneOf(causes), Outcome::SupersededByLater(got)) => {
+            (Self::SupersededByOneOf(causes), Outcome::SupersededByLater(Some(got))) => {
                 causes.contains(&got)
             }
             (Self::SupersededByOneOf(_), _) => false,
@@ -486,18 +486,18 @@ impl Judgement<'_> {
             return Outcome::NoEffect;
         }
         if let Some(index) = self.erased_by {
-            return Outcome::BlockedByStop(index);
+            return Outcome::BlockedByStop(Some(index));
         }
         if let (Some(stop), Some(named)) = (after.stop, after.named) {
             if !speaks(judged.act.actor) {
-                return Outcome::BlockedByStop(named.index);
+                return Outcome::BlockedByStop(Some(named.index));
             }
             if is_barred(&after.events, &judged) {
-                return Outcome::SupersededByLater(stop.index);
+                return Outcome::SupersededByLater(Some(stop.index));
             }
             return match later_request {
                 Some(event) if speaks(event.act.actor) && !is_barred(&after.events, &event) => {
-                    Outcome::SupersededByLater(event.index)
+                    Outcome::SupersededByLater(Some(event.index))
                 }
                 _ => Outcome::PendingConfirmation,
             };
@@ -507,7 +507,7 @@ impl Judgement<'_> {
                 Some(index) if index == judged.index || before.stop.is_some() => Outcome::Applied,
                 // A stop between this grant and the later one that lifts it counts too.
                 Some(index) if speaks(judged.act.actor) && !waits => {
-                    Outcome::SupersededByLater(index)
+                    Outcome::SupersededByLater(Some(index))
                 }
                 _ => Outcome::NoEffect,
             };
@@ -518,10 +518,10 @@ impl Judgement<'_> {
         let counting = after.events.iter().rfind(|event| event.is_grant() && !event.waits(purpose));
         match (counting, later_request) {
             (Some(grant), _) if grant.order() > judged.order() => {
-                Outcome::SupersededByLater(grant.index)
+                Outcome::SupersededByLater(Some(grant.index))
             }
             _ if !waits => Outcome::Applied,
-            (_, Some(request)) => Outcome::SupersededByLater(request.index),
+            (_, Some(request)) => Outcome::SupersededByLater(Some(request.index)),
             (Some(grant), None)
                 if grant_counts(purpose, &after, self.now) && asks_for_the_same(grant, judged) =>
             {

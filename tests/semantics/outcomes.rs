@@ -230,8 +230,8 @@ fn in_words(outcome: Outcome) -> String {
     match outcome {
         Outcome::Applied => "APPLIED".to_owned(),
         Outcome::NoEffect => "NO_EFFECT".to_owned(),
-        Outcome::BlockedByStop(index) => format!("BLOCKED by {index}"),
-        Outcome::SupersededByLater(index) => format!("SUPERSEDED by {index}"),
+        Outcome::BlockedByStop(index) => format!("BLOCKED by {}", index.unwrap()),
+        Outcome::SupersededByLater(index) => format!("SUPERSEDED by {}", index.unwrap()),
         Outcome::PendingConfirmation => "PENDING".to_owned(),
     }
 }

@@ -614,7 +614,7 @@ proptest! {
                 );
             }
             for change in &changes {
-                if let Outcome::BlockedByStop(cause) = change.outcome {
+                if let Outcome::BlockedByStop(Some(cause)) = change.outcome {
                     let keys = change.scope.clone();
                     let cell = (keys.purpose.unwrap(), keys.channel.unwrap());
                     let is = world.ask(&after, &cell, region, now);

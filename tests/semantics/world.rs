@@ -20,7 +20,7 @@ use std::{
 
 use consent_ledger::{
     domain::{
-        Action, Actor, Body, Catalog, ChangeRecord, ChannelPut, ConsentAct, ConsentConfirmed,
+        Action, Actor, Body, Catalog, ChangeRecord, ChannelPut, ConsentAct, ConsentConfirmed, Door,
         ContactChange, Key, LegalBasis, LinkChange, LinkConfidence, Mark, Millis, Obligation,
         Outcome, PurposePut, PurposeVersion, Region, ScopeKeys, SubjectRef, SubjectState,
     },
@@ -109,7 +109,7 @@ impl Entry {
                 actor: act.actor,
                 effective_at: act.effective_at,
                 changes: act.changes.clone(),
-                evidence: None,
+                door: Door::Call,
                 idempotency: None,
                 authority_ends_at: act.authority_ends_at,
                 confirmation: None,
@@ -120,7 +120,7 @@ impl Entry {
                 subject_ref: name_ref(*one),
                 other_ref: name_ref(*other),
                 confidence: *confidence,
-                asserted_by: None,
+                asserted_by: String::new(),
             })),
             Content::Erased(_) => None,
         }
@@ -147,7 +147,6 @@ impl Confirmation {
             authority_ends_at: self.request.authority_ends_at,
             effective_at: self.request.effective_at,
             grants: self.grants.clone(),
-            evidence: None,
             idempotency: None,
         }
     }
@@ -402,7 +401,7 @@ pub fn change(action: Action, scope: ScopeKeys, purpose_version: u32) -> ChangeR
         expires_at: None,
         data_categories: Vec::new(),
         // The fold must not read the outcome of an act: start from one that is never right here.
-        outcome: Outcome::SupersededByLater(u64::MAX),
+        outcome: Outcome::SupersededByLater(Some(u64::MAX)),
     }
 }
 

@@ -1,13 +1,11 @@
 //! A line in the history of a data subject: an entry from that data subject's view, in one shape
 //! for every kind.
 //!
-//! Evidence stays sealed here; the node opens it when it shows a history.
+//! Evidence is not part of it: the node opens it when it shows a history.
 
 use crate::{
-    domain::{
-        Actor, ChangeRecord, ContactChange, LinkConfidence, Millis, Reason, Sealed, SubjectRef,
-    },
-    entry::{IdempotencyMark, UseRecorded},
+    domain::{Actor, ChangeRecord, ContactChange, LinkConfidence, Millis, Reason, SubjectRef},
+    entry::UseRecorded,
 };
 
 /// One entry in the history of a data subject. Each kind of entry fills the fields that it has.
@@ -21,8 +19,8 @@ pub struct Line {
     pub effective_at: Millis,
     /// What changed.
     pub changes: Vec<ChangeRecord>,
-    /// The evidence; none for kinds without evidence.
-    pub evidence: Option<SealedEvidence>,
+    /// Whether the kind has evidence, which may be empty.
+    pub has_evidence: bool,
     /// How the data subject wants to be contacted from then on.
     pub contact: ContactChange,
     /// Until when the act could be confirmed.
@@ -54,15 +52,6 @@ pub enum LineKind {
     Use,
 }
 
-/// Evidence as its entry holds it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SealedEvidence {
-    /// The evidence; none if there was none to keep.
-    pub sealed: Option<Sealed>,
-    /// The caller's idempotency key, which is part of the sealing context.
-    pub idempotency: Option<IdempotencyMark>,
-}
-
 /// A link, or its end, as one of the two sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkLine {
@@ -71,9 +60,7 @@ pub struct LinkLine {
     /// How sure it is; none if they were unlinked.
     pub confidence: Option<LinkConfidence>,
     /// The source of the claim.
-    pub asserted_by: Option<Sealed>,
-    /// The data subject whose key seals it.
-    pub sealed_for: SubjectRef,
+    pub asserted_by: String,
 }
 
 impl Line {
@@ -85,7 +72,7 @@ impl Line {
             actor,
             effective_at,
             changes: Vec::new(),
-            evidence: None,
+            has_evidence: false,
             contact: ContactChange::default(),
             confirmation_expires_at: None,
             cause: None,

@@ -27,6 +27,7 @@ pub mod receipt;
 pub mod seal;
 pub mod token;
 
+use consent_ledger_format as format;
 use consent_ledger_framelog as storage;
 use consent_ledger_proto as proto;
 use consent_ledger_tlog as tlog;

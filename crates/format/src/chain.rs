@@ -142,17 +142,54 @@ impl Tip {
         Ok((entry, tip))
     }
 
-    fn after(&self, entry: &Entry, entry_bytes: &[u8]) -> Result<Self, ChainError> {
-        if entry.index != self.next_index {
-            return Err(ChainError::Index { want: self.next_index, got: entry.index });
+    /// The tip that an entry claims to continue, with the highest feature level that this program knows;
+    /// none if the bytes are not an entry.
+    #[must_use]
+    pub fn claimed_by(entry_bytes: &[u8]) -> Option<Self> {
+        Entry::decode(entry_bytes).ok().as_ref().map(Self::before)
+    }
+
+    /// The tip after an entry that is trusted: in the middle of a ledger, so at the highest feature level
+    /// that this program knows.
+    #[must_use]
+    pub fn after_trusted(entry: &Entry, entry_bytes: &[u8]) -> Self {
+        Self {
+            next_index: entry.index + 1,
+            hash: hash(entry_bytes),
+            recorded_at_s: entry.recorded_at_s,
+            level: LEVEL,
         }
-        if entry.prev_hash != self.hash {
+    }
+
+    /// Whether an entry that claims to continue one tip continues this one.
+    ///
+    /// # Errors
+    /// The first difference.
+    pub fn is_continued_by(&self, claimed: &Self) -> Result<(), ChainError> {
+        if claimed.next_index != self.next_index {
+            return Err(ChainError::Index { want: self.next_index, got: claimed.next_index });
+        }
+        if claimed.hash != self.hash {
             return Err(ChainError::PrevHash);
         }
-        if entry.recorded_at_s < self.recorded_at_s {
-            let (got, before) = (entry.recorded_at_s, self.recorded_at_s);
+        if claimed.recorded_at_s < self.recorded_at_s {
+            let (got, before) = (claimed.recorded_at_s, self.recorded_at_s);
             return Err(ChainError::TimeWentBack { got, before });
         }
+        Ok(())
+    }
+
+    fn before(entry: &Entry) -> Self {
+        Self {
+            next_index: entry.index,
+            hash: entry.prev_hash,
+            recorded_at_s: entry.recorded_at_s,
+            level: LEVEL,
+        }
+    }
+
+    fn after(&self, entry: &Entry, entry_bytes: &[u8]) -> Result<Self, ChainError> {
+        self.is_continued_by(&Self::before(entry))?;
         Ok(Self {
             next_index: self.next_index + 1,
             hash: hash(entry_bytes),

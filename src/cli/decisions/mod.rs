@@ -1,8 +1,8 @@
 //! `verify-decisions`: recomputes decisions from the ledger alone, and compares them with the
 //! node's answers.
 //!
-//! The entries are read once, in order: each must continue the hash chain, is folded into states in
-//! memory, and is a leaf of the Merkle tree. The node's answers stream in beside them, so only the
+//! The entries are read once, in order: each must continue the hash chain, is opened with the keys of the
+//! vault, folded into states in memory, and is a leaf of the Merkle tree. The node's answers stream in beside them, so only the
 //! states take memory.
 
 use std::path::PathBuf;
@@ -21,23 +21,30 @@ use super::{
     entries::Entries,
     error::CliError,
     output::{Output, Table, Tone},
-    progress,
+    progress, serve,
     trust::{TrustArgs, read_text},
     words::{Bytes, hex},
 };
 use crate::{
-    domain::{Entry, LedgerOpened},
+    config::parse_kek,
+    domain::Entry,
     fold::Replay,
+    format::entry::{Body, Entry as SealedEntry},
     grpc::decisions::message,
-    ledger::chain::Tip,
+    ledger::Tip,
+    node::KEK_FILE,
+    opener::Offline,
     proto::{
         GetCheckpointRequest, GetCheckpointResponse, audit_service_client::AuditServiceClient,
+        ledger::LedgerOpened,
     },
+    storage::disk::RealDisk,
     tlog::{
         BASE64,
         checkpoint::SignedCheckpoint,
         merkle::{Range, leaf_hash},
     },
+    vault::{self, Kek, People},
 };
 
 mod answers;
@@ -45,8 +52,8 @@ mod compare;
 mod report;
 
 const AFTER_HELP: &str = "\
-Reads every entry before --end, from the server or, with --data-dir, from the files, and
-recomputes the decisions for every cell that an entry from --start on touched, as of that entry.
+Reads every entry before --end, from the server or, with --data-dir, from the files, opens it with the keys
+of a vault, and recomputes the decisions for every cell that an entry from --start on touched, as of that entry.
 The server must give the same answers: wrong, missing and extra answers are differences. The
 results that the entries themselves record are recomputed too: the outcome of every change,
 effective times, confirmations, and the ends of grants.
@@ -60,9 +67,10 @@ examples/onboarding.ndjson.
 Exit codes: 0 all agree, 1 something differs or an entry is damaged, 2 wrong usage.
 
 Examples:
-  consent-ledger verify-decisions
-  consent-ledger verify-decisions --start 1000 --end 2000 --data-dir ./data
-  consent-ledger verify-decisions --checkpoint january.checkpoint --key @ledger.vkey";
+  consent-ledger verify-decisions --data-dir ./data
+  consent-ledger verify-decisions --vault ./data/vault --start 1000 --end 2000
+  consent-ledger verify-decisions --data-dir ./data --kek-file /etc/consent-ledger/kek \\
+      --checkpoint january.checkpoint --key @ledger.vkey";
 
 /// Default number of differences that are shown.
 const DIFFERENCES_SHOWN: usize = 20;
@@ -82,6 +90,12 @@ pub struct DecisionsArgs {
     /// Read the entries from this directory; decisions still come from the server
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Folder of the vault that has the keys [default: `vault` in the data directory]
+    #[arg(long, value_name = "DIR", required_unless_present = "data_dir")]
+    vault: Option<PathBuf>,
+    /// File of the key-encryption key [default: `kek` beside the folder of the vault]
+    #[arg(long, value_name = "FILE")]
+    kek_file: Option<PathBuf>,
     /// File with a signed checkpoint that the entries must be under
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
@@ -97,6 +111,8 @@ pub(super) async fn run(args: DecisionsArgs, context: &mut Context) -> Result<Ex
     let mut client = AuditServiceClient::new(client::connect(&context.global).await?);
     let node = client.get_checkpoint(GetCheckpointRequest::default()).await?.into_inner();
     let plan = Plan::new(&args, &node, checkpoint)?;
+    // After the head is known: the vault has every data subject of the entries before it.
+    let opener = opener(&args)?;
     let entries = match &args.data_dir {
         Some(dir) => Entries::from_dir(dir.clone(), 0, Some(plan.read_end())),
         None => Entries::from_server(client, 0, plan.read_end()).await?,
@@ -104,11 +120,29 @@ pub(super) async fn run(args: DecisionsArgs, context: &mut Context) -> Result<Ex
     // A second connection, so that entries and answers do not share one flow-control window.
     let client = AuditServiceClient::new(client::connect(&context.global).await?);
     let answers = Answers::from_server(client, plan.start, plan.end).await?;
-    let audit = Audit::new(plan, node, args.show);
+    let audit = Audit::new(plan, node, opener, args.show);
     let report = audit.run(entries, answers).await?;
     let printed = print(&report, &mut context.out);
     context.out.finish(printed)?;
     Ok(if report.agrees { Exit::Success } else { Exit::Failed })
+}
+
+/// What opens the entries: the keys of a vault.
+fn opener(args: &DecisionsArgs) -> Result<Offline, CliError> {
+    let in_data_dir = args.data_dir.as_ref().map(|dir| dir.join(vault::DIR));
+    let Some(dir) = args.vault.clone().or(in_data_dir) else {
+        return Err(CliError::usage("--vault or --data-dir must name the vault"));
+    };
+    let kek = match serve::kek_in_environment() {
+        Some(text) => parse_kek(&text).map_err(CliError::usage)?,
+        None => {
+            let beside = || dir.with_file_name(KEK_FILE);
+            let file = args.kek_file.clone().unwrap_or_else(beside);
+            Kek::from_file(&file).map_err(CliError::failed)?
+        }
+    };
+    let people = People::read(&RealDisk, &dir, &kek).map_err(CliError::failed)?;
+    Ok(Offline::new(people))
 }
 
 fn signed_checkpoint(args: &DecisionsArgs) -> Result<Option<SignedCheckpoint>, CliError> {
@@ -172,6 +206,7 @@ struct Audit {
     /// Name of the ledger, as its first entry says.
     origin: Option<String>,
     tip: Tip,
+    opener: Offline,
     tree: Option<Range>,
     replay: Replay,
     comparison: Comparison,
@@ -181,13 +216,19 @@ struct Audit {
 }
 
 impl Audit {
-    fn new(plan: Plan, node: GetCheckpointResponse, shown_max: usize) -> Self {
+    fn new(
+        plan: Plan,
+        node: GetCheckpointResponse,
+        opener: Offline,
+        shown_max: usize,
+    ) -> Self {
         Self {
             tree: plan.checkpoint.as_ref().map(|_| Range::empty(0)),
             plan,
             node,
             origin: None,
             tip: Tip::genesis(),
+            opener,
             replay: Replay::default(),
             comparison: Comparison::new(shown_max),
             statements: Vec::new(),
@@ -201,12 +242,15 @@ impl Audit {
         for index in 0..self.plan.read_end() {
             let missing = || CliError::failed(format!("there is no entry {index}"));
             let bytes = entries.next().await?.ok_or_else(missing)?;
-            let entry = self.follow(&bytes)?;
+            let sealed = self.follow(&bytes)?;
             if index < self.plan.end {
+                let entry = self.opener.open(&sealed, self.replay.catalog());
+                let entry = entry
+                    .map_err(|error| CliError::failed(format!("entry {index}: {error}")))?;
                 self.fold(&entry)?;
-            }
-            if (self.plan.start..self.plan.end).contains(&index) {
-                self.compare(&entry, &mut answers).await?;
+                if index >= self.plan.start {
+                    self.compare(&entry, &mut answers).await?;
+                }
             }
             bar.inc(1);
         }
@@ -217,7 +261,7 @@ impl Audit {
     }
 
     /// Decodes the next entry, which must continue the chain and belong to the node's ledger.
-    fn follow(&mut self, bytes: &[u8]) -> Result<Entry, CliError> {
+    fn follow(&mut self, bytes: &[u8]) -> Result<SealedEntry, CliError> {
         let index = self.tip.next_index;
         let (entry, tip) = self
             .tip
@@ -227,7 +271,7 @@ impl Audit {
         if let Some(tree) = &mut self.tree {
             tree.push(leaf_hash(bytes));
         }
-        if let Some(opened) = entry.body.opened() {
+        if let Body::Opened(opened) = &entry.body {
             self.check_ledger(opened)?;
             self.origin = Some(opened.origin.clone());
         }
@@ -236,7 +280,14 @@ impl Audit {
 
     /// Checks that the entries, the server and the checkpoint are of the same ledger.
     fn check_ledger(&self, opened: &LedgerOpened) -> Result<(), CliError> {
-        if opened.ledger_id.as_slice() != self.node.ledger_id {
+        let vault = self.opener.ledger_id();
+        if opened.ledger_id != vault {
+            let (entries, vault) = (hex(&opened.ledger_id), hex(&vault));
+            return Err(CliError::failed(format!(
+                "the entries are of the ledger {entries}, the vault belongs to {vault}"
+            )));
+        }
+        if opened.ledger_id != self.node.ledger_id {
             let (entries, node) = (hex(&opened.ledger_id), hex(&self.node.ledger_id));
             return Err(CliError::failed(format!(
                 "the entries are of the ledger {entries}, the server answers for {node}"

@@ -123,7 +123,7 @@ fn report() -> Report {
     let untrue = crate::fold::Untrue::Outcome {
         position: 0,
         stored: crate::domain::Outcome::Applied,
-        recomputed: crate::domain::Outcome::BlockedByStop(3),
+        recomputed: crate::domain::Outcome::BlockedByStop(Some(3)),
     };
     Report {
         agrees: false,

@@ -1,7 +1,8 @@
 //! Proofs and checkpoints.
 
-use super::{Invalid, Problem, act::check_idempotency_key};
+use super::{Invalid, Problem, act::check_idempotency_key, receipt::subject_if_given};
 use crate::{
+    domain::{Catalog, Subject},
     node::{Checkpoint, Consistency, Inclusion},
     proto::{self, get_inclusion_proof_request, get_receipt_request},
     tlog::{key::VerifierKey, merkle::leaf_hash},
@@ -13,19 +14,29 @@ use crate::{
 pub enum EntryRef {
     /// The one at an index.
     Index(u64),
-    /// The one that a request with an idempotency key wrote.
-    IdempotencyKey(String),
+    /// The one that a request about a data subject with an idempotency key wrote.
+    IdempotencyKey {
+        /// The data subject.
+        subject: Subject,
+        /// The key.
+        key: String,
+    },
 }
 
 /// The entry that a request for a proof names.
 ///
 /// # Errors
-/// None is named, or the key is malformed.
-pub fn entry_to_prove(request: proto::GetInclusionProofRequest) -> Result<EntryRef, Invalid> {
+/// None is named, the key is malformed, or its data subject is missing.
+pub fn entry_to_prove(
+    catalog: &Catalog,
+    request: proto::GetInclusionProofRequest,
+) -> Result<EntryRef, Invalid> {
     use get_inclusion_proof_request::Entry;
     match request.entry {
         Some(Entry::Index(index)) => Ok(EntryRef::Index(index)),
-        Some(Entry::IdempotencyKey(key)) => entry_by_key(key),
+        Some(Entry::IdempotencyKey(key)) => {
+            entry_by_key(key, subject_if_given(catalog, &request.subject)?)
+        }
         None => Err(Problem::Required.at("entry")),
     }
 }
@@ -33,22 +44,26 @@ pub fn entry_to_prove(request: proto::GetInclusionProofRequest) -> Result<EntryR
 /// The act that a request for a receipt names.
 ///
 /// # Errors
-/// None is named, or the key is malformed.
-pub fn act_of_receipt(act: Option<get_receipt_request::Act>) -> Result<EntryRef, Invalid> {
+/// None is named, the key is malformed, or its data subject is missing.
+pub fn act_of_receipt(
+    act: Option<get_receipt_request::Act>,
+    subject: Option<&Subject>,
+) -> Result<EntryRef, Invalid> {
     use get_receipt_request::Act;
     match act {
         Some(Act::Index(index)) => Ok(EntryRef::Index(index)),
-        Some(Act::IdempotencyKey(key)) => entry_by_key(key),
+        Some(Act::IdempotencyKey(key)) => entry_by_key(key, subject.cloned()),
         None => Err(Problem::Required.at("act")),
     }
 }
 
-fn entry_by_key(key: String) -> Result<EntryRef, Invalid> {
+fn entry_by_key(key: String, subject: Option<Subject>) -> Result<EntryRef, Invalid> {
     if key.is_empty() {
         return Err(Problem::Required.at("idempotency_key"));
     }
     check_idempotency_key(&key)?;
-    Ok(EntryRef::IdempotencyKey(key))
+    let subject = subject.ok_or_else(|| Problem::Required.at("subject"))?;
+    Ok(EntryRef::IdempotencyKey { subject, key })
 }
 
 /// The sizes of a consistency proof.

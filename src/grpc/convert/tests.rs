@@ -875,8 +875,8 @@ fn outcomes_keep_the_index_of_what_is_in_the_way() {
     for (outcome, number, cause) in [
         (Outcome::Applied, 1, None),
         (Outcome::NoEffect, 2, None),
-        (Outcome::BlockedByStop(7), 3, Some(7)),
-        (Outcome::SupersededByLater(8), 4, Some(8)),
+        (Outcome::BlockedByStop(Some(7)), 3, Some(7)),
+        (Outcome::SupersededByLater(Some(8)), 4, Some(8)),
         (Outcome::PendingConfirmation, 5, None),
     ] {
         let message = messages::change_result(&record(outcome));

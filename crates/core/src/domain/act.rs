@@ -89,21 +89,33 @@ pub enum Outcome {
     Applied,
     /// Recorded, but no decision and no standing consent changed.
     NoEffect,
-    /// A grant that may not lift the stop at this index.
-    BlockedByStop(u64),
-    /// The act at this index took effect later and decides.
-    SupersededByLater(u64),
+    /// A grant that may not lift the stop at this index. None: a stop of a linked data subject, which the
+    /// ledger does not name.
+    BlockedByStop(Option<u64>),
+    /// The act at this index took effect later and decides. None: one of a linked data subject.
+    SupersededByLater(Option<u64>),
     /// A grant that waits for its double opt-in.
     PendingConfirmation,
 }
 
 impl Outcome {
-    /// Index of the stop or act that blocks or supersedes it, if there is one.
+    /// Index of the stop or act that blocks or supersedes it, if there is one and it is not a linked data
+    /// subject's.
     #[must_use]
     pub fn cause_index(self) -> Option<u64> {
         match self {
-            Self::BlockedByStop(index) | Self::SupersededByLater(index) => Some(index),
+            Self::BlockedByStop(index) | Self::SupersededByLater(index) => index,
             Self::Applied | Self::NoEffect | Self::PendingConfirmation => None,
+        }
+    }
+
+    /// The same outcome, but without the index of an act that is not the data subject's own.
+    #[must_use]
+    pub fn naming_only(self, is_own: impl Fn(u64) -> bool) -> Self {
+        match self {
+            Self::BlockedByStop(Some(index)) if !is_own(index) => Self::BlockedByStop(None),
+            Self::SupersededByLater(Some(index)) if !is_own(index) => Self::SupersededByLater(None),
+            other => other,
         }
     }
 }

@@ -52,7 +52,7 @@ pub use time::Millis;
 
 pub use crate::entry::{
     Body, ChannelPut, ConfirmationOffer, ConsentAct, ConsentConfirmed, Delivered, DeliveryFailed,
-    DeliveryOverdue, Entry, FailedDelivery, GrantExpired, IdempotencyMark, LedgerOpened,
+    DeliveryOverdue, Door, Entry, FailedDelivery, GrantExpired, IdempotencyMark, LedgerOpened,
     LinkChange, NamespacePut, ObligationKind, PurposePut, SubscriptionCreated, SubscriptionDeleted,
     SubscriptionEntry, UseRecorded,
 };

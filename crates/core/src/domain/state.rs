@@ -356,6 +356,12 @@ impl SubjectState {
         stops.chain(grants).chain(self.erased_by)
     }
 
+    /// Whether the state rests on the entry at an index.
+    #[must_use]
+    pub fn rests_on_entry(&self, index: u64) -> bool {
+        self.rests_on().any(|entry| entry == index)
+    }
+
     /// Whether the stops that cover a cell win over a grant with this mark.
     #[must_use]
     pub fn stops_bar(&self, purpose: PurposeId, channel: ChannelId, grant: Mark) -> bool {

@@ -1,22 +1,25 @@
 //! `ConsentAct`: an act of consent of a data subject, or of somebody who acts for them.
 
 use super::{
-    EntryError, IdempotencyMark, Kind, OfSubjects, Place, Receipted, Subjects, Target, Touched,
+    Content, EntryError, IdempotencyMark, Kind, Meanings, Names, OfSubjects, Place, Receipted,
+    Subjects, Target, Touched,
     fields::{
-        changes_from_proto, changes_to_proto, contact_from_proto, contact_to_proto, field, fixed,
-        idempotency_from_proto, idempotency_to_proto, sealed_from_proto, sealed_to_proto,
-        subject_ref,
+        changes_of_messages, changes_to_messages, contact_of_message, contact_to_message, field,
+        fixed, idempotency_of_message, idempotency_to_message,
     },
 };
 use crate::{
     domain::{
-        Actor, Catalog, ChangeRecord, ContactChange, Mark, Millis, Sealed, SubjectRef,
-        SubjectState, UnknownKey,
+        Actor, Catalog, ChangeRecord, ContactChange, Mark, Millis, SubjectRef, SubjectState,
+        UnknownKey,
     },
     event::{ConsentOutline, EventOutline},
     fold::{Judged, Lead, Untrue, consent, due},
     history::Line,
-    proto,
+    proto::{
+        self,
+        ledger::{self, Record, RecordKind},
+    },
 };
 
 /// An act of consent of a data subject, or of somebody who acts for them.
@@ -30,8 +33,8 @@ pub struct ConsentAct {
     pub effective_at: Millis,
     /// What changed, with the outcome of each change.
     pub changes: Vec<ChangeRecord>,
-    /// The evidence; none if there was none to keep.
-    pub evidence: Option<Sealed>,
+    /// By which way it came.
+    pub door: Door,
     /// The caller's idempotency key, if it gave one.
     pub idempotency: Option<IdempotencyMark>,
     /// For guardians: first moment without their authority.
@@ -42,9 +45,21 @@ pub struct ConsentAct {
     pub contact: ContactChange,
 }
 
+/// By which way an act came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Door {
+    /// A call of one act.
+    #[default]
+    Call,
+    /// An import: a stream or file of many persons' acts.
+    Import,
+}
+
 /// The token that confirms an act, and until when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConfirmationOffer {
+    /// Random. The token is derived from it and the data subject's key.
+    pub nonce: [u8; 16],
     /// SHA-256 of the token's text.
     pub token_hash: [u8; 32],
     /// First moment at which the token no longer counts.
@@ -58,23 +73,27 @@ impl ConsentAct {
 }
 
 impl Kind for ConsentAct {
-    fn message(&self) -> proto::entry::Body {
-        let (key_hash, request_digest) = idempotency_to_proto(self.idempotency);
-        proto::entry::Body::ConsentAct(proto::ConsentAct {
-            subject_ref: self.subject_ref.0.to_vec(),
+    fn content(&self, names: &Names<'_>) -> Result<Content, EntryError> {
+        let (idempotency, request_digest) = idempotency_to_message(self.idempotency);
+        let is_guardian = self.actor == Actor::Guardian;
+        let record = Record {
+            kind: RecordKind::Act.into(),
             actor: proto::Actor::from(self.actor).into(),
             effective_at_ms: self.effective_at.0,
-            changes: changes_to_proto(&self.changes),
-            evidence: self.evidence.as_ref().map(sealed_to_proto),
-            idempotency_key_hash: key_hash,
+            changes: changes_to_messages(&self.changes, self.subject_ref, names)?,
+            preferences: contact_to_message(&self.contact),
+            authority_ends_at_ms: self.authority_ends_at.filter(|_| is_guardian).map(|at| at.0),
+            idempotency,
             request_digest,
-            authority_ends_at_ms: self.authority_ends_at.map(|at| at.0),
-            confirmation: self.confirmation.map(|offer| proto::ConfirmationOffer {
+            confirmation: self.confirmation.map(|offer| ledger::Confirmation {
+                nonce: offer.nonce.to_vec(),
                 token_hash: offer.token_hash.to_vec(),
                 expires_at_ms: offer.expires_at.0,
             }),
-            preferences: (!self.contact.is_empty()).then(|| contact_to_proto(&self.contact)),
-        })
+            door: ledger::Door::from(self.door).into(),
+            ..Record::default()
+        };
+        Ok(Content::record(self.subject_ref, record))
     }
 
     fn named(&self) -> Subjects {
@@ -121,8 +140,6 @@ impl Kind for ConsentAct {
             actor: self.actor,
             effective_at: self.effective_at,
             changes: &self.changes,
-            evidence: self.evidence.as_ref(),
-            idempotency: self.idempotency,
             authority_ends_at: self.authority_ends_at,
             confirms: None,
             confirm_until: self.confirmation.map(|offer| offer.expires_at),
@@ -161,33 +178,54 @@ impl OfSubjects for ConsentAct {
     }
 }
 
-impl TryFrom<proto::ConsentAct> for ConsentAct {
-    type Error = EntryError;
-
-    fn try_from(message: proto::ConsentAct) -> Result<Self, EntryError> {
-        let actor = Actor::try_from(message.actor()).map_err(|()| field("actor"))?;
-        let idempotency =
-            idempotency_from_proto(&message.idempotency_key_hash, &message.request_digest)?;
-        let contact = message.preferences.as_ref().map(contact_from_proto).transpose()?;
-        let contact = contact.unwrap_or_default();
-        let confirmation = message.confirmation.map(|offer| {
-            let token_hash = fixed("confirmation.token_hash", &offer.token_hash)?;
-            Ok(ConfirmationOffer { token_hash, expires_at: Millis(offer.expires_at_ms) })
+impl ConsentAct {
+    /// The act of a record.
+    pub(super) fn of_record(
+        subject_ref: SubjectRef,
+        record: Record,
+        meanings: &Meanings<'_>,
+    ) -> Result<Self, EntryError> {
+        let actor = Actor::try_from(record.actor()).map_err(|()| field("actor"))?;
+        let door = Door::try_from(record.door()).map_err(|()| field("door"))?;
+        let confirmation = record.confirmation.map(|offer| {
+            Ok::<_, EntryError>(ConfirmationOffer {
+                nonce: fixed("confirmation.nonce", &offer.nonce)?,
+                token_hash: fixed("confirmation.token_hash", &offer.token_hash)?,
+                expires_at: Millis(offer.expires_at_ms),
+            })
         });
-        if message.changes.is_empty() && contact.is_empty() {
-            return Err(field("changes"));
-        }
         Ok(Self {
-            subject_ref: subject_ref("subject_ref", &message.subject_ref)?,
+            subject_ref,
             actor,
-            effective_at: Millis(message.effective_at_ms),
-            changes: changes_from_proto(message.changes)?,
-            evidence: message.evidence.map(sealed_from_proto).transpose()?,
-            idempotency,
-            authority_ends_at: message.authority_ends_at_ms.map(Millis),
+            effective_at: Millis(record.effective_at_ms),
+            changes: changes_of_messages(record.changes, meanings)?,
+            door,
+            idempotency: idempotency_of_message(&record.idempotency, &record.request_digest)?,
+            authority_ends_at: record.authority_ends_at_ms.map(Millis),
             confirmation: confirmation.transpose()?,
-            contact,
+            contact: contact_of_message(record.preferences),
         })
+    }
+}
+
+impl From<Door> for ledger::Door {
+    fn from(door: Door) -> Self {
+        match door {
+            Door::Call => Self::Call,
+            Door::Import => Self::Import,
+        }
+    }
+}
+
+impl TryFrom<ledger::Door> for Door {
+    type Error = ();
+
+    fn try_from(door: ledger::Door) -> Result<Self, ()> {
+        match door {
+            ledger::Door::Unspecified => Err(()),
+            ledger::Door::Call => Ok(Self::Call),
+            ledger::Door::Import => Ok(Self::Import),
+        }
     }
 }
 
@@ -198,26 +236,27 @@ pub(super) mod tests {
     use super::*;
     use crate::entry::{
         Body,
-        fields::tests::{
-            any_actor, any_changes, any_contact, any_mark, any_sealed, any_subject_ref,
-        },
-        tests::{reads_back, refused},
+        fields::tests::{any_actor, any_changes, any_contact, any_mark, any_subject_ref},
+        tests::reads_back,
     };
 
     pub(in crate::entry) fn any_act() -> impl Strategy<Value = ConsentAct> {
         let actor = (any_subject_ref(), any_actor(), any::<i64>());
-        let offer = any::<([u8; 32], i64)>()
-            .prop_map(|(token_hash, at)| ConfirmationOffer { token_hash, expires_at: Millis(at) });
-        let rest = (option::of(any::<i64>()), option::of(offer), any_contact());
-        (actor, any_changes(), any_sealed(), any_mark(), rest).prop_map(
-            |((subject_ref, actor, at), changes, evidence, idempotency, rest)| {
-                let (authority_ends_at, confirmation, contact) = rest;
+        let offer = any::<([u8; 16], [u8; 32], i64)>().prop_map(|(nonce, token_hash, at)| {
+            ConfirmationOffer { nonce, token_hash, expires_at: Millis(at) }
+        });
+        let door = prop::sample::select(vec![Door::Call, Door::Import]);
+        let rest = (option::of(any::<i64>()), option::of(offer), any_contact(), door);
+        (actor, any_changes(), any_mark(), rest).prop_map(
+            |((subject_ref, actor, at), changes, idempotency, rest)| {
+                let (authority_ends_at, confirmation, contact, door) = rest;
+                let authority_ends_at = authority_ends_at.filter(|_| actor == Actor::Guardian);
                 ConsentAct {
                     subject_ref,
                     actor,
                     effective_at: Millis(at),
                     changes,
-                    evidence,
+                    door,
                     idempotency,
                     authority_ends_at: authority_ends_at.map(Millis),
                     confirmation,
@@ -229,15 +268,8 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn the_message_reads_back(act in any_act()) {
+        fn it_reads_back(act in any_act()) {
             reads_back(&Body::Act(act));
         }
-    }
-
-    #[test]
-    fn unknown_actor_and_missing_changes_are_errors() {
-        let act = proto::ConsentAct { subject_ref: vec![0; 16], actor: 99, ..Default::default() };
-        refused(proto::entry::Body::ConsentAct(act.clone()), "actor");
-        refused(proto::entry::Body::ConsentAct(proto::ConsentAct { actor: 1, ..act }), "changes");
     }
 }

@@ -1,10 +1,11 @@
 //! `ChannelPut`: a channel was added to the catalogue, or changed.
 
-use super::{EntryError, NamesNoSubject, OfCatalog, Place, Target, fields::key};
+use super::{Content, EntryError, NamesNoSubject, OfCatalog, Place, Target, fields::key};
 use crate::{
     domain::{Catalog, Channel, Key},
     event::{CatalogDetail, CatalogEffect, EventOutline},
-    proto,
+    format::entry::Body as ClearBody,
+    proto::ledger,
 };
 
 /// A catalogue entry for a channel, as written to the ledger.
@@ -19,12 +20,12 @@ pub struct ChannelPut {
 }
 
 impl NamesNoSubject for ChannelPut {
-    fn message(&self) -> proto::entry::Body {
-        proto::entry::Body::ChannelPut(proto::ChannelPut {
+    fn content(&self) -> Content {
+        Content::Clear(ClearBody::Channel(ledger::ChannelPut {
             key: self.key.to_string(),
             title: self.title.clone(),
             retired: self.retired,
-        })
+        }))
     }
 
     fn target(&self) -> Target<'_> {
@@ -72,13 +73,13 @@ pub(super) fn retirement_effect(was_retired: bool, is_retired: bool) -> Option<C
     }
 }
 
-impl TryFrom<proto::ChannelPut> for ChannelPut {
+impl TryFrom<&ledger::ChannelPut> for ChannelPut {
     type Error = EntryError;
 
-    fn try_from(message: proto::ChannelPut) -> Result<Self, EntryError> {
+    fn try_from(message: &ledger::ChannelPut) -> Result<Self, EntryError> {
         Ok(Self {
             key: key("channel_put.key", &message.key)?,
-            title: message.title,
+            title: message.title.clone(),
             retired: message.retired,
         })
     }
@@ -101,7 +102,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn the_message_reads_back(put in any_channel_put()) {
+        fn it_reads_back(put in any_channel_put()) {
             reads_back(&Body::ChannelPut(put));
         }
     }

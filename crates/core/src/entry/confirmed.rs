@@ -2,20 +2,22 @@
 //! acts, so a stop after the act that is confirmed still stands.
 
 use super::{
-    EntryError, IdempotencyMark, Kind, OfSubjects, Place, Receipted, Subjects, Target, Touched,
+    Content, EntryError, IdempotencyMark, Kind, Meanings, Names, OfSubjects, Place, Receipted,
+    Subjects, Target, Touched,
     fields::{
-        changes_from_proto, changes_to_proto, field, idempotency_from_proto, idempotency_to_proto,
-        sealed_from_proto, sealed_to_proto, subject_ref,
+        changes_of_messages, changes_to_messages, field, idempotency_of_message,
+        idempotency_to_message,
     },
 };
 use crate::{
-    domain::{
-        Actor, Catalog, ChangeRecord, Mark, Millis, Sealed, SubjectRef, SubjectState, UnknownKey,
-    },
+    domain::{Actor, Catalog, ChangeRecord, Mark, Millis, SubjectRef, SubjectState, UnknownKey},
     event::{ConsentOutline, EventOutline},
     fold::{Judged, Lead, Untrue, consent, due},
     history::Line,
-    proto,
+    proto::{
+        self,
+        ledger::{self, Record, RecordKind},
+    },
 };
 
 /// A double opt-in was completed.
@@ -35,8 +37,6 @@ pub struct ConsentConfirmed {
     pub effective_at: Millis,
     /// The grants that are confirmed, with their outcome now.
     pub grants: Vec<ChangeRecord>,
-    /// The evidence of the confirmation; none if there was none to keep.
-    pub evidence: Option<Sealed>,
     /// The caller's idempotency key, if it gave one.
     pub idempotency: Option<IdempotencyMark>,
 }
@@ -50,20 +50,24 @@ impl ConsentConfirmed {
 }
 
 impl Kind for ConsentConfirmed {
-    fn message(&self) -> proto::entry::Body {
-        let (key_hash, request_digest) = idempotency_to_proto(self.idempotency);
-        proto::entry::Body::ConsentConfirmed(proto::ConsentConfirmed {
-            subject_ref: self.subject_ref.0.to_vec(),
-            request_index: self.request_index,
-            requested_by: proto::Actor::from(self.requested_by).into(),
-            requested_at_ms: self.requested_at.0,
-            authority_ends_at_ms: self.authority_ends_at.map(|at| at.0),
+    fn content(&self, names: &Names<'_>) -> Result<Content, EntryError> {
+        let (idempotency, request_digest) = idempotency_to_message(self.idempotency);
+        let is_guardian = self.requested_by == Actor::Guardian;
+        let subject = self.subject_ref;
+        let record = Record {
+            kind: RecordKind::Confirmation.into(),
+            actor: proto::Actor::from(self.requested_by).into(),
             effective_at_ms: self.effective_at.0,
-            grants: changes_to_proto(&self.grants),
-            evidence: self.evidence.as_ref().map(sealed_to_proto),
-            idempotency_key_hash: key_hash,
+            changes: changes_to_messages(&self.grants, subject, names)?,
+            authority_ends_at_ms: self.authority_ends_at.filter(|_| is_guardian).map(|at| at.0),
+            confirms: names.reference(subject, self.request_index)?.to_vec(),
+            requested_at_ms: Some(self.requested_at.0),
+            idempotency,
             request_digest,
-        })
+            door: ledger::Door::Call.into(),
+            ..Record::default()
+        };
+        Ok(Content::record(subject, record))
     }
 
     fn named(&self) -> Subjects {
@@ -109,8 +113,6 @@ impl Kind for ConsentConfirmed {
             actor: self.requested_by,
             effective_at: self.effective_at,
             changes: &self.grants,
-            evidence: self.evidence.as_ref(),
-            idempotency: self.idempotency,
             authority_ends_at: self.authority_ends_at,
             confirms: Some((self.request_index, self.requested_at)),
             confirm_until: None,
@@ -145,51 +147,52 @@ impl OfSubjects for ConsentConfirmed {
     }
 }
 
-impl TryFrom<proto::ConsentConfirmed> for ConsentConfirmed {
-    type Error = EntryError;
-
-    fn try_from(message: proto::ConsentConfirmed) -> Result<Self, EntryError> {
+impl ConsentConfirmed {
+    /// The confirmation of a record.
+    pub(super) fn of_record(
+        subject_ref: SubjectRef,
+        record: Record,
+        meanings: &Meanings<'_>,
+    ) -> Result<Self, EntryError> {
+        let requested_at = record.requested_at_ms.ok_or(field("requested_at_ms"))?;
         Ok(Self {
-            subject_ref: subject_ref("subject_ref", &message.subject_ref)?,
-            request_index: message.request_index,
-            requested_by: message.requested_by().try_into().map_err(|()| field("requested_by"))?,
-            requested_at: Millis(message.requested_at_ms),
-            authority_ends_at: message.authority_ends_at_ms.map(Millis),
-            effective_at: Millis(message.effective_at_ms),
-            idempotency: idempotency_from_proto(
-                &message.idempotency_key_hash,
-                &message.request_digest,
-            )?,
-            grants: changes_from_proto(message.grants)?,
-            evidence: message.evidence.map(sealed_from_proto).transpose()?,
+            subject_ref,
+            request_index: meanings.index("confirms", &record.confirms)?,
+            requested_by: record.actor().try_into().map_err(|()| field("actor"))?,
+            requested_at: Millis(requested_at),
+            authority_ends_at: record.authority_ends_at_ms.map(Millis),
+            effective_at: Millis(record.effective_at_ms),
+            idempotency: idempotency_of_message(&record.idempotency, &record.request_digest)?,
+            grants: changes_of_messages(record.changes, meanings)?,
         })
     }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
-    use proptest::prelude::*;
+    use proptest::{collection::vec, prelude::*};
 
     use super::*;
-    use crate::entry::{Body, act::tests::any_act, tests::reads_back};
+    use crate::entry::{Body, act::tests::any_act, fields::tests::any_grant, tests::reads_back};
 
     pub(in crate::entry) fn any_confirmed() -> impl Strategy<Value = ConsentConfirmed> {
-        (any_act(), any::<u64>()).prop_map(|(act, request_index)| ConsentConfirmed {
-            subject_ref: act.subject_ref,
-            request_index,
-            requested_by: act.actor,
-            requested_at: act.effective_at,
-            authority_ends_at: act.authority_ends_at,
-            effective_at: act.effective_at,
-            grants: act.changes,
-            evidence: act.evidence,
-            idempotency: act.idempotency,
-        })
+        (any_act(), any::<u64>(), vec(any_grant(), 1..4)).prop_map(
+            |(act, request_index, grants)| ConsentConfirmed {
+                subject_ref: act.subject_ref,
+                request_index,
+                requested_by: act.actor,
+                requested_at: act.effective_at,
+                authority_ends_at: act.authority_ends_at,
+                effective_at: act.effective_at,
+                grants,
+                idempotency: act.idempotency,
+            },
+        )
     }
 
     proptest! {
         #[test]
-        fn the_message_reads_back(confirmed in any_confirmed()) {
+        fn it_reads_back(confirmed in any_confirmed()) {
             reads_back(&Body::Confirmed(confirmed));
         }
     }

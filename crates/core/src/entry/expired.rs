@@ -2,8 +2,9 @@
 //! entry; it is for watchers and histories.
 
 use super::{
-    EntryError, IdempotencyMark, Kind, OfSubjects, Place, Receipted, Subjects, Target, Touched,
-    fields::{changes_from_proto, changes_to_proto, field, subject_ref},
+    Content, EntryError, IdempotencyMark, Kind, Meanings, Names, OfSubjects, Place, Receipted,
+    Subjects, Target, Touched,
+    fields::{changes_of_messages, ended_to_messages, field},
 };
 use crate::{
     decide::Standing,
@@ -14,7 +15,10 @@ use crate::{
     event::{ConsentOutline, EventOutline},
     fold::{Due, Judged, Lead, Untrue},
     history::{Line, LineKind},
-    proto,
+    proto::{
+        self,
+        ledger::{Record, RecordKind},
+    },
 };
 
 /// Grants of one act expired.
@@ -33,14 +37,15 @@ pub struct GrantExpired {
 }
 
 impl Kind for GrantExpired {
-    fn message(&self) -> proto::entry::Body {
-        proto::entry::Body::GrantExpired(proto::GrantExpired {
-            subject_ref: self.subject_ref.0.to_vec(),
-            grant_index: self.grant_index,
-            expired_at_ms: self.expired_at.0,
-            reason: proto::Reason::from(self.reason).into(),
-            changes: changes_to_proto(&self.changes),
-        })
+    fn content(&self, names: &Names<'_>) -> Result<Content, EntryError> {
+        let grant = names.reference(self.subject_ref, self.grant_index)?;
+        let record = Record {
+            kind: RecordKind::Expiry.into(),
+            effective_at_ms: self.expired_at.0,
+            changes: ended_to_messages(&self.changes, grant, self.reason, names)?,
+            ..Record::default()
+        };
+        Ok(Content::record(self.subject_ref, record))
     }
 
     fn named(&self) -> Subjects {
@@ -150,34 +155,49 @@ impl GrantExpired {
     }
 }
 
-impl TryFrom<proto::GrantExpired> for GrantExpired {
-    type Error = EntryError;
-
-    fn try_from(message: proto::GrantExpired) -> Result<Self, EntryError> {
+impl GrantExpired {
+    /// The expiry of a record.
+    pub(super) fn of_record(
+        subject_ref: SubjectRef,
+        record: Record,
+        meanings: &Meanings<'_>,
+    ) -> Result<Self, EntryError> {
+        let first = record.changes.first().ok_or(field("changes"))?;
+        let (grant, reason) = (first.cause.clone(), first.reason);
+        if record.changes.iter().any(|change| change.cause != grant || change.reason != reason) {
+            return Err(field("changes.cause"));
+        }
+        let reason = proto::Reason::try_from(reason).ok();
+        let reason = reason.and_then(|reason| reason.try_into().ok());
         Ok(Self {
-            subject_ref: subject_ref("subject_ref", &message.subject_ref)?,
-            grant_index: message.grant_index,
-            expired_at: Millis(message.expired_at_ms),
-            reason: message.reason().try_into().map_err(|()| field("reason"))?,
-            changes: changes_from_proto(message.changes)?,
+            subject_ref,
+            grant_index: meanings.index("changes.cause", &grant)?,
+            expired_at: Millis(record.effective_at_ms),
+            reason: reason.ok_or(field("changes.reason"))?,
+            changes: changes_of_messages(record.changes, meanings)?,
         })
     }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
-    use proptest::prelude::*;
+    use proptest::{collection::vec, prelude::*};
 
     use super::*;
     use crate::entry::{
         Body,
-        fields::tests::{any_changes, any_subject_ref},
+        fields::tests::{any_grant, any_subject_ref},
         tests::reads_back,
     };
 
     pub(in crate::entry) fn any_expired() -> impl Strategy<Value = GrantExpired> {
         let reason = prop::sample::select(vec![Reason::Expired, Reason::ReconsentRequired]);
-        (any_subject_ref(), any::<(u64, i64)>(), any_changes(), reason).prop_map(
+        let ended = any_grant().prop_map(|grant| ChangeRecord {
+            action: Action::Expire,
+            outcome: Outcome::Applied,
+            ..grant
+        });
+        (any_subject_ref(), any::<(u64, i64)>(), vec(ended, 1..4), reason).prop_map(
             |(subject_ref, (grant_index, at), changes, reason)| GrantExpired {
                 subject_ref,
                 grant_index,
@@ -190,7 +210,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn the_message_reads_back(expired in any_expired()) {
+        fn it_reads_back(expired in any_expired()) {
             reads_back(&Body::Expired(expired));
         }
     }

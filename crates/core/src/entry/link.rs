@@ -2,17 +2,18 @@
 //! longer.
 
 use super::{
-    EntryError, IdempotencyMark, Kind, OfSubjects, Place, Receipted, Subjects, Target, Touched,
-    fields::{field, sealed_from_proto, sealed_to_proto, subject_ref},
+    Content, EntryError, IdempotencyMark, Kind, Names, OfSubjects, Place, Receipted, Subjects,
+    Target, Touched, fields::field,
 };
 use crate::{
-    domain::{
-        Actor, Catalog, LinkConfidence, Millis, Sealed, SubjectRef, SubjectState, UnknownKey,
-    },
+    domain::{Actor, Catalog, LinkConfidence, Millis, SubjectRef, SubjectState, UnknownKey},
     event::EventOutline,
     fold::{Judged, Lead, Untrue},
     history::{Line, LineKind, LinkLine},
-    proto,
+    proto::{
+        self,
+        ledger::{Door, Record, RecordKind},
+    },
 };
 
 /// Two data subjects are said to be one person, or no longer.
@@ -24,8 +25,8 @@ pub struct LinkChange {
     pub other_ref: SubjectRef,
     /// The confidence of the link; none if they were unlinked.
     pub confidence: Option<LinkConfidence>,
-    /// The source of the claim, sealed with the first data subject's key.
-    pub asserted_by: Option<Sealed>,
+    /// The source of the claim.
+    pub asserted_by: String,
 }
 
 impl LinkChange {
@@ -37,23 +38,27 @@ impl LinkChange {
 }
 
 impl Kind for LinkChange {
-    fn message(&self) -> proto::entry::Body {
-        let subject_ref = self.subject_ref.0.to_vec();
-        let other_ref = self.other_ref.0.to_vec();
-        let asserted_by = self.asserted_by.as_ref().map(sealed_to_proto);
-        match self.confidence {
-            Some(confidence) => proto::entry::Body::SubjectsLinked(proto::SubjectsLinked {
-                subject_ref,
-                other_ref,
-                confidence: proto::LinkConfidence::from(confidence).into(),
-                asserted_by,
-            }),
-            None => proto::entry::Body::SubjectsUnlinked(proto::SubjectsUnlinked {
-                subject_ref,
-                other_ref,
-                asserted_by,
-            }),
-        }
+    /// One record for each side. That of the side which the call named first has the door CALL, the other
+    /// one none.
+    fn content(&self, _: &Names<'_>) -> Result<Content, EntryError> {
+        let kind = match self.confidence {
+            Some(_) => RecordKind::Link,
+            None => RecordKind::Unlink,
+        };
+        let confidence = self.confidence.map(proto::LinkConfidence::from);
+        let record = |door: Door| {
+            Box::new(Record {
+                kind: kind.into(),
+                door: door.into(),
+                text: self.asserted_by.clone(),
+                confidence: confidence.map_or(0, Into::into),
+                ..Record::default()
+            })
+        };
+        Ok(Content::Persons(smallvec::smallvec![
+            (self.subject_ref, record(Door::Call)),
+            (self.other_ref, record(Door::Unspecified)),
+        ]))
     }
 
     fn named(&self) -> Subjects {
@@ -82,7 +87,6 @@ impl Kind for LinkChange {
                 other: self.other_than(subject),
                 confidence: self.confidence,
                 asserted_by: self.asserted_by.clone(),
-                sealed_for: self.subject_ref,
             }),
             ..Line::new(kind, Actor::Operator, place.recorded_at)
         })
@@ -124,30 +128,25 @@ impl OfSubjects for LinkChange {
     }
 }
 
-impl TryFrom<proto::SubjectsLinked> for LinkChange {
-    type Error = EntryError;
-
-    fn try_from(message: proto::SubjectsLinked) -> Result<Self, EntryError> {
-        let confidence = message.confidence().try_into();
-        Ok(Self {
-            confidence: Some(confidence.map_err(|()| field("subjects_linked.confidence"))?),
-            subject_ref: subject_ref("subject_ref", &message.subject_ref)?,
-            other_ref: subject_ref("other_ref", &message.other_ref)?,
-            asserted_by: message.asserted_by.map(sealed_from_proto).transpose()?,
-        })
-    }
-}
-
-impl TryFrom<proto::SubjectsUnlinked> for LinkChange {
-    type Error = EntryError;
-
-    fn try_from(message: proto::SubjectsUnlinked) -> Result<Self, EntryError> {
-        Ok(Self {
-            confidence: None,
-            subject_ref: subject_ref("subject_ref", &message.subject_ref)?,
-            other_ref: subject_ref("other_ref", &message.other_ref)?,
-            asserted_by: message.asserted_by.map(sealed_from_proto).transpose()?,
-        })
+impl LinkChange {
+    /// The link of the records of its two sides.
+    pub(super) fn of_records(
+        one: (SubjectRef, Record),
+        other: (SubjectRef, Record),
+    ) -> Result<Self, EntryError> {
+        let ((first, record), (second, _)) = match (one.1.door(), other.1.door()) {
+            (Door::Call, Door::Unspecified) => (one, other),
+            (Door::Unspecified, Door::Call) => (other, one),
+            _ => return Err(field("door")),
+        };
+        let confidence = match record.kind() {
+            RecordKind::Link => {
+                Some(record.confidence().try_into().map_err(|()| field("confidence"))?)
+            }
+            _ => None,
+        };
+        let (subject_ref, other_ref) = (first, second);
+        Ok(Self { subject_ref, other_ref, confidence, asserted_by: record.text })
     }
 }
 
@@ -156,16 +155,12 @@ pub(super) mod tests {
     use proptest::{option, prelude::*};
 
     use super::*;
-    use crate::entry::{
-        Body,
-        fields::tests::{any_sealed, any_subject_ref},
-        tests::{reads_back, refused},
-    };
+    use crate::entry::{Body, fields::tests::any_subject_ref, tests::reads_back};
 
     pub(in crate::entry) fn any_link() -> impl Strategy<Value = LinkChange> {
         use LinkConfidence::{Asserted, Verified};
         let confidence = option::of(prop::sample::select(vec![Verified, Asserted]));
-        (any_subject_ref(), any_subject_ref(), confidence, any_sealed()).prop_map(
+        (any_subject_ref(), any_subject_ref(), confidence, ".{0,9}").prop_map(
             |(subject_ref, other_ref, confidence, asserted_by)| LinkChange {
                 subject_ref,
                 other_ref,
@@ -177,14 +172,22 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn the_message_reads_back(link in any_link()) {
+        fn it_reads_back_with_its_sides_in_their_order(link in any_link()) {
             reads_back(&Body::Link(link));
         }
     }
 
     #[test]
-    fn a_link_without_a_confidence_is_an_error() {
-        let link = proto::SubjectsLinked::default();
-        refused(proto::entry::Body::SubjectsLinked(link), "subjects_linked.confidence");
+    fn records_of_two_first_sides_are_no_link() {
+        let record = |door: Door| Record {
+            kind: RecordKind::Unlink.into(),
+            door: door.into(),
+            ..Record::default()
+        };
+        let side = |number, door| (SubjectRef([number; 16]), record(door));
+        for door in [Door::Call, Door::Unspecified, Door::Import] {
+            let link = LinkChange::of_records(side(1, door), side(2, door));
+            assert_eq!(link, Err(field("door")));
+        }
     }
 }

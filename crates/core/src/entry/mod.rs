@@ -2,9 +2,10 @@
 //!
 //! An entry passes three layers, each of which knows nothing of the next:
 //!
-//! 1. The *envelope* ([`crate::ledger::envelope`]) is bytes: index, hash of the entry before, time,
-//!    and a body that it does not read. The chain goes over envelopes.
-//! 2. The *opened fact* ([`Fact`], here) is the decoded body, and the data subjects it names.
+//! 1. The *sealed entry* ([`crate::format::entry`]) is bytes: index, hash of the entry before, time,
+//!    and a body of which it reads what is in clear. The chain goes over these bytes.
+//! 2. The *opened fact* ([`Fact`], here) is what the body says, and the data subjects it names. Keys open it
+//!    ([`crate::ledger::sealed`]).
 //! 3. The *fold* ([`crate::fold`]) applies the fact to the states of data subjects, the catalogue and
 //!    the subscriptions.
 //!
@@ -13,13 +14,14 @@
 //! and what a receipt proves of it. No other code asks for the kind of an entry to know its meaning.
 //!
 //! # Adding a kind
-//! Its message in `entry.proto`, its file here, and one line each in [`Body`], [`Body::kind`] and
-//! [`Body::from_message`]. No method of [`Kind`] has a default, so a new kind can forget nothing. A
+//! Its message in `proto/consent/ledger/v2`, its file here, and one line each in [`Body`], [`Body::kind`] and
+//! the function that reads its message. No method of [`Kind`] has a default, so a new kind can forget nothing. A
 //! kind that names no data subject implements [`NamesNoSubject`] instead.
 
 mod act;
 mod channel;
 mod confirmed;
+mod content;
 mod expired;
 pub(crate) mod fields;
 mod link;
@@ -31,12 +33,14 @@ mod uses;
 
 use std::fmt;
 
-pub use act::{ConfirmationOffer, ConsentAct};
+pub use act::{ConfirmationOffer, ConsentAct, Door};
 pub use channel::ChannelPut;
 pub use confirmed::ConsentConfirmed;
+pub use content::{Content, IndexOf, Meanings, Names, Numbers, ReferenceOf};
 pub use expired::GrantExpired;
+pub(crate) use fields::{changes_of_messages, field};
 pub use fields::{
-    EntryError, contact_to_proto, decode_evidence, duration, duration_ms, encode_evidence,
+    EntryError, contact_to_proto, duration, duration_ms, evidence_of_message, evidence_to_message,
     timestamp, timestamp_ms,
 };
 pub use link::LinkChange;
@@ -51,11 +55,12 @@ pub use subscription::{
 pub use uses::{ObligationKind, UseRecorded};
 
 use crate::{
-    domain::{Actor, Catalog, ChangeRecord, Millis, Sealed, SubjectRef, SubjectState, UnknownKey},
+    domain::{Actor, Catalog, ChangeRecord, Millis, SubjectRef, SubjectState, UnknownKey},
     event::{CatalogDetail, EventOutline},
     fold::{FoldError, Judged, Lead, Subscriptions, Untrue},
-    history::{Line, LineKind, SealedEvidence},
-    proto,
+    format::entry::Body as ClearBody,
+    history::{Line, LineKind},
+    proto::ledger::{Record, RecordKind, Use, item},
 };
 
 /// One entry of the ledger, opened.
@@ -159,39 +164,68 @@ impl Body {
         }
     }
 
-    /// Reads the content of a message.
-    ///
-    /// # Errors
-    /// The first field that this program does not understand.
-    pub fn from_message(message: proto::entry::Body) -> Result<Self, EntryError> {
-        use proto::entry::Body as Message;
-        Ok(match message {
-            Message::LedgerOpened(message) => Self::Opened(message.try_into()?),
-            Message::ConsentAct(message) => Self::Act(message.try_into()?),
-            Message::PurposePut(message) => Self::PurposePut(message.try_into()?),
-            Message::ChannelPut(message) => Self::ChannelPut(message.try_into()?),
-            Message::NamespacePut(message) => Self::NamespacePut(message.try_into()?),
-            Message::ConsentConfirmed(message) => Self::Confirmed(message.try_into()?),
-            Message::GrantExpired(message) => Self::Expired(message.try_into()?),
-            Message::SubjectsLinked(message) => Self::Link(message.try_into()?),
-            Message::SubjectsUnlinked(message) => Self::Link(message.try_into()?),
-            Message::UseRecorded(message) => Self::Use(message.try_into()?),
-            Message::SubscriptionCreated(message) => {
-                Self::Subscription(SubscriptionEntry::Created(Box::new(message.try_into()?)))
-            }
-            Message::SubscriptionDeleted(message) => {
-                Self::Subscription(SubscriptionEntry::Deleted(message.into()))
-            }
-            Message::DeliveryReceipt(message) => {
-                Self::Subscription(SubscriptionEntry::Delivered(subscription::receipt(message)?))
-            }
-            Message::DeliveryFailed(message) => {
-                Self::Subscription(SubscriptionEntry::Failed(message.try_into()?))
-            }
-            Message::DeliveryOverdue(message) => {
-                Self::Subscription(SubscriptionEntry::Overdue(message.into()))
-            }
+    /// What a body in clear says.
+    pub(crate) fn of_clear(body: &ClearBody) -> Result<Self, EntryError> {
+        Ok(match body {
+            ClearBody::Opened(message) => Self::Opened(message.try_into()?),
+            ClearBody::Purpose(message) => Self::PurposePut(message.try_into()?),
+            ClearBody::Channel(message) => Self::ChannelPut(message.try_into()?),
+            ClearBody::Namespace(message) => Self::NamespacePut(message.try_into()?),
+            ClearBody::Persons(_)
+            | ClearBody::Party(_)
+            | ClearBody::Uses(_)
+            | ClearBody::Confidential(_)
+            | ClearBody::KeyTransition(_)
+            | ClearBody::Level(_) => return Err(EntryError::Kind(body.noun())),
         })
+    }
+
+    /// What the records of an entry say, which are those of its slots, in their order.
+    pub(crate) fn of_records(
+        records: Vec<(SubjectRef, Record)>,
+        meanings: &Meanings<'_>,
+    ) -> Result<Self, EntryError> {
+        let mut records = records.into_iter();
+        let (first, second) = (records.next(), records.next());
+        if records.next().is_some() {
+            return Err(field("slots"));
+        }
+        let (subject, record) = first.ok_or(field("slots"))?;
+        match (record.kind(), second) {
+            (RecordKind::Act, None) => {
+                ConsentAct::of_record(subject, record, meanings).map(Self::Act)
+            }
+            (RecordKind::Confirmation, None) => {
+                ConsentConfirmed::of_record(subject, record, meanings).map(Self::Confirmed)
+            }
+            (RecordKind::Expiry, None) => {
+                GrantExpired::of_record(subject, record, meanings).map(Self::Expired)
+            }
+            (kind @ (RecordKind::Link | RecordKind::Unlink), Some(other))
+                if other.1.kind() == kind =>
+            {
+                LinkChange::of_records((subject, record), other).map(Self::Link)
+            }
+            (RecordKind::ErasureRequested | RecordKind::Erased, _) => {
+                Err(EntryError::Kind("an erasure"))
+            }
+            (RecordKind::Disclosed, _) => Err(EntryError::Kind("a disclosure")),
+            _ => Err(field("kind")),
+        }
+    }
+
+    /// What a use says that the tags of some data subjects share.
+    pub(crate) fn of_use(
+        used: Use,
+        subjects: Vec<SubjectRef>,
+        meanings: &Meanings<'_>,
+    ) -> Result<Self, EntryError> {
+        UseRecorded::of_use(used, subjects, meanings).map(Self::Use)
+    }
+
+    /// What confidential items say.
+    pub(crate) fn of_items(items: Vec<item::Content>) -> Result<Self, EntryError> {
+        SubscriptionEntry::of_items(items).map(Self::Subscription)
     }
 
     /// The opening of the ledger, if this is entry 0.
@@ -206,8 +240,11 @@ pub type Subjects = SmallVec<[SubjectRef; 2]>;
 
 /// The questions that every kind of entry answers for itself.
 pub trait Kind: fmt::Debug {
-    /// The body of the message that is stored.
-    fn message(&self) -> proto::entry::Body;
+    /// Its content as format 2 writes it.
+    ///
+    /// # Errors
+    /// A name or a record that it names can not be found.
+    fn content(&self, names: &Names<'_>) -> Result<Content, EntryError>;
     /// The data subjects that it names. Each is in the vault before the entry is written.
     fn named(&self) -> Subjects;
     /// The part of the state that it acts on, and how.
@@ -227,8 +264,8 @@ pub trait Kind: fmt::Debug {
 /// A kind that names no data subject. So it is in no history, has no receipt and no idempotency key,
 /// and nothing leads to it but what its target's fold adds. It answers only the remaining questions.
 pub trait NamesNoSubject: fmt::Debug {
-    /// As [`Kind::message`].
-    fn message(&self) -> proto::entry::Body;
+    /// As [`Kind::content`].
+    fn content(&self) -> Content;
     /// As [`Kind::target`].
     fn target(&self) -> Target<'_>;
     /// As [`Kind::outline`].
@@ -236,8 +273,8 @@ pub trait NamesNoSubject: fmt::Debug {
 }
 
 impl<K: NamesNoSubject> Kind for K {
-    fn message(&self) -> proto::entry::Body {
-        NamesNoSubject::message(self)
+    fn content(&self, _: &Names<'_>) -> Result<Content, EntryError> {
+        Ok(NamesNoSubject::content(self))
     }
 
     fn named(&self) -> Subjects {
@@ -343,10 +380,6 @@ pub struct Receipted<'a> {
     pub effective_at: Millis,
     /// What changed.
     pub changes: &'a [ChangeRecord],
-    /// The evidence; none if there was none to keep.
-    pub evidence: Option<&'a Sealed>,
-    /// The caller's idempotency key, which the evidence is sealed with.
-    pub idempotency: Option<IdempotencyMark>,
     /// For guardians: first moment without their authority.
     pub authority_ends_at: Option<Millis>,
     /// For confirmations: the act that is confirmed, and when that took effect.
@@ -359,10 +392,9 @@ impl Receipted<'_> {
     /// Its line in the history of the data subject.
     fn line(&self) -> Line {
         let kind = if self.confirms.is_some() { LineKind::Confirmation } else { LineKind::Act };
-        let (sealed, idempotency) = (self.evidence.cloned(), self.idempotency);
         Line {
             changes: self.changes.to_vec(),
-            evidence: Some(SealedEvidence { sealed, idempotency }),
+            has_evidence: true,
             confirmation_expires_at: self.confirm_until,
             cause: self.confirms.map(|(request_index, _)| request_index),
             ..Line::new(kind, self.actor, self.effective_at)
@@ -370,13 +402,13 @@ impl Receipted<'_> {
     }
 }
 
-/// Hashes of an idempotency key and its request, as the ledger keeps them.
+/// What stands for an idempotency key and its request in the ledger, under the data subject's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdempotencyMark {
-    /// Keyed hash of the key.
-    pub key_hash: [u8; 32],
+    /// Keyed hash of caller and key.
+    pub key_hash: [u8; 16],
     /// Keyed hash of the request.
-    pub request_digest: [u8; 32],
+    pub request_digest: [u8; 16],
 }
 
 #[cfg(test)]
@@ -406,25 +438,20 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn any_entry() -> impl Strategy<Value = Entry> {
-        (any::<u64>(), any::<[u8; 32]>(), any::<i64>(), any_body()).prop_map(
+        (any::<u64>(), any::<[u8; 32]>(), any::<i32>(), any_body()).prop_map(
             |(index, prev_hash, at, body)| Entry {
-                index,
+                index: index >> 1,
                 prev_hash,
-                recorded_at: Millis(at),
+                recorded_at: Millis(i64::from(at) * 1_000),
                 body,
             },
         )
     }
 
-    /// Asserts that an entry's body survives the round trip through its message.
+    /// Asserts that an entry's body survives being sealed and opened.
     #[track_caller]
     pub(super) fn reads_back(body: &Body) {
-        assert_eq!(Body::from_message(body.kind().message()).as_ref(), Ok(body));
-    }
-
-    /// Asserts that a message is refused for a field.
-    #[track_caller]
-    pub(super) fn refused(message: proto::entry::Body, field: &'static str) {
-        assert_eq!(Body::from_message(message), Err(EntryError::Field { field }));
+        let entry = Entry { index: 7, prev_hash: [3; 32], recorded_at: Millis(5_000), body: body.clone() };
+        assert_eq!(crate::ledger::sealed::tests::sealed_and_opened(&entry).as_ref(), Ok(&entry));
     }
 }

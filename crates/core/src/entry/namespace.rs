@@ -3,13 +3,14 @@
 use consent_ledger_identity::{NamespaceKind, PhoneRegion};
 
 use super::{
-    EntryError, NamesNoSubject, OfCatalog, Place, Target,
+    Content, EntryError, NamesNoSubject, OfCatalog, Place, Target,
     fields::{field, key},
 };
 use crate::{
     domain::{Catalog, Namespace},
     event::{CatalogDetail, CatalogEffect, EventOutline},
-    proto,
+    format::entry::Body as ClearBody,
+    proto::{self, ledger},
 };
 
 /// A catalogue entry for a namespace, as written to the ledger.
@@ -17,17 +18,17 @@ use crate::{
 pub struct NamespacePut(pub Namespace);
 
 impl NamesNoSubject for NamespacePut {
-    fn message(&self) -> proto::entry::Body {
+    fn content(&self) -> Content {
         let Namespace { key, title, kind, form_version } = &self.0;
         let (kind, default_region, fold_local_part) = namespace_kind_to_proto(*kind);
-        proto::entry::Body::NamespacePut(proto::NamespacePut {
+        Content::Clear(ClearBody::Namespace(ledger::NamespacePut {
             key: key.to_string(),
             title: title.clone(),
             kind: kind.into(),
             default_region,
             fold_local_part,
             canonical_form_version: *form_version,
-        })
+        }))
     }
 
     fn target(&self) -> Target<'_> {
@@ -75,20 +76,20 @@ pub fn namespace_kind_to_proto(kind: NamespaceKind) -> (proto::NamespaceKind, St
     }
 }
 
-impl TryFrom<proto::NamespacePut> for NamespacePut {
+impl TryFrom<&ledger::NamespacePut> for NamespacePut {
     type Error = EntryError;
 
-    fn try_from(message: proto::NamespacePut) -> Result<Self, EntryError> {
+    fn try_from(message: &ledger::NamespacePut) -> Result<Self, EntryError> {
         Ok(Self(Namespace {
             key: key("namespace_put.key", &message.key)?,
-            kind: kind(&message)?,
-            title: message.title,
+            kind: kind(message)?,
+            title: message.title.clone(),
             form_version: message.canonical_form_version,
         }))
     }
 }
 
-fn kind(message: &proto::NamespacePut) -> Result<NamespaceKind, EntryError> {
+fn kind(message: &ledger::NamespacePut) -> Result<NamespaceKind, EntryError> {
     let region = match message.default_region.as_str() {
         "" => None,
         text => Some(PhoneRegion::parse(text).map_err(|_| field("namespace_put.default_region"))?),
@@ -122,7 +123,7 @@ pub(super) mod tests {
         entry::{
             Body,
             fields::tests::any_catalog_key,
-            tests::{reads_back, refused},
+            tests::reads_back,
         },
     };
 
@@ -154,20 +155,21 @@ pub(super) mod tests {
 
     #[test]
     fn a_field_of_another_kind_is_refused() {
-        let put = |kind: proto::NamespaceKind, region: &str, fold_local_part| {
-            proto::entry::Body::NamespacePut(proto::NamespacePut {
+        let refused = |kind: proto::NamespaceKind, region: &str, fold_local_part| {
+            NamespacePut::try_from(&ledger::NamespacePut {
                 key: "tel".to_owned(),
                 kind: kind.into(),
                 default_region: region.to_owned(),
                 fold_local_part,
-                ..proto::NamespacePut::default()
+                ..ledger::NamespacePut::default()
             })
         };
         use proto::NamespaceKind::{Opaque, Phone, Unspecified};
-        refused(put(Unspecified, "", false), "namespace_put.kind");
-        refused(put(Phone, "XX", false), "namespace_put.default_region");
-        refused(put(Opaque, "AT", false), "namespace_put.default_region");
-        refused(put(Phone, "AT", true), "namespace_put.fold_local_part");
+        let wrong = |name| Err(field(name));
+        assert_eq!(refused(Unspecified, "", false), wrong("namespace_put.kind"));
+        assert_eq!(refused(Phone, "XX", false), wrong("namespace_put.default_region"));
+        assert_eq!(refused(Opaque, "AT", false), wrong("namespace_put.default_region"));
+        assert_eq!(refused(Phone, "AT", true), wrong("namespace_put.fold_local_part"));
     }
 
     #[test]

@@ -1,7 +1,13 @@
 //! `LedgerOpened`: opens the ledger and names it. It is entry 0, and no other.
 
-use super::{EntryError, NamesNoSubject, Target, fields::fixed};
-use crate::{domain::Millis, event::EventOutline, proto};
+use super::{Content, EntryError, NamesNoSubject, Target, fields::fixed};
+use crate::{
+    domain::Millis,
+    event::EventOutline,
+    format::entry::Body as ClearBody,
+    ledger::sealed::second_and_ms,
+    proto::ledger,
+};
 
 /// Opens the ledger and names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,18 +18,29 @@ pub struct LedgerOpened {
     pub origin: String,
     /// Version of the entry format.
     pub format_version: u32,
-    /// When it was created.
+    /// When it was created, in whole seconds.
     pub created_at: Millis,
+    /// The feature level that entries may use from here on.
+    pub feature_level: u32,
 }
 
-impl NamesNoSubject for LedgerOpened {
-    fn message(&self) -> proto::entry::Body {
-        proto::entry::Body::LedgerOpened(proto::LedgerOpened {
+impl LedgerOpened {
+    /// The body of entry 0.
+    #[must_use]
+    pub fn in_clear(&self) -> ClearBody {
+        ClearBody::Opened(ledger::LedgerOpened {
             ledger_id: self.ledger_id.to_vec(),
             origin: self.origin.clone(),
             format_version: self.format_version,
-            created_at_ms: self.created_at.0,
+            created_at_s: second_and_ms(self.created_at).0,
+            feature_level: self.feature_level,
         })
+    }
+}
+
+impl NamesNoSubject for LedgerOpened {
+    fn content(&self) -> Content {
+        Content::Clear(self.in_clear())
     }
 
     fn target(&self) -> Target<'_> {
@@ -35,15 +52,16 @@ impl NamesNoSubject for LedgerOpened {
     }
 }
 
-impl TryFrom<proto::LedgerOpened> for LedgerOpened {
+impl TryFrom<&ledger::LedgerOpened> for LedgerOpened {
     type Error = EntryError;
 
-    fn try_from(message: proto::LedgerOpened) -> Result<Self, EntryError> {
+    fn try_from(message: &ledger::LedgerOpened) -> Result<Self, EntryError> {
         Ok(Self {
             ledger_id: fixed("ledger_id", &message.ledger_id)?,
-            origin: message.origin,
+            origin: message.origin.clone(),
             format_version: message.format_version,
-            created_at: Millis(message.created_at_ms),
+            created_at: Millis(message.created_at_s.saturating_mul(1_000)),
+            feature_level: message.feature_level,
         })
     }
 }
@@ -53,22 +71,27 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::entry::{Body, tests::reads_back};
+    use crate::{
+        entry::{Body, tests::reads_back},
+        ledger::{FORMAT_VERSION, LEVEL},
+    };
 
     pub(in crate::entry) fn any_opened() -> impl Strategy<Value = LedgerOpened> {
-        (any::<[u8; 16]>(), ".{0,9}", any::<u32>(), any::<i64>()).prop_map(
-            |(ledger_id, origin, format_version, created)| LedgerOpened {
+        let seconds = -1_000_000_000_000_i64..1_000_000_000_000;
+        (any::<[u8; 16]>(), ".{1,9}", seconds).prop_map(|(ledger_id, origin, created)| {
+            LedgerOpened {
                 ledger_id,
                 origin,
-                format_version,
-                created_at: Millis(created),
-            },
-        )
+                format_version: FORMAT_VERSION,
+                created_at: Millis(created * 1_000),
+                feature_level: LEVEL,
+            }
+        })
     }
 
     proptest! {
         #[test]
-        fn the_message_reads_back(opened in any_opened()) {
+        fn it_reads_back(opened in any_opened()) {
             reads_back(&Body::Opened(opened));
         }
     }

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use super::{
-    EntryError, NamesNoSubject, OfCatalog, Place, Target,
+    Content, EntryError, NamesNoSubject, OfCatalog, Place, Target,
     channel::retirement_effect,
-    fields::{duration, duration_ms, field, key, region},
+    fields::{duration, field, key, region},
 };
 use crate::{
     domain::{Catalog, Key, LegalBasis, Obligation, Purpose, PurposeVersion, Region},
     event::{CatalogDetail, CatalogEffect, EventOutline},
-    proto,
+    format::entry::Body as ClearBody,
+    proto::{self, ledger},
 };
 
 /// A catalogue entry for a purpose, as written to the ledger.
@@ -29,9 +30,14 @@ pub struct PurposePut {
 }
 
 impl NamesNoSubject for PurposePut {
-    fn message(&self) -> proto::entry::Body {
+    fn content(&self) -> Content {
         let content = &self.content;
-        proto::entry::Body::PurposePut(proto::PurposePut {
+        let bases = content.basis_by_region.iter();
+        let basis = |(region, basis): (&Region, &LegalBasis)| ledger::RegionBasis {
+            region: region.to_string(),
+            legal_basis: proto::LegalBasis::from(*basis).into(),
+        };
+        Content::Clear(ClearBody::Purpose(ledger::PurposePut {
             key: self.key.to_string(),
             version: self.version,
             title: content.title.clone(),
@@ -42,9 +48,10 @@ impl NamesNoSubject for PurposePut {
             double_opt_in: content.double_opt_in,
             oldest_compatible_version: self.oldest_compatible,
             retired: self.retired,
-            obligations: content.obligations.iter().map(obligation_to_proto).collect(),
-            basis_by_region: bases_to_proto(&content.basis_by_region),
-        })
+            obligations: content.obligations.iter().map(obligation_to_message).collect(),
+            basis_by_region: sorted(bases.map(basis).collect()),
+            ..ledger::PurposePut::default()
+        }))
     }
 
     fn target(&self) -> Target<'_> {
@@ -105,26 +112,22 @@ fn effects(before: Option<&Purpose>, after: &Purpose) -> Vec<CatalogEffect> {
     .collect()
 }
 
-impl TryFrom<proto::PurposePut> for PurposePut {
+impl TryFrom<&ledger::PurposePut> for PurposePut {
     type Error = EntryError;
 
-    fn try_from(message: proto::PurposePut) -> Result<Self, EntryError> {
+    fn try_from(message: &ledger::PurposePut) -> Result<Self, EntryError> {
         let legal_basis = message.legal_basis().try_into().map_err(|()| field("legal_basis"))?;
-        if message.version == 0 {
-            return Err(field("version"));
-        }
-        let basis_by_region = bases_from_proto(&message.basis_by_region)?;
         let obligations: Option<Vec<Obligation>> =
-            message.obligations.into_iter().map(obligation_from_proto).collect();
+            message.obligations.iter().map(obligation_of_message).collect();
         Ok(Self {
             key: key("purpose_put.key", &message.key)?,
             version: message.version,
             content: PurposeVersion {
-                title: message.title,
-                description: message.description,
+                title: message.title.clone(),
+                description: message.description.clone(),
                 legal_basis,
-                basis_by_region,
-                data_categories: message.data_categories,
+                basis_by_region: bases_of_messages(&message.basis_by_region)?,
+                data_categories: message.data_categories.clone(),
                 default_validity_ms: message.default_validity_ms,
                 double_opt_in: message.double_opt_in,
                 obligations: obligations.ok_or(field("obligations"))?,
@@ -135,6 +138,59 @@ impl TryFrom<proto::PurposePut> for PurposePut {
     }
 }
 
+/// Legal bases in the order of the text of their regions.
+fn sorted(mut bases: Vec<ledger::RegionBasis>) -> Vec<ledger::RegionBasis> {
+    bases.sort_by(|one, other| one.region.cmp(&other.region));
+    bases
+}
+
+fn bases_of_messages(
+    bases: &[ledger::RegionBasis],
+) -> Result<BTreeMap<Region, LegalBasis>, EntryError> {
+    let basis = |message: &ledger::RegionBasis| {
+        let basis = message.legal_basis().try_into().map_err(|()| field("basis_by_region"))?;
+        Ok((region(&message.region)?, basis))
+    };
+    bases.iter().map(basis).collect()
+}
+
+fn obligation_to_message(obligation: &Obligation) -> ledger::PurposeObligation {
+    match obligation {
+        Obligation::FrequencyLimit { uses_max, period_ms } => ledger::PurposeObligation {
+            frequency_cap: Some(ledger::FrequencyCap {
+                uses_max: *uses_max,
+                period_ms: *period_ms,
+            }),
+            quiet_span: None,
+        },
+        Obligation::QuietHours { start_minute, end_minute, time_zone } => {
+            ledger::PurposeObligation {
+                frequency_cap: None,
+                quiet_span: Some(ledger::QuietSpan {
+                    start_minute: *start_minute,
+                    end_minute: *end_minute,
+                    time_zone: time_zone.clone(),
+                }),
+            }
+        }
+    }
+}
+
+fn obligation_of_message(message: &ledger::PurposeObligation) -> Option<Obligation> {
+    match (&message.frequency_cap, &message.quiet_span) {
+        (Some(cap), None) => Some(Obligation::FrequencyLimit {
+            uses_max: cap.uses_max,
+            period_ms: cap.period_ms,
+        }),
+        (None, Some(span)) => Some(Obligation::QuietHours {
+            start_minute: span.start_minute,
+            end_minute: span.end_minute,
+            time_zone: span.time_zone.clone(),
+        }),
+        _ => None,
+    }
+}
+
 /// Legal bases by region, as a message's map.
 #[must_use]
 pub fn bases_to_proto(bases: &BTreeMap<Region, LegalBasis>) -> BTreeMap<String, i32> {
@@ -142,17 +198,6 @@ pub fn bases_to_proto(bases: &BTreeMap<Region, LegalBasis>) -> BTreeMap<String, 
         (region.to_string(), proto::LegalBasis::from(*basis).into())
     };
     bases.iter().map(with_text).collect()
-}
-
-fn bases_from_proto(
-    bases: &BTreeMap<String, i32>,
-) -> Result<BTreeMap<Region, LegalBasis>, EntryError> {
-    let parse = |(text, number): (&String, &i32)| {
-        let basis = proto::LegalBasis::try_from(*number).ok();
-        let basis = basis.and_then(|basis| basis.try_into().ok());
-        Ok((region(text)?, basis.ok_or(field("basis_by_region"))?))
-    };
-    bases.iter().map(parse).collect()
 }
 
 /// An obligation as a message.
@@ -175,23 +220,6 @@ pub fn obligation_to_proto(obligation: &Obligation) -> proto::Obligation {
         }
     };
     proto::Obligation { kind: Some(kind), ..Default::default() }
-}
-
-fn obligation_from_proto(obligation: proto::Obligation) -> Option<Obligation> {
-    use proto::obligation::Kind;
-    Some(match obligation.kind? {
-        Kind::FrequencyLimit(limit) => Obligation::FrequencyLimit {
-            uses_max: limit.uses_max,
-            period_ms: limit.period.as_ref().and_then(duration_ms)?,
-        },
-        Kind::QuietHours(hours) => Obligation::QuietHours {
-            start_minute: hours.start_minute,
-            end_minute: hours.end_minute,
-            time_zone: hours.time_zone,
-        },
-        // Only a data subject prefers a language; a purpose does not.
-        Kind::PreferredLanguage(_) => return None,
-    })
 }
 
 #[cfg(test)]
@@ -223,11 +251,12 @@ pub(super) mod tests {
         let bases =
             vec![Consent, Contract, LegalObligation, VitalInterest, PublicTask, LegitimateInterest];
         let text = (".{0,9}", ".{0,9}", any_categories(), vec(any_obligation(), 0..3));
-        let rest = (option::of(any::<i64>()), any::<bool>(), any::<bool>(), 1u32.., any::<u32>());
+        let versions = (1u32..).prop_flat_map(|version| (Just(version), 1..=version));
+        let rest = (option::of(any::<i64>()), any::<bool>(), any::<bool>(), versions);
         (any_catalog_key(), prop::sample::select(bases), text, rest).prop_map(
             |(key, legal_basis, (title, description, data_categories, obligations), rest)| {
-                let (default_validity_ms, double_opt_in, retired, version, oldest_compatible) =
-                    rest;
+                let (default_validity_ms, double_opt_in, retired, versions) = rest;
+                let (version, oldest_compatible) = versions;
                 let content = PurposeVersion {
                     title,
                     description,
@@ -248,7 +277,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn the_message_reads_back(put in any_purpose_put()) {
+        fn it_reads_back(put in any_purpose_put()) {
             reads_back(&Body::PurposePut(put));
         }
     }

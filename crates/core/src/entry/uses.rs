@@ -2,15 +2,15 @@
 //! of no state: a use changes no decision.
 
 use super::{
-    EntryError, IdempotencyMark, Kind, Place, Receipted, Subjects, Target,
-    fields::{field, idempotency_from_proto, idempotency_to_proto, key, optional_region},
+    Content, EntryError, IdempotencyMark, Kind, Meanings, Names, Place, Receipted, Subjects, Target,
+    fields::{field, idempotency_of_message, idempotency_to_message, optional_region},
 };
 use crate::{
     domain::{Actor, Effect, Key, Millis, Reason, Region, SubjectRef},
     event::EventOutline,
     fold::{Lead, UseCell},
     history::{Line, LineKind},
-    proto,
+    proto::{self, ledger::Use},
 };
 
 /// A kind of obligation that a use can fail to meet.
@@ -58,28 +58,24 @@ impl UseRecorded {
 }
 
 impl Kind for UseRecorded {
-    fn message(&self) -> proto::entry::Body {
-        let (key_hash, request_digest) = idempotency_to_proto(self.idempotency);
-        proto::entry::Body::UseRecorded(proto::UseRecorded {
-            scope: Some(proto::Scope {
-                purpose: self.purpose.to_string(),
-                channel: self.channel.to_string(),
-            }),
+    fn content(&self, names: &Names<'_>) -> Result<Content, EntryError> {
+        let (idempotency, request_digest) = idempotency_to_message(self.idempotency);
+        let broken = self.broken_obligations.iter();
+        let used = Use {
+            purpose: names.purpose(Some(&self.purpose))?,
+            channel: names.channel(Some(&self.channel))?,
             used_at_ms: self.used_at.0,
             segment: self.segment.clone(),
             campaign: self.campaign.clone(),
             data_categories: self.data_categories.clone(),
             region: self.region.map_or_else(String::new, |region| region.to_string()),
-            subject_refs: self.subject_refs.iter().flat_map(|subject| subject.0).collect(),
             reason: proto::Reason::from(self.reason).into(),
-            idempotency_key_hash: key_hash,
+            broken_obligations: broken.map(|it| proto::ObligationKind::from(*it).into()).collect(),
+            idempotency,
             request_digest,
-            broken_obligations: self
-                .broken_obligations
-                .iter()
-                .map(|kind| proto::ObligationKind::from(*kind).into())
-                .collect(),
-        })
+            ..Use::default()
+        };
+        Ok(Content::Uses(self.subject_refs.clone(), Box::new(used)))
     }
 
     fn named(&self) -> Subjects {
@@ -117,38 +113,30 @@ impl Kind for UseRecorded {
     }
 }
 
-impl TryFrom<proto::UseRecorded> for UseRecorded {
-    type Error = EntryError;
-
-    fn try_from(message: proto::UseRecorded) -> Result<Self, EntryError> {
-        let reason = message.reason().try_into().map_err(|()| field("reason"))?;
-        let idempotency =
-            idempotency_from_proto(&message.idempotency_key_hash, &message.request_digest)?;
-        let scope = message.scope.ok_or(field("scope"))?;
-        let broken_obligations: Vec<ObligationKind> = message
+impl UseRecorded {
+    /// The use that the tags of some data subjects share.
+    pub(super) fn of_use(
+        used: Use,
+        subject_refs: Vec<SubjectRef>,
+        meanings: &Meanings<'_>,
+    ) -> Result<Self, EntryError> {
+        let broken_obligations = used
             .broken_obligations
             .iter()
             .map(|number| obligation_kind(*number).ok_or(field("broken_obligations")))
             .collect::<Result<_, _>>()?;
-        if !broken_obligations.is_sorted_by(|one, next| one < next) {
-            return Err(field("broken_obligations"));
-        }
-        let (subject_refs, rest) = message.subject_refs.as_chunks::<16>();
-        if !rest.is_empty() || subject_refs.is_empty() {
-            return Err(field("subject_refs"));
-        }
         Ok(Self {
-            purpose: key("scope.purpose", &scope.purpose)?,
-            channel: key("scope.channel", &scope.channel)?,
-            used_at: Millis(message.used_at_ms),
-            segment: message.segment,
-            campaign: message.campaign,
-            data_categories: message.data_categories,
-            region: optional_region(&message.region)?,
-            subject_refs: subject_refs.iter().copied().map(SubjectRef).collect(),
-            reason,
+            purpose: meanings.purpose(used.purpose)?.ok_or(field("purpose"))?,
+            channel: meanings.channel(used.channel)?.ok_or(field("channel"))?,
+            used_at: Millis(used.used_at_ms),
+            reason: used.reason().try_into().map_err(|()| field("reason"))?,
+            segment: used.segment,
+            campaign: used.campaign,
+            data_categories: used.data_categories,
+            region: optional_region(&used.region)?,
+            subject_refs,
             broken_obligations,
-            idempotency,
+            idempotency: idempotency_of_message(&used.idempotency, &used.request_digest)?,
         })
     }
 }
@@ -178,7 +166,7 @@ pub(super) mod tests {
     use crate::entry::{
         Body,
         fields::tests::{any_catalog_key, any_categories, any_mark, any_subject_ref},
-        tests::{reads_back, refused},
+        tests::reads_back,
     };
 
     pub(in crate::entry) fn any_use() -> impl Strategy<Value = UseRecorded> {
@@ -208,35 +196,8 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn the_message_reads_back(used in any_use()) {
+        fn it_reads_back(used in any_use()) {
             reads_back(&Body::Use(used));
-        }
-    }
-
-    #[test]
-    fn an_obligation_that_is_not_known_or_comes_twice_is_an_error() {
-        for broken_obligations in [vec![0], vec![3], vec![1, 1], vec![2, 1]] {
-            let used = proto::UseRecorded {
-                scope: Some(proto::Scope { purpose: "news".into(), channel: "email".into() }),
-                reason: proto::Reason::Granted.into(),
-                subject_refs: vec![7; 16],
-                broken_obligations,
-                ..Default::default()
-            };
-            refused(proto::entry::Body::UseRecorded(used), "broken_obligations");
-        }
-    }
-
-    #[test]
-    fn a_use_of_nobodys_data_is_an_error() {
-        for subject_refs in [Vec::new(), vec![7; 15], vec![7; 17]] {
-            let used = proto::UseRecorded {
-                scope: Some(proto::Scope { purpose: "news".into(), channel: "email".into() }),
-                reason: proto::Reason::Granted.into(),
-                subject_refs,
-                ..Default::default()
-            };
-            refused(proto::entry::Body::UseRecorded(used), "subject_refs");
         }
     }
 }

@@ -288,15 +288,15 @@ impl Judge<'_> {
             return Outcome::NoEffect;
         };
         if let Some(index) = self.after.erased_by {
-            return Outcome::BlockedByStop(index);
+            return Outcome::BlockedByStop(Some(index));
         }
         let later_pending = cell.pending.as_deref().filter(|grant| grant.mark > self.mark);
         if let Some(stop) = self.after.live_stop(purpose_id, channel_id) {
             return if !self.actor.speaks_for_subject() {
-                Outcome::BlockedByStop(stop.mark.index)
+                Outcome::BlockedByStop(Some(stop.mark.index))
             } else if self.after.stops_bar(purpose_id, channel_id, self.mark) {
                 let latest = self.after.latest_stop(purpose_id, channel_id).unwrap_or(stop);
-                Outcome::SupersededByLater(latest.mark.index)
+                Outcome::SupersededByLater(Some(latest.mark.index))
             } else {
                 let lifting = later_pending.filter(|grant| {
                     grant.actor.speaks_for_subject()
@@ -327,13 +327,13 @@ impl Judge<'_> {
         if let Some(grant) = &cell.grant
             && grant.mark > self.mark
         {
-            return Outcome::SupersededByLater(grant.mark.index);
+            return Outcome::SupersededByLater(Some(grant.mark.index));
         }
         if !waits {
             return Outcome::Applied;
         }
         if let Some(grant) = later_pending {
-            return Outcome::SupersededByLater(grant.mark.index);
+            return Outcome::SupersededByLater(Some(grant.mark.index));
         }
         match Standing::of(self.after, purpose, purpose_id, channel_id, self.now) {
             Standing::Given(grant) if says_no_more(grant, change) => Outcome::NoEffect,
@@ -361,7 +361,7 @@ impl Judge<'_> {
             _ if self.stops_a_cell_without_record(action, scope) => return Outcome::Applied,
             _ => later = later.or_else(|| self.later_stop_within(action, scope)),
         }
-        later.map_or(Outcome::NoEffect, Outcome::SupersededByLater)
+        later.map_or(Outcome::NoEffect, |index| Outcome::SupersededByLater(Some(index)))
     }
 
     /// The effect of a stop on a cell of its scope that some grant named.
@@ -465,5 +465,5 @@ fn can_matter(action: Action, purpose: &Purpose) -> bool {
 }
 
 fn superseded_or(later: Option<Mark>, otherwise: Outcome) -> Outcome {
-    later.map_or(otherwise, |mark| Outcome::SupersededByLater(mark.index))
+    later.map_or(otherwise, |mark| Outcome::SupersededByLater(Some(mark.index)))
 }

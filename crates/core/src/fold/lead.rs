@@ -8,17 +8,20 @@ use smallvec::SmallVec;
 use crate::{
     domain::{Action, ChangeRecord, Millis, Outcome, SubjectRef, SubscriptionId},
     entry::FailedDelivery,
+    ledger::sealed::SlotOf,
 };
 
 /// A lookup that finds an entry, or that an entry ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lead {
-    /// The hash of the caller's idempotency key.
-    Idempotency([u8; 32]),
+    /// What stands for the caller's idempotency key.
+    Idempotency([u8; 16]),
     /// The hash of a confirmation token.
     Token([u8; 32]),
     /// The act that the entry confirms.
     Confirms(u64),
+    /// A tag of it, which says whose it is.
+    Slot(SlotOf),
     /// Grants of it will end by themselves.
     Ends(Due),
     /// Grants have ended.

@@ -84,6 +84,12 @@ impl Replay {
         self.size
     }
 
+    /// The catalogue after them.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.fold.catalog.catalog
+    }
+
     /// The number of data subjects that they are about.
     #[must_use]
     pub fn subjects(&self) -> usize {
@@ -203,6 +209,10 @@ impl Judged<'_> {
         };
         let mut judged = changes.to_vec();
         judge.outcomes(&mut judged)?;
+        for change in &mut judged {
+            let is_own = |index| self.before.rests_on_entry(index) || self.after.rests_on_entry(index);
+            change.outcome = change.outcome.naming_only(is_own);
+        }
         let pairs = changes.iter().zip(&judged).enumerate();
         let untrue = pairs.filter(|(_, (stored, judged))| stored.outcome != judged.outcome);
         Ok(untrue

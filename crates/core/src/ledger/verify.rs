@@ -1,5 +1,5 @@
 //! Verification of a ledger's files. It needs no server and no keys, and may run while a writer
-//! runs.
+//! runs. What entries say of data subjects stays sealed.
 //!
 //! It reads every byte once and changes nothing. It proves that the files hold one unbroken chain.
 //! To prove that the whole chain was not replaced takes a checkpoint of an outside witness, which
@@ -15,9 +15,10 @@ use std::{
 use thiserror::Error;
 
 pub use self::audit::{Audited, Good, TakeHash, Wanted, audit, workers};
-use super::{ENTRY_BYTES_MAX, LOG_KIND, chain::Tip};
+use super::{ENTRY_BYTES_MAX, LOG_KIND, Tip};
 use crate::{
-    domain::{Entry, LedgerOpened, Millis},
+    domain::{LedgerOpened, Millis},
+    format::entry::{Body, Entry},
     storage::{FrameAt, LogError, ScanEnd, TornTail, disk::Disk, scan},
 };
 
@@ -34,7 +35,7 @@ pub struct Report {
     pub bytes: u64,
     /// Hash of the last entry.
     pub chain_hash: [u8; 32],
-    /// When the last entry was recorded.
+    /// When the last entry was recorded, in whole seconds.
     pub recorded_at: Millis,
     /// Bytes after the last whole frame: a write under way, or one that a crash cut off.
     pub torn: Option<TornTail>,
@@ -85,7 +86,7 @@ impl Report {
             entries: end.frames,
             bytes: end.bytes,
             chain_hash: tip.hash,
-            recorded_at: tip.recorded_at,
+            recorded_at: Millis(tip.recorded_at_s.saturating_mul(1_000)),
             torn: end.torn,
         })
     }
@@ -122,6 +123,14 @@ fn check_identity(dir: &Path, opened: &LedgerOpened, end: &ScanEnd) -> Result<()
     Err(LogError::Foreign { path: dir.to_owned(), problem }.into())
 }
 
+/// How an entry opens the ledger, if it is entry 0.
+fn opened(entry: &Entry) -> Option<LedgerOpened> {
+    match &entry.body {
+        Body::Opened(opened) => LedgerOpened::try_from(opened).ok(),
+        _ => None,
+    }
+}
+
 /// A walk along the chain.
 struct Walk {
     tip: Tip,
@@ -147,8 +156,8 @@ impl Walk {
                 Ok(followed) => followed,
                 Err(problem) => return ControlFlow::Break(problem.to_string()),
             };
-            if let Some(opened) = entry.body.opened() {
-                self.opened = Some(opened.clone());
+            if let Some(opened) = opened(&entry) {
+                self.opened = Some(opened);
             }
             self.tip = next;
             visit(&entry, &frame).map_break(|()| {

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{
     Controller, PurposeText,
-    extension::{Change, Extension, FORMAT_VERSION_1, Facts},
+    extension::{Change, Extension, Facts},
 };
 use crate::{
     domain::{Action, Actor, Authority, ChangeRecord, LegalBasis, Outcome, StopKind},
@@ -167,7 +167,7 @@ struct Event<'a> {
 /// Party of `party_identification` that every purpose names.
 const CONTROLLER: &str = "controller";
 
-pub(super) fn payload(extension: &Extension, facts: &Facts<'_>, key: &VerifierKey) -> String {
+pub(super) fn payload(extension: &Extension, facts: &Facts, key: &VerifierKey) -> String {
     let controller = &extension.controller;
     let name = controller.name.as_deref().unwrap_or(key.name());
     let jurisdictions = &controller.jurisdictions;
@@ -205,7 +205,7 @@ pub(super) fn payload(extension: &Extension, facts: &Facts<'_>, key: &VerifierKe
 }
 
 /// The controller, and whoever acted for the data subject.
-fn parties<'a>(extension: &'a Extension, facts: &'a Facts<'_>, name: &'a str) -> Vec<Party<'a>> {
+fn parties<'a>(extension: &'a Extension, facts: &'a Facts, name: &'a str) -> Vec<Party<'a>> {
     let controller = &extension.controller;
     let controller = Party {
         party_id: CONTROLLER,
@@ -217,7 +217,7 @@ fn parties<'a>(extension: &'a Extension, facts: &'a Facts<'_>, name: &'a str) ->
         party_phone: controller.phone.as_deref(),
         party_url: controller.url.as_deref(),
     };
-    let representative = representative(extension, facts).map(|authority| Party {
+    let representative = representative(facts).map(|authority| Party {
         party_id: &authority.representative,
         party_name: &authority.representative,
         party_role: &authority.relationship,
@@ -230,19 +230,14 @@ fn parties<'a>(extension: &'a Extension, facts: &'a Facts<'_>, name: &'a str) ->
     std::iter::once(controller).chain(representative).collect()
 }
 
-/// By whom and by what right the data subject was represented, if the evidence names them. Version 1 did
-/// not have it beside the evidence.
-pub(super) fn representative<'a>(
-    extension: &Extension,
-    facts: &'a Facts<'_>,
-) -> Option<&'a Authority> {
+/// By whom and by what right the data subject was represented, if the evidence names them.
+pub(super) fn representative(facts: &Facts) -> Option<&Authority> {
     let authority = facts.evidence.authority.as_ref();
-    let named = authority.filter(|authority| !authority.representative.is_empty());
-    named.filter(|_| extension.format_version > FORMAT_VERSION_1)
+    authority.filter(|authority| !authority.representative.is_empty())
 }
 
 /// Fields that one of the standards requires and that the ledger was not given.
-pub(super) fn missing_fields(controller: &Controller, facts: &Facts<'_>) -> Vec<String> {
+pub(super) fn missing_fields(controller: &Controller, facts: &Facts) -> Vec<String> {
     let some_given = facts.act.changes.iter().any(gives_consent);
     let no_type = some_given && consent_type(facts).is_none();
     let no_disclosure = some_given && controller.third_parties.is_none();
@@ -269,8 +264,8 @@ pub(super) fn missing_fields(controller: &Controller, facts: &Facts<'_>) -> Vec<
 }
 
 /// The changes that gave consent.
-fn given<'a>(extension: &'a Extension, facts: &Facts<'_>) -> impl Iterator<Item = &'a Change> {
-    let changes = extension.changes.iter().zip(facts.act.changes);
+fn given<'a>(extension: &'a Extension, facts: &Facts) -> impl Iterator<Item = &'a Change> {
+    let changes = extension.changes.iter().zip(&facts.act.changes);
     changes.filter(|(_, record)| gives_consent(record)).map(|(change, _)| change)
 }
 
@@ -286,7 +281,7 @@ pub(super) fn title<'a>(extension: &'a Extension, change: &'a Change) -> &'a str
 }
 
 /// How the choice was made: touchpoint and method.
-pub(super) fn collection_method(facts: &Facts<'_>) -> Option<String> {
+pub(super) fn collection_method(facts: &Facts) -> Option<String> {
     match (facts.evidence.touchpoint.as_str(), facts.evidence.method.as_str()) {
         ("", "") => None,
         (one, "") | ("", one) => Some(one.to_owned()),
@@ -294,7 +289,7 @@ pub(super) fn collection_method(facts: &Facts<'_>) -> Option<String> {
     }
 }
 
-fn purposes<'a>(extension: &'a Extension, facts: &Facts<'_>) -> Vec<Purpose<'a>> {
+fn purposes<'a>(extension: &'a Extension, facts: &Facts) -> Vec<Purpose<'a>> {
     let parties = extension.controller.third_parties.as_ref();
     let purpose = |change: &'a Change| Purpose {
         purpose: title(extension, change),
@@ -316,7 +311,7 @@ fn purposes<'a>(extension: &'a Extension, facts: &Facts<'_>) -> Vec<Purpose<'a>>
 
 /// The sensitive data categories of all given consents, once each; none if the controller did not say
 /// which categories are sensitive.
-fn sensitive_categories<'a>(extension: &'a Extension, facts: &Facts<'_>) -> Option<Vec<&'a str>> {
+fn sensitive_categories<'a>(extension: &'a Extension, facts: &Facts) -> Option<Vec<&'a str>> {
     let mut found = Vec::new();
     for change in given(extension, facts) {
         for category in extension.controller.sensitive_among(extension.categories_of(change))? {
@@ -330,12 +325,12 @@ fn sensitive_categories<'a>(extension: &'a Extension, facts: &Facts<'_>) -> Opti
 
 /// Explicit only if the actor speaks for the data subject and the method is recorded. Otherwise it is
 /// not known.
-fn consent_type(facts: &Facts<'_>) -> Option<&'static str> {
+fn consent_type(facts: &Facts) -> Option<&'static str> {
     let is_recorded = !facts.evidence.method.is_empty();
     (is_recorded && facts.act.actor.speaks_for_subject()).then_some("EXPLICIT")
 }
 
-fn processing<'a>(extension: &'a Extension, facts: &'a Facts<'_>) -> Processing<'a> {
+fn processing<'a>(extension: &'a Extension, facts: &'a Facts) -> Processing<'a> {
     let covered = extension.purposes.iter().flat_map(|text| {
         let coverages = coverages(extension, text);
         coverages.into_iter().map(|coverage| processing_purpose(extension, text, coverage))
@@ -380,12 +375,9 @@ struct Coverage<'a> {
 }
 
 /// What the grants of a version cover, or its stops if the act has no grant of it. Grants that are
-/// narrowed to different categories stand apart. Version 1 listed all that the purpose declares.
+/// narrowed to different categories stand apart.
 fn coverages<'a>(extension: &'a Extension, text: &'a PurposeText) -> Vec<Coverage<'a>> {
     let declared = Coverage { categories: &text.data_categories, channels: Vec::new() };
-    if extension.format_version == FORMAT_VERSION_1 {
-        return vec![declared];
-    }
     let is_about_it =
         |change: &&Change| extension.purpose_of(change).is_some_and(|other| other == text);
     let changes: Vec<&Change> = extension.changes.iter().filter(is_about_it).collect();
@@ -403,7 +395,7 @@ fn coverages<'a>(extension: &'a Extension, text: &'a PurposeText) -> Vec<Coverag
 }
 
 /// The notice that was shown. Today's privacy policy may differ from it.
-fn privacy_notice(facts: &Facts<'_>) -> Option<String> {
+fn privacy_notice(facts: &Facts) -> Option<String> {
     match (facts.evidence.notice_id.as_str(), facts.evidence.notice_version.as_str()) {
         ("", _) => None,
         (id, "") => Some(id.to_owned()),
@@ -411,7 +403,7 @@ fn privacy_notice(facts: &Facts<'_>) -> Option<String> {
     }
 }
 
-fn events<'a>(extension: &'a Extension, facts: &'a Facts<'_>) -> Vec<Event<'a>> {
+fn events<'a>(extension: &'a Extension, facts: &'a Facts) -> Vec<Event<'a>> {
     let event = |(change, record): (&'a Change, &ChangeRecord)| Event {
         event_time: &extension.effective_at,
         event_type: &change.action,
@@ -420,12 +412,12 @@ fn events<'a>(extension: &'a Extension, facts: &'a Facts<'_>) -> Vec<Event<'a>> 
             let span_s = end.0.saturating_sub(facts.act.effective_at.0).div_euclid(1_000);
             format!("PT{}S", span_s.max(0))
         }),
-        entity_id: representative(extension, facts)
+        entity_id: representative(facts)
             .map_or(&extension.actor, |authority| &authority.representative),
         purpose: &change.purpose,
         channel: &change.channel,
     };
-    extension.changes.iter().zip(facts.act.changes).map(event).collect()
+    extension.changes.iter().zip(&facts.act.changes).map(event).collect()
 }
 
 /// The state that the event itself led to, at its time.

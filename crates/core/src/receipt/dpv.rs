@@ -4,9 +4,7 @@
 //! `dpv:hasConsentStatus` is the outcome of the act when it was recorded. The extension is a JSON
 //! literal (JSON-LD 1.1, section 4.2.2), so that its bytes mean the same to every processor.
 //!
-//! There is no `dct:replaces`: a later act may supersede one cell of an earlier receipt and leave
-//! its other cells unchanged, so the earlier receipt is not replaced. The extension lists the acts
-//! that each change supersedes.
+//! There is no `dct:replaces`: a receipt names no other act.
 
 use serde::Serialize;
 
@@ -212,7 +210,7 @@ struct PersonalData<'a> {
     title: &'a str,
 }
 
-pub(super) fn payload(extension: &Extension, facts: &Facts<'_>, origin: &str) -> String {
+pub(super) fn payload(extension: &Extension, facts: &Facts, origin: &str) -> String {
     let controller = &extension.controller;
     let contacts = [&controller.contact, &controller.email, &controller.phone, &controller.url];
     let record = Record {
@@ -241,10 +239,10 @@ pub(super) fn payload(extension: &Extension, facts: &Facts<'_>, origin: &str) ->
         processes: extension
             .changes
             .iter()
-            .zip(facts.act.changes)
+            .zip(&facts.act.changes)
             .map(|(change, record)| process(extension, facts, change, record))
             .collect(),
-        representative: representative(extension, facts).map(|authority| Representative {
+        representative: representative(facts).map(|authority| Representative {
             identifier: &authority.representative,
             relationship: &authority.relationship,
         }),
@@ -254,7 +252,7 @@ pub(super) fn payload(extension: &Extension, facts: &Facts<'_>, origin: &str) ->
 }
 
 /// Fields that the vocabulary recommends for a consent record and that the ledger was not given.
-pub(super) fn missing_fields(controller: &Controller, facts: &Facts<'_>) -> Vec<String> {
+pub(super) fn missing_fields(controller: &Controller, facts: &Facts) -> Vec<String> {
     let has_contact = [&controller.contact, &controller.email, &controller.phone, &controller.url]
         .into_iter()
         .any(Option::is_some);
@@ -274,7 +272,7 @@ pub(super) fn missing_fields(controller: &Controller, facts: &Facts<'_>) -> Vec<
 
 fn process<'a>(
     extension: &'a Extension,
-    facts: &Facts<'_>,
+    facts: &Facts,
     change: &'a Change,
     record: &ChangeRecord,
 ) -> Process<'a> {
@@ -318,7 +316,7 @@ fn process<'a>(
 }
 
 /// The notice that was shown, if the evidence names one.
-fn notice<'a>(facts: &'a Facts<'_>) -> Option<Notice<'a>> {
+fn notice<'a>(facts: &'a Facts) -> Option<Notice<'a>> {
     let evidence = &facts.evidence;
     if evidence.notice_id.is_empty() && evidence.notice_hash.is_empty() {
         return None;

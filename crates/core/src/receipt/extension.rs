@@ -1,35 +1,31 @@
 //! The `consent_ledger` object, for which the standards have no field: the entry, its proof, and what
 //! follows from them. Both formats carry the same object, and the rest of a receipt follows from it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use zeroize::Zeroizing;
 
 use super::{Controller, ReceiptError};
 use crate::{
-    domain::{
-        Action, Actor, ChangeRecord, Entry, Evidence, IdempotencyMark, LegalBasis, Millis, Sealed,
-        StopKind,
+    domain::{Action, Actor, ChangeRecord, Evidence, Key, LegalBasis, Millis, StopKind},
+    entry::{EntryError, Meanings, Numbers, changes_of_messages, evidence_of_message},
+    format::{
+        Reference,
+        entry::{Body, Entry},
+        keys::person::IdentityKey,
+        seal::OneTimeKey,
+        slot::{OpenedRecord, open_evidence_once, open_record_once},
     },
-    entry::{self, Receipted},
-    seal::{self, SecretKey},
+    proto::ledger::RecordKind,
     tlog::{BASE64, hex, proof::TlogProof, unhex},
 };
 
-/// Version of the whole payload of new receipts. The output of a version never changes: an old receipt
-/// is verified by writing its payload again, in its own version.
-///
-/// Version 2 lists, for each purpose, the data categories that the grants cover and no others, and names
-/// whoever acted for the data subject as a party.
-pub const FORMAT_VERSION: u32 = 2;
-/// The first version.
-pub(super) const FORMAT_VERSION_1: u32 = 1;
+/// Version of the whole payload. The output of a version never changes: a receipt is verified by writing
+/// its payload again.
+pub const FORMAT_VERSION: u32 = 3;
 /// Means every purpose, or every channel.
 pub(super) const EVERY: &str = "*";
-const ID_CONTEXT: &[u8] = b"consent-ledger v1 receipt\0";
 
 /// The input of a receipt. Everything else in the receipt follows from it.
 #[derive(Clone)]
@@ -42,18 +38,24 @@ pub struct Statement {
     pub entry: Vec<u8>,
     /// The entry's place in the ledger, without extra data.
     pub proof: TlogProof,
-    /// The key that opens the evidence of this entry, and nothing else; none if it has none.
-    pub evidence_key: Option<SecretKey>,
+    /// Place of the data subject's slot in the entry, from 0.
+    pub slot: u32,
+    /// The key that opens the record of this slot, and nothing else.
+    pub record_key: OneTimeKey,
+    /// The key that opens the evidence of this slot, and nothing else; none if it is forgotten.
+    pub evidence_key: Option<OneTimeKey>,
     /// Whose act it is, `namespace:id`.
     pub subject: String,
+    /// For the first record of the data subject: the key of the record's commitment to `subject`.
+    pub identity_key: Option<IdentityKey>,
     /// When the receipt is made.
     pub issued_at: Millis,
     /// The controller as of `issued_at`: the ledger records no earlier details.
     pub controller: Controller,
     /// The purposes that the act names, as the catalogue had them.
     pub purposes: Vec<PurposeText>,
-    /// For each change, the indices of the acts that it superseded.
-    pub supersedes: Vec<Vec<u64>>,
+    /// The channels that the act names.
+    pub channels: Vec<ChannelText>,
 }
 
 /// It names a person and holds a key: nothing of it is printed.
@@ -67,6 +69,8 @@ impl std::fmt::Debug for Statement {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PurposeText {
+    /// Its number in the catalogue, from 1, by which the record names it.
+    pub number: u32,
     /// Purpose key.
     pub key: String,
     /// Version, from 1.
@@ -82,6 +86,16 @@ pub struct PurposeText {
     pub legal_basis: LegalBasis,
     /// Data categories that the purpose uses.
     pub data_categories: Vec<String>,
+}
+
+/// A channel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChannelText {
+    /// Its number in the catalogue, from 1, by which the record names it.
+    pub number: u32,
+    /// Channel key.
+    pub key: String,
 }
 
 /// The extension as JSON.
@@ -105,15 +119,18 @@ pub(super) struct Extension {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     confirm_until: Option<String>,
     pub changes: Vec<Change>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    supersedes: Vec<String>,
     pub subject: String,
     pub controller: Controller,
     pub purposes: Vec<PurposeText>,
+    channels: Vec<ChannelText>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     evidence: Option<EvidenceText>,
+    slot: u32,
+    record_key: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     evidence_key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    identity_key: Option<String>,
     entry: String,
     proof: String,
 }
@@ -122,7 +139,6 @@ pub(super) struct Extension {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Confirms {
-    index: u64,
     receipt_id: String,
     effective_at: String,
 }
@@ -140,15 +156,13 @@ pub(super) struct Change {
     data_categories: Vec<String>,
     pub outcome: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    cause_index: Option<u64>,
+    cause: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     refusal: Option<Refusal>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     termination: Option<Termination>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    supersedes: Vec<Earlier>,
 }
 
 /// Consent was asked for and not given.
@@ -166,16 +180,8 @@ struct Termination {
     at: String,
 }
 
-/// An act that a change superseded.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Earlier {
-    index: u64,
-    receipt_id: String,
-}
-
 /// The evidence as JSON.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct EvidenceText {
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -206,7 +212,7 @@ struct EvidenceText {
     effective_at_given: Option<String>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AuthorityText {
     relationship: String,
@@ -218,71 +224,140 @@ struct AuthorityText {
     ends_at: Option<String>,
 }
 
-/// An entry with the act or confirmation that it holds, opened.
-pub(super) struct Facts<'a> {
-    pub entry: &'a Entry,
-    pub act: Receipted<'a>,
+/// An entry with the act or confirmation that a slot of it holds, opened.
+pub(super) struct Facts {
+    /// Index of the entry.
+    pub index: u64,
+    /// When the ledger recorded it.
+    pub recorded_at: Millis,
+    /// What the record is named by.
+    pub reference: Reference,
+    pub act: Act,
     pub evidence: Evidence,
 }
 
-impl<'a> Facts<'a> {
-    /// Opens the entry of a statement.
-    pub fn of(statement: &Statement, entry: &'a Entry) -> Result<Self, ReceiptError> {
-        let act = entry.body.kind().receipt().filter(|act| !act.changes.is_empty());
-        let act = act.ok_or(ReceiptError::NotAnAct { index: entry.index })?;
-        let evidence = match (act.evidence, &statement.evidence_key) {
-            (None, None) => Evidence::default(),
-            (Some(sealed), Some(key)) => {
-                open(&statement.ledger_id, act.idempotency.as_ref(), sealed, key)?
-            }
-            _ => return Err(ReceiptError::Evidence),
+/// The act or confirmation of a record.
+pub(super) struct Act {
+    pub actor: Actor,
+    pub effective_at: Millis,
+    pub changes: Vec<ChangeRecord>,
+    /// For each change, the record of the same data subject that is in its way.
+    causes: Vec<Option<Reference>>,
+    authority_ends_at: Option<Millis>,
+    /// For confirmations: the record that is confirmed, and when it took effect.
+    confirms: Option<(Reference, Millis)>,
+    confirm_until: Option<Millis>,
+}
+
+impl Facts {
+    /// Opens the slot of a statement.
+    pub fn of(statement: &Statement) -> Result<Self, ReceiptError> {
+        let entry = Entry::decode(&statement.entry).map_err(EntryError::from)?;
+        let index = entry.index;
+        let Body::Persons(persons) = &entry.body else {
+            return Err(ReceiptError::NotAnAct { index });
         };
-        Ok(Self { entry, act, evidence })
+        let place = usize::try_from(statement.slot).unwrap_or(usize::MAX);
+        let (key, ledger_id) = (&statement.record_key, statement.ledger_id);
+        let opened = open_record_once(key, ledger_id, index, persons, place);
+        let opened = opened.map_err(EntryError::from)?;
+        check_identity(statement, &opened)?;
+        let slot = persons.slots.get(place).ok_or(ReceiptError::NotAnAct { index })?;
+        let evidence = match &statement.evidence_key {
+            None => None,
+            Some(key) => open_evidence_once(key, ledger_id, index, slot)
+                .map_err(|_| ReceiptError::Evidence)?,
+        };
+        let recorded_ms = i64::from(opened.record.recorded_ms);
+        Ok(Self {
+            index,
+            recorded_at: Millis(entry.recorded_at_s.saturating_mul(1_000)).plus_ms(recorded_ms),
+            reference: opened.reference,
+            act: Act::of(index, statement, opened)?,
+            evidence: evidence.map(evidence_of_message).unwrap_or_default(),
+        })
     }
 }
 
-fn open(
-    ledger_id: &[u8; 16],
-    idempotency: Option<&IdempotencyMark>,
-    sealed: &Sealed,
-    key: &SecretKey,
-) -> Result<Evidence, ReceiptError> {
-    let context = seal::evidence_context(ledger_id, idempotency);
-    let opened =
-        seal::open_once(key, &context, sealed).map_err(|seal::OpenError| ReceiptError::Evidence)?;
-    Ok(entry::decode_evidence(&opened)?)
+impl Act {
+    fn of(index: u64, statement: &Statement, opened: OpenedRecord) -> Result<Self, ReceiptError> {
+        let is_act = matches!(opened.kind, RecordKind::Act | RecordKind::Confirmation);
+        let record = opened.record;
+        if !is_act || record.changes.is_empty() {
+            return Err(ReceiptError::NotAnAct { index });
+        }
+        let actor = Actor::try_from(record.actor());
+        let confirms = Reference::try_from(record.confirms.as_slice()).ok();
+        let causes = record.changes.iter();
+        let causes = causes.map(|change| Reference::try_from(change.cause.as_slice()).ok());
+        Ok(Self {
+            actor: actor.map_err(|()| EntryError::Field { field: "actor" })?,
+            effective_at: Millis(record.effective_at_ms),
+            causes: causes.collect(),
+            authority_ends_at: record.authority_ends_at_ms.map(Millis),
+            confirms: confirms.zip(record.requested_at_ms.map(Millis)),
+            confirm_until: record.confirmation.map(|offer| Millis(offer.expires_at_ms)),
+            changes: changes_of_messages(
+                record.changes,
+                &Meanings { numbers: statement, index_of: None },
+            )?,
+        })
+    }
+}
+
+/// Whether the first record commits to the data subject of the statement.
+fn check_identity(statement: &Statement, opened: &OpenedRecord) -> Result<(), ReceiptError> {
+    let commitment = &opened.record.identity_commit;
+    match &statement.identity_key {
+        None if commitment.is_empty() => Ok(()),
+        Some(key) if key.verifies(&statement.subject, commitment) => Ok(()),
+        _ => Err(ReceiptError::Identity),
+    }
+}
+
+impl Numbers for Statement {
+    fn purpose(&self, number: u32) -> Option<Key> {
+        let text = self.purposes.iter().find(|text| text.number == number)?;
+        Key::parse(&text.key).ok()
+    }
+
+    fn channel(&self, number: u32) -> Option<Key> {
+        let text = self.channels.iter().find(|text| text.number == number)?;
+        Key::parse(&text.key).ok()
+    }
 }
 
 impl Extension {
     /// The extension of a statement.
-    pub fn new(origin: &str, statement: &Statement, facts: &Facts<'_>) -> Self {
-        let id = |index| receipt_id(&statement.ledger_id, index);
-        let superseded: BTreeSet<u64> = statement.supersedes.iter().flatten().copied().collect();
+    pub fn new(origin: &str, statement: &Statement, facts: &Facts) -> Self {
+        let evidence = EvidenceText::from(&facts.evidence);
         Self {
             format_version: statement.format_version,
             ledger: origin.to_owned(),
             ledger_id: hex(&statement.ledger_id),
-            index: facts.entry.index,
-            receipt_id: id(facts.entry.index),
+            index: facts.index,
+            receipt_id: receipt_id(&facts.reference),
             issued_at: time(statement.issued_at),
             kind: if facts.act.confirms.is_some() { "CONFIRMATION" } else { "ACT" }.to_owned(),
-            recorded_at: time(facts.entry.recorded_at),
+            recorded_at: time(facts.recorded_at),
             effective_at: time(facts.act.effective_at),
             actor: facts.act.actor.name().to_owned(),
             authority_ends_at: facts.act.authority_ends_at.map(time),
-            confirms: facts.act.confirms.map(|(index, at)| Confirms {
-                index,
-                receipt_id: id(index),
+            confirms: facts.act.confirms.map(|(request, at)| Confirms {
+                receipt_id: receipt_id(&request),
                 effective_at: time(at),
             }),
             confirm_until: facts.act.confirm_until.map(time),
-            changes: changes(statement, facts),
-            supersedes: superseded.into_iter().map(id).collect(),
+            changes: changes(facts),
             subject: statement.subject.clone(),
             controller: statement.controller.clone(),
             purposes: statement.purposes.clone(),
-            evidence: statement.evidence_key.as_ref().map(|_| EvidenceText::from(&facts.evidence)),
-            evidence_key: statement.evidence_key.as_ref().map(|key| BASE64.encode(key.as_slice())),
+            channels: statement.channels.clone(),
+            evidence: (evidence != EvidenceText::default()).then_some(evidence),
+            slot: statement.slot,
+            record_key: BASE64.encode(statement.record_key.bytes()),
+            evidence_key: statement.evidence_key.as_ref().map(|key| BASE64.encode(key.bytes())),
+            identity_key: statement.identity_key.as_ref().map(|key| BASE64.encode(key.bytes())),
             entry: BASE64.encode(&statement.entry),
             proof: statement.proof.to_string(),
         }
@@ -290,7 +365,7 @@ impl Extension {
 
     /// The statement that an extension was written from, if it was written from one.
     pub fn statement(self) -> Result<Statement, ReceiptError> {
-        if !(FORMAT_VERSION_1..=FORMAT_VERSION).contains(&self.format_version) {
+        if self.format_version != FORMAT_VERSION {
             return Err(ReceiptError::Version(self.format_version));
         }
         let payload = ReceiptError::Payload;
@@ -298,25 +373,28 @@ impl Extension {
         let ledger_id = ledger_id.ok_or_else(|| payload("its ledger_id"))?;
         let issued_at = self.issued_at.parse::<jiff::Timestamp>();
         let issued_at = issued_at.map_err(|_| payload("its issued_at is no time"))?;
-        let key = self.evidence_key.map(|text| {
-            let bytes = Zeroizing::new(BASE64.decode(text).unwrap_or_default());
-            <[u8; 32]>::try_from(bytes.as_slice()).map(Zeroizing::new)
+        let bytes = |text: &str| zeroize::Zeroizing::new(BASE64.decode(text).unwrap_or_default());
+        let evidence_key = self.evidence_key.map(|text| {
+            OneTimeKey::from_slice(&bytes(&text)).ok_or_else(|| payload("its evidence_key"))
+        });
+        let identity_key = self.identity_key.map(|text| {
+            IdentityKey::from_slice(&bytes(&text)).ok_or_else(|| payload("its identity_key"))
         });
         Ok(Statement {
             format_version: self.format_version,
             ledger_id,
             entry: BASE64.decode(self.entry).map_err(|_| payload("its entry is not base64"))?,
             proof: TlogProof::parse(&self.proof)?,
-            evidence_key: key.transpose().map_err(|_| payload("its evidence_key"))?,
+            slot: self.slot,
+            record_key: OneTimeKey::from_slice(&bytes(&self.record_key))
+                .ok_or_else(|| payload("its record_key"))?,
+            evidence_key: evidence_key.transpose()?,
             subject: self.subject,
+            identity_key: identity_key.transpose()?,
             issued_at: Millis(issued_at.as_millisecond()),
             controller: self.controller,
             purposes: self.purposes,
-            supersedes: self
-                .changes
-                .into_iter()
-                .map(|change| change.supersedes.iter().map(|earlier| earlier.index).collect())
-                .collect(),
+            channels: self.channels,
         })
     }
 
@@ -336,12 +414,10 @@ impl Extension {
     }
 }
 
-fn changes(statement: &Statement, facts: &Facts<'_>) -> Vec<Change> {
-    let none = Vec::new();
-    let supersedes = statement.supersedes.iter().chain(std::iter::repeat(&none));
+fn changes(facts: &Facts) -> Vec<Change> {
     let at = time(facts.act.effective_at);
-    let written = |(record, earlier): (&ChangeRecord, &Vec<u64>)| {
-        let key = |key: &Option<crate::domain::Key>| {
+    let written = |(record, cause): (&ChangeRecord, &Option<Reference>)| {
+        let key = |key: &Option<Key>| {
             key.as_ref().map_or_else(|| EVERY.to_owned(), ToString::to_string)
         };
         let is_grant = record.action == Action::Grant;
@@ -352,20 +428,13 @@ fn changes(statement: &Statement, facts: &Facts<'_>) -> Vec<Change> {
             purpose_version: is_grant.then_some(record.purpose_version),
             data_categories: record.data_categories.clone(),
             outcome: record.outcome.name().to_owned(),
-            cause_index: record.outcome.cause_index(),
+            cause: cause.as_ref().map(receipt_id),
             expires_at: record.expires_at.map(time),
             refusal: (record.action == Action::Refuse).then(|| Refusal { at: at.clone() }),
             termination: termination(record, facts.act.actor, &at),
-            supersedes: earlier
-                .iter()
-                .map(|index| Earlier {
-                    index: *index,
-                    receipt_id: receipt_id(&statement.ledger_id, *index),
-                })
-                .collect(),
         }
     };
-    facts.act.changes.iter().zip(supersedes).map(written).collect()
+    facts.act.changes.iter().zip(&facts.act.causes).map(written).collect()
 }
 
 fn termination(record: &ChangeRecord, actor: Actor, at: &str) -> Option<Termination> {
@@ -404,16 +473,11 @@ impl From<&Evidence> for EvidenceText {
     }
 }
 
-/// Identifier of the receipt of an entry: a UUID (RFC 9562, version 8) that anybody can compute, so
-/// that one receipt can name another that was never issued.
+/// Identifier of the receipt of a record, in the form of a UUID: the reference by which other records of the
+/// same data subject name it. It says nothing to who has no key of that data subject.
 #[must_use]
-pub fn receipt_id(ledger_id: &[u8; 16], index: u64) -> String {
-    let hasher = Sha256::new().chain_update(ID_CONTEXT).chain_update(ledger_id);
-    let hash: [u8; 32] = hasher.chain_update(index.to_be_bytes()).finalize().into();
-    let mut digits = hex(&hash[..16]);
-    let variant = ["8", "9", "a", "b"][usize::from(hash[8] >> 4 & 3)];
-    digits.replace_range(12..13, "8");
-    digits.replace_range(16..17, variant);
+pub fn receipt_id(reference: &Reference) -> String {
+    let mut digits = hex(reference);
     for at in [20, 16, 12, 8] {
         digits.insert(at, '-');
     }

@@ -5,8 +5,8 @@
 //! payload has the fields of Kantara Consent Receipt v1.1 and of ISO/IEC TS 27560, or is JSON-LD
 //! with the W3C Data Privacy Vocabulary. Both carry one object, `consent_ledger`, for which the
 //! standards have no field: the exact bytes of the entry, its C2SP tlog-proof with the
-//! checkpoint inside, the changes by channel with their outcome, refusal, termination and the
-//! receipts that they supersede. `docs/receipts.md` has every field.
+//! checkpoint inside, the keys that open the data subject's part of it, and the changes by channel with their
+//! outcome, refusal and termination. `docs/receipts.md` has every field.
 //!
 //! Invariants:
 //!
@@ -19,11 +19,11 @@
 //! * **It asserts only recorded facts.** A consent is explicit only if the evidence names the
 //!   method by which it was expressed; a notice was shown only if the evidence names one.
 //! * **It is verified in two ways.** What follows from the entry is recomputed from the entry
-//!   and compared; the rest (who the data subject and the controller are, when it was made, what the
-//!   catalogue said, which acts it supersedes) is the ledger's word, under the ledger's signature.
-//! * **It holds the key to its own evidence and to nothing else.** The key opens one sealed text,
-//!   so the holder of the receipt can prove which notice was shown. It is personal data, and copies
-//!   outlive an erasure.
+//!   and compared; the rest (who the controller is, when it was made, what the catalogue said and, but for
+//!   the data subject's first record, who that is) is the ledger's word, under the ledger's signature.
+//! * **It opens its one record and nothing else.** Each key in it opens one sealed text, and it names no other
+//!   entry. So whoever has it and all of the ledger's bytes learns nothing of the data subject's other acts.
+//!   It is personal data, and copies outlive an erasure.
 //!
 //! This module knows no clock, no files, no keys at rest and no protocol.
 
@@ -39,16 +39,15 @@ pub use controller::{
     JURISDICTIONS_MAX, said_list,
 };
 use extension::{Extension, Facts};
-pub use extension::{FORMAT_VERSION, PurposeText, Statement, receipt_id};
+pub use extension::{ChannelText, FORMAT_VERSION, PurposeText, Statement, receipt_id};
 use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 
 use crate::{
-    domain::{Actor, ChangeRecord, Entry, Evidence, Millis},
+    domain::{Actor, ChangeRecord, Evidence, Millis},
     entry::EntryError,
     jws::{self, JwsError, PublicKey},
-    ledger::envelope,
     tlog::{
         key::{SignerKey, VerifierKey},
         merkle::leaf_hash,
@@ -102,8 +101,10 @@ pub struct Receipt {
     pub id: String,
     /// What it states.
     pub statement: Statement,
-    /// The entry.
-    pub entry: Entry,
+    /// Index of the entry.
+    pub index: u64,
+    /// When the ledger recorded it.
+    pub recorded_at: Millis,
     /// The evidence of the act.
     pub evidence: Evidence,
     /// Its payload, as JSON.
@@ -155,9 +156,12 @@ pub enum ReceiptError {
         /// Index of the entry.
         index: u64,
     },
-    /// The key in it does not open the evidence in the entry, or one of them is missing.
+    /// The key in it does not open the evidence in the entry.
     #[error("the evidence in the receipt's entry does not open with the key in the receipt")]
     Evidence,
+    /// The record commits to another data subject, or the key of the commitment is missing or too much.
+    #[error("the data subject of the receipt is not the one that its record commits to")]
+    Identity,
     /// The entry is not proved to be in the ledger.
     #[error("the receipt does not prove that its entry is in the ledger: {0}")]
     Proof(#[from] TlogProofError),
@@ -195,6 +199,7 @@ impl ReceiptError {
             Self::Entry(_) => "BAD_ENTRY",
             Self::NotAnAct { .. } => "NOT_AN_ACT",
             Self::Evidence => "BAD_EVIDENCE",
+            Self::Identity => "BAD_IDENTITY",
             Self::Proof(_) => "BAD_PROOF",
             Self::Witnesses(_) => "TOO_FEW_WITNESSES",
             Self::Subject => "WRONG_SUBJECT",
@@ -214,8 +219,7 @@ pub fn issue(
     format: Format,
     key: &SignerKey,
 ) -> Result<Issued, ReceiptError> {
-    let entry = envelope::decode(&statement.entry)?;
-    let facts = Facts::of(statement, &entry)?;
+    let facts = Facts::of(statement)?;
     let payload = payload(statement, &facts, format, key.verifier());
     let signer = jws::Signer::from_seed(&key.seed(), TYPE);
     let receipt = signer.sign(payload.as_bytes());
@@ -223,7 +227,7 @@ pub fn issue(
         return Err(ReceiptError::TooLong { bytes: receipt.len() });
     }
     Ok(Issued {
-        index: facts.entry.index,
+        index: facts.index,
         receipt,
         missing_fields: missing_fields(statement, &facts, format),
         payload,
@@ -244,8 +248,7 @@ pub fn verify(receipt: &str, key: &VerifierKey, policy: &Policy) -> Result<Recei
         .map_err(|_| ReceiptError::Payload("it has no consent_ledger object as it must be"))?;
     let format = if form.context.is_some() { Format::Dpv } else { Format::ConsentReceipt };
     let statement = form.consent_ledger.statement()?;
-    let entry = envelope::decode(&statement.entry)?;
-    let facts = Facts::of(&statement, &entry)?;
+    let facts = Facts::of(&statement)?;
     check_place(&statement, &facts, key)?;
     policy.verify(&statement.proof.checkpoint.note)?;
     agrees(&payload, &self::payload(&statement, &facts, format, key))?;
@@ -253,13 +256,14 @@ pub fn verify(receipt: &str, key: &VerifierKey, policy: &Policy) -> Result<Recei
     let name_and_time = |(witness, at): (&Witness, u64)| (witness.key.name().to_owned(), at);
     Ok(Receipt {
         format,
-        id: receipt_id(&statement.ledger_id, facts.entry.index),
+        id: receipt_id(&facts.reference),
         cosigners: cosigned.into_iter().map(name_and_time).collect(),
-        changes: facts.act.changes.to_vec(),
+        index: facts.index,
+        recorded_at: facts.recorded_at,
+        changes: facts.act.changes,
         actor: facts.act.actor,
         effective_at: facts.act.effective_at,
         evidence: facts.evidence,
-        entry,
         payload,
         statement,
     })
@@ -273,7 +277,7 @@ struct Form {
     consent_ledger: Extension,
 }
 
-fn payload(statement: &Statement, facts: &Facts<'_>, format: Format, key: &VerifierKey) -> String {
+fn payload(statement: &Statement, facts: &Facts, format: Format, key: &VerifierKey) -> String {
     let extension = Extension::new(key.name(), statement, facts);
     match format {
         Format::ConsentReceipt => consent_receipt::payload(&extension, facts, key),
@@ -281,7 +285,7 @@ fn payload(statement: &Statement, facts: &Facts<'_>, format: Format, key: &Verif
     }
 }
 
-fn missing_fields(statement: &Statement, facts: &Facts<'_>, format: Format) -> Vec<String> {
+fn missing_fields(statement: &Statement, facts: &Facts, format: Format) -> Vec<String> {
     match format {
         Format::ConsentReceipt => consent_receipt::missing_fields(&statement.controller, facts),
         Format::Dpv => dpv::missing_fields(&statement.controller, facts),
@@ -292,20 +296,15 @@ fn missing_fields(statement: &Statement, facts: &Facts<'_>, format: Format) -> V
 /// it.
 fn check_place(
     statement: &Statement,
-    facts: &Facts<'_>,
+    facts: &Facts,
     key: &VerifierKey,
 ) -> Result<(), ReceiptError> {
     let disagrees = |field: &str| Err(ReceiptError::Disagrees { field: field.to_owned() });
-    let Statement { proof, purposes, supersedes, .. } = statement;
+    let Statement { proof, purposes, channels, .. } = statement;
     proof.verify(&leaf_hash(&statement.entry), key)?;
-    let index = facts.entry.index;
+    let index = facts.index;
     if proof.index != index || proof.extra.is_some() {
         return disagrees("/consent_ledger/proof");
-    }
-    if supersedes.len() != facts.act.changes.len()
-        || supersedes.iter().flatten().any(|earlier| *earlier >= index)
-    {
-        return disagrees("/consent_ledger/supersedes");
     }
     let is_named = |text: &PurposeText| {
         let mut keys = facts.act.changes.iter().filter_map(|change| change.scope.purpose.as_ref());
@@ -313,6 +312,13 @@ fn check_place(
     };
     if !purposes.iter().all(|text| text.index < index && is_named(text)) {
         return disagrees("/consent_ledger/purposes");
+    }
+    let is_named = |text: &ChannelText| {
+        let mut keys = facts.act.changes.iter().filter_map(|change| change.scope.channel.as_ref());
+        keys.any(|key| key.as_str() == text.key)
+    };
+    if !channels.iter().all(is_named) {
+        return disagrees("/consent_ledger/channels");
     }
     Ok(())
 }

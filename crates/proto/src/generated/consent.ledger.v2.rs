@@ -1500,6 +1500,10 @@ pub struct Evidence {
     /// Values that could not be read, in strictly ascending order of their paths.
     #[prost(message, repeated, tag = "12")]
     pub unreadable: ::prost::alloc::vec::Vec<NamedText>,
+    /// When the act took effect as its caller claims it, in milliseconds since the Unix epoch; absent if the
+    /// ledger took that time.
+    #[prost(int64, optional, tag = "13")]
+    pub effective_at_given_ms: ::core::option::Option<i64>,
 }
 impl ::prost::Name for Evidence {
     const NAME: &'static str = "Evidence";
@@ -1531,7 +1535,7 @@ impl ::prost::Name for NamedText {
         "/consent.ledger.v2.NamedText".into()
     }
 }
-/// By what right somebody acted for another. The end of the authority is in the record.
+/// By what right somebody acted for another.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Authority {
     /// What they are to the person.
@@ -1543,6 +1547,10 @@ pub struct Authority {
     /// How the authority was established.
     #[prost(string, tag = "3")]
     pub proof: ::prost::alloc::string::String,
+    /// First moment without it, as the caller said, in milliseconds since the Unix epoch. What decides is in
+    /// the record.
+    #[prost(int64, optional, tag = "4")]
+    pub ends_at_ms: ::core::option::Option<i64>,
 }
 impl ::prost::Name for Authority {
     const NAME: &'static str = "Authority";

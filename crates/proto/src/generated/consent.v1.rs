@@ -925,6 +925,10 @@ pub struct GetInclusionProofRequest {
     /// the call waits until it covers the entry.
     #[prost(uint64, optional, tag = "3")]
     pub tree_size: ::core::option::Option<u64>,
+    /// Data subject of the request with `idempotency_key`, as `namespace:id`. Required with it: a key belongs to
+    /// one data subject. Ignored without it.
+    #[prost(string, tag = "4")]
+    pub subject: ::prost::alloc::string::String,
     /// Which entry. Required.
     #[prost(oneof = "get_inclusion_proof_request::Entry", tags = "1, 2")]
     pub entry: ::core::option::Option<get_inclusion_proof_request::Entry>,
@@ -937,7 +941,7 @@ pub mod get_inclusion_proof_request {
         /// The entry at this index.
         #[prost(uint64, tag = "1")]
         Index(u64),
-        /// The entry that a request with this idempotency key wrote. At most 256 bytes.
+        /// The entry that a request about `subject` with this idempotency key wrote. At most 256 bytes.
         #[prost(string, tag = "2")]
         IdempotencyKey(::prost::alloc::string::String),
     }
@@ -1045,7 +1049,8 @@ impl ::prost::Name for GetConsistencyProofResponse {
 /// Request of GetReceipt.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetReceiptRequest {
-    /// Data subject as `namespace:id`. If given, the act must be theirs.
+    /// Data subject as `namespace:id`. If given, the act must be theirs. Required with `idempotency_key`: a key
+    /// belongs to one data subject.
     #[prost(string, tag = "3")]
     pub subject: ::prost::alloc::string::String,
     /// How the content is written.
@@ -1063,7 +1068,7 @@ pub mod get_receipt_request {
         /// The act at this index.
         #[prost(uint64, tag = "1")]
         Index(u64),
-        /// The act that a request with this idempotency key wrote. At most 256 bytes.
+        /// The act that a request about `subject` with this idempotency key wrote. At most 256 bytes.
         #[prost(string, tag = "2")]
         IdempotencyKey(::prost::alloc::string::String),
     }

@@ -1,51 +1,86 @@
 //! The changes of an act, as messages and back.
 
-use super::{EntryError, field, key, scalar::without_prefix};
+use super::{EntryError, field, scalar::without_prefix};
 use crate::{
-    domain::{Action, ChangeRecord, Key, Millis, Outcome, ScopeKeys},
-    proto,
+    domain::{ChangeRecord, Millis, Outcome, Reason, ScopeKeys, SubjectRef},
+    entry::{Meanings, Names},
+    format::Reference,
+    proto::{self, ledger},
 };
 
-pub(in crate::entry) fn changes_to_proto(changes: &[ChangeRecord]) -> Vec<proto::ChangeRecord> {
-    changes.iter().map(change_to_proto).collect()
+/// The changes of an act as messages. Causes are records of the same data subject.
+pub(in crate::entry) fn changes_to_messages(
+    changes: &[ChangeRecord],
+    subject: SubjectRef,
+    names: &Names<'_>,
+) -> Result<Vec<ledger::Change>, EntryError> {
+    let message = |change: &ChangeRecord| {
+        let cause = match change.outcome.cause_index() {
+            Some(index) => names.reference(subject, index)?.to_vec(),
+            None => Vec::new(),
+        };
+        let is_caused = matches!(
+            change.outcome,
+            Outcome::BlockedByStop(_) | Outcome::SupersededByLater(_)
+        );
+        let cause_is_linked = is_caused && cause.is_empty();
+        Ok(ledger::Change { cause, cause_is_linked, ..change_to_message(change, names)? })
+    };
+    changes.iter().map(message).collect()
 }
 
-pub(in crate::entry) fn changes_from_proto(
-    changes: Vec<proto::ChangeRecord>,
-) -> Result<Vec<ChangeRecord>, EntryError> {
-    changes.into_iter().map(change_from_proto).collect()
+/// The ended grants of one act as messages.
+pub(in crate::entry) fn ended_to_messages(
+    changes: &[ChangeRecord],
+    grant: Reference,
+    reason: Reason,
+    names: &Names<'_>,
+) -> Result<Vec<ledger::Change>, EntryError> {
+    let message = |change: &ChangeRecord| {
+        let reason = proto::Reason::from(reason).into();
+        let cause = grant.to_vec();
+        Ok(ledger::Change { cause, reason, ..change_to_message(change, names)? })
+    };
+    changes.iter().map(message).collect()
 }
 
-fn change_to_proto(change: &ChangeRecord) -> proto::ChangeRecord {
-    let text = |key: &Option<Key>| key.as_ref().map_or(String::new(), ToString::to_string);
-    proto::ChangeRecord {
+fn change_to_message(
+    change: &ChangeRecord,
+    names: &Names<'_>,
+) -> Result<ledger::Change, EntryError> {
+    Ok(ledger::Change {
         action: proto::Action::from(change.action).into(),
-        scope: Some(proto::Scope {
-            purpose: text(&change.scope.purpose),
-            channel: text(&change.scope.channel),
-        }),
+        purpose: names.purpose(change.scope.purpose.as_ref())?,
+        channel: names.channel(change.scope.channel.as_ref())?,
         purpose_version: change.purpose_version,
         expires_at_ms: change.expires_at.map(|at| at.0),
-        outcome: proto::Outcome::from(change.outcome).into(),
-        cause_index: change.outcome.cause_index(),
         data_categories: change.data_categories.clone(),
-    }
+        outcome: proto::Outcome::from(change.outcome).into(),
+        ..ledger::Change::default()
+    })
 }
 
-fn change_from_proto(change: proto::ChangeRecord) -> Result<ChangeRecord, EntryError> {
-    let action = change.action().try_into().map_err(|()| field("action"))?;
-    let outcome = outcome_from_proto(change.outcome(), change.cause_index)?;
-    let scope = change.scope.ok_or(field("scope"))?;
-    let key_or_all = |field, text: &str| {
-        if text.is_empty() { Ok(None) } else { key(field, text).map(Some) }
-    };
-    let scope = ScopeKeys {
-        purpose: key_or_all("scope.purpose", &scope.purpose)?,
-        channel: key_or_all("scope.channel", &scope.channel)?,
-    };
-    if action == Action::Grant && (scope.purpose.is_none() || scope.channel.is_none()) {
-        return Err(field("scope of a grant"));
+/// The changes of messages.
+pub(crate) fn changes_of_messages(
+    changes: Vec<ledger::Change>,
+    meanings: &Meanings<'_>,
+) -> Result<Vec<ChangeRecord>, EntryError> {
+    changes.into_iter().map(|change| change_of_message(change, meanings)).collect()
+}
+
+fn change_of_message(
+    change: ledger::Change,
+    meanings: &Meanings<'_>,
+) -> Result<ChangeRecord, EntryError> {
+    let action = change.action().try_into().map_err(|()| field("changes.action"))?;
+    let outcome = outcome_of_message(&change, meanings)?;
+    if !change.purpose_class.is_empty() {
+        return Err(field("changes.purpose_class"));
     }
+    let scope = ScopeKeys {
+        purpose: meanings.purpose(change.purpose)?,
+        channel: meanings.channel(change.channel)?,
+    };
     Ok(ChangeRecord {
         action,
         scope,
@@ -56,14 +91,22 @@ fn change_from_proto(change: proto::ChangeRecord) -> Result<ChangeRecord, EntryE
     })
 }
 
-fn outcome_from_proto(outcome: proto::Outcome, cause: Option<u64>) -> Result<Outcome, EntryError> {
-    let cause = cause.ok_or(field("cause_index"));
-    Ok(match outcome {
-        proto::Outcome::Unspecified | proto::Outcome::NotRecorded => return Err(field("outcome")),
+fn outcome_of_message(
+    change: &ledger::Change,
+    meanings: &Meanings<'_>,
+) -> Result<Outcome, EntryError> {
+    let cause = || match change.cause.as_slice() {
+        [] => Ok(None),
+        reference => meanings.known_index("changes.cause", reference),
+    };
+    Ok(match change.outcome() {
+        proto::Outcome::Unspecified | proto::Outcome::NotRecorded => {
+            return Err(field("changes.outcome"));
+        }
         proto::Outcome::Applied => Outcome::Applied,
         proto::Outcome::NoEffect => Outcome::NoEffect,
-        proto::Outcome::BlockedByStop => Outcome::BlockedByStop(cause?),
-        proto::Outcome::SupersededByLater => Outcome::SupersededByLater(cause?),
+        proto::Outcome::BlockedByStop => Outcome::BlockedByStop(cause()?),
+        proto::Outcome::SupersededByLater => Outcome::SupersededByLater(cause()?),
         proto::Outcome::PendingConfirmation => Outcome::PendingConfirmation,
     })
 }
@@ -94,34 +137,46 @@ pub(in crate::entry) mod tests {
     use proptest::{collection::vec, option, prelude::*};
 
     use super::*;
-    use crate::entry::fields::tests::{any_catalog_key, any_categories};
+    use crate::{
+        domain::Action,
+        entry::fields::tests::{any_catalog_key, any_categories},
+    };
 
     fn any_outcome() -> impl Strategy<Value = Outcome> {
         prop_oneof![
             Just(Outcome::Applied),
             Just(Outcome::NoEffect),
-            any::<u64>().prop_map(Outcome::BlockedByStop),
-            any::<u64>().prop_map(Outcome::SupersededByLater),
+            option::of(any::<u64>()).prop_map(Outcome::BlockedByStop),
+            option::of(any::<u64>()).prop_map(Outcome::SupersededByLater),
             Just(Outcome::PendingConfirmation),
         ]
     }
 
-    fn any_change() -> impl Strategy<Value = ChangeRecord> {
-        let stop = prop::sample::select(vec![Action::Refuse, Action::Withdraw, Action::Object]);
-        let stop = (stop, option::of(any_catalog_key()), option::of(any_catalog_key()))
-            .prop_map(|(action, purpose, channel)| (action, ScopeKeys { purpose, channel }));
-        let grant = (any_catalog_key(), any_catalog_key()).prop_map(|(purpose, channel)| {
-            (Action::Grant, ScopeKeys { purpose: Some(purpose), channel: Some(channel) })
-        });
-        let details = (any::<u32>(), option::of(any::<i64>()), any_categories());
-        (prop_oneof![stop, grant], details, any_outcome()).prop_map(
-            |((action, scope), (purpose_version, expires_at, data_categories), outcome)| {
-                let expires_at = expires_at.map(Millis);
+    fn any_stop() -> impl Strategy<Value = ChangeRecord> {
+        let action = prop::sample::select(vec![Action::Refuse, Action::Withdraw, Action::Object]);
+        let scope = (option::of(any_catalog_key()), option::of(any_catalog_key()));
+        (action, scope, any_outcome()).prop_map(|(action, (purpose, channel), outcome)| {
+            ChangeRecord {
+                action,
+                scope: ScopeKeys { purpose, channel },
+                purpose_version: 0,
+                expires_at: None,
+                data_categories: Vec::new(),
+                outcome,
+            }
+        })
+    }
+
+    pub(in crate::entry) fn any_grant() -> impl Strategy<Value = ChangeRecord> {
+        let scope = (any_catalog_key(), any_catalog_key());
+        let details = (1u32.., option::of(any::<i64>()), any_categories());
+        (scope, details, any_outcome()).prop_map(
+            |((purpose, channel), (purpose_version, expires_at, data_categories), outcome)| {
                 ChangeRecord {
-                    action,
-                    scope,
+                    action: Action::Grant,
+                    scope: ScopeKeys { purpose: Some(purpose), channel: Some(channel) },
                     purpose_version,
-                    expires_at,
+                    expires_at: expires_at.map(Millis),
                     data_categories,
                     outcome,
                 }
@@ -131,6 +186,6 @@ pub(in crate::entry) mod tests {
 
     /// The changes of an act, one at least.
     pub(in crate::entry) fn any_changes() -> impl Strategy<Value = Vec<ChangeRecord>> {
-        vec(any_change(), 1..4)
+        vec(prop_oneof![any_stop(), any_grant()], 1..4)
     }
 }

@@ -1,9 +1,9 @@
 //! Preferences of how to be contacted, as a message and back.
 
-use super::{EntryError, duration, duration_ms, field};
+use super::duration;
 use crate::{
     domain::{ContactChange, FrequencyCap, QuietSpan, Said},
-    proto,
+    proto::{self, ledger},
 };
 
 /// Preferences of how to be contacted, as a message.
@@ -35,28 +35,52 @@ pub fn contact_to_proto(contact: &ContactChange) -> proto::ContactPreferences {
     }
 }
 
-pub(in crate::entry) fn contact_from_proto(
-    message: &proto::ContactPreferences,
-) -> Result<ContactChange, EntryError> {
-    let clears = |name: &str| message.clear.iter().any(|cleared| cleared == name);
-    let cap = |limit: &proto::FrequencyLimit| {
-        let period_ms = limit.period.as_ref().and_then(duration_ms);
-        let period_ms = period_ms.ok_or(field("frequency_limit.period"))?;
-        Ok(FrequencyCap { uses_max: limit.uses_max, period_ms })
-    };
-    let frequency_limit = message.frequency_limit.as_ref().map(cap).transpose()?;
+/// Preferences of how to be contacted, as a message of the ledger; none if the act names none.
+pub(in crate::entry) fn contact_to_message(contact: &ContactChange) -> Option<ledger::Preferences> {
+    use ledger::PreferenceField::{FrequencyCap, Language, QuietSpan, TimeZones};
+    let cleared = [
+        (TimeZones, contact.time_zones == Said::Clear),
+        (Language, contact.language == Said::Clear),
+        (QuietSpan, contact.quiet_hours == Said::Clear),
+        (FrequencyCap, contact.frequency_limit == Said::Clear),
+    ];
+    let cleared = cleared.into_iter().filter(|(_, is_cleared)| *is_cleared);
+    (!contact.is_empty()).then(|| ledger::Preferences {
+        time_zones: contact.time_zones.value().cloned().unwrap_or_default(),
+        language: contact.language.value().cloned().unwrap_or_default(),
+        quiet_span: contact.quiet_hours.value().map(|span| ledger::QuietSpan {
+            start_minute: span.start_minute,
+            end_minute: span.end_minute,
+            time_zone: String::new(),
+        }),
+        frequency_cap: contact.frequency_limit.value().map(|cap| ledger::FrequencyCap {
+            uses_max: cap.uses_max,
+            period_ms: cap.period_ms,
+        }),
+        cleared: cleared.map(|(field, _)| field.into()).collect(),
+    })
+}
+
+/// The preferences of a message of the ledger.
+pub(in crate::entry) fn contact_of_message(message: Option<ledger::Preferences>) -> ContactChange {
+    use ledger::PreferenceField;
+    let Some(message) = message else { return ContactChange::default() };
+    let clears = |field: PreferenceField| message.cleared.contains(&field.into());
     let quiet_hours = message
-        .quiet_hours
+        .quiet_span
         .as_ref()
-        .map(|hours| QuietSpan { start_minute: hours.start_minute, end_minute: hours.end_minute });
+        .map(|span| QuietSpan { start_minute: span.start_minute, end_minute: span.end_minute });
+    let frequency_limit = message
+        .frequency_cap
+        .map(|cap| FrequencyCap { uses_max: cap.uses_max, period_ms: cap.period_ms });
     let time_zones = Some(message.time_zones.clone()).filter(|zones| !zones.is_empty());
     let language = Some(message.language.clone()).filter(|language| !language.is_empty());
-    Ok(ContactChange {
-        time_zones: said(time_zones, clears("time_zones")),
-        language: said(language, clears("language")),
-        quiet_hours: said(quiet_hours, clears("quiet_hours")),
-        frequency_limit: said(frequency_limit, clears("frequency_limit")),
-    })
+    ContactChange {
+        time_zones: said(time_zones, clears(PreferenceField::TimeZones)),
+        language: said(language, clears(PreferenceField::Language)),
+        quiet_hours: said(quiet_hours, clears(PreferenceField::QuietSpan)),
+        frequency_limit: said(frequency_limit, clears(PreferenceField::FrequencyCap)),
+    }
 }
 
 fn said<T>(value: Option<T>, is_cleared: bool) -> Said<T> {

@@ -6,12 +6,15 @@ use std::{collections::BTreeSet, sync::Arc};
 use crate::{
     domain::{Filter, Key, SHARDS_MAX, Snapshot, Subscription, SubscriptionId},
     entry::{
-        EntryError, NamesNoSubject, OfSubscriptions, Place, Target,
+        Content, EntryError, NamesNoSubject, OfSubscriptions, Place, Target,
         fields::{field, key},
     },
     event::EventOutline,
     fold::{FoldError, Lead, Subscriptions},
-    proto,
+    proto::{
+        self,
+        ledger::{self, item},
+    },
 };
 
 /// The fixed properties of a subscription.
@@ -36,17 +39,27 @@ pub struct SubscriptionCreated {
 }
 
 impl NamesNoSubject for SubscriptionCreated {
-    fn message(&self) -> proto::entry::Body {
-        proto::entry::Body::SubscriptionCreated(proto::SubscriptionCreated {
+    /// The webhook's address is an item of its own.
+    fn content(&self) -> Content {
+        let filter = filter_to_proto(&self.filter);
+        let created = ledger::SubscriptionCreated {
             name: self.name.to_string(),
             owner: self.owner.clone(),
-            filter: Some(filter_to_proto(&self.filter)),
+            purposes: filter.purposes,
+            channels: filter.channels,
+            kinds: filter.kinds,
+            namespaces: filter.namespaces,
             start_index: self.start_index,
             snapshot: snapshot_to_proto(self.snapshot).into(),
             shards: self.shards,
             deadline_ms: self.deadline_ms,
-            webhook_url: self.webhook_url.clone().unwrap_or_default(),
-        })
+            has_webhook: self.webhook_url.is_some(),
+        };
+        let address = self.webhook_url.clone().map(|url| {
+            item::Content::WebhookAddress(ledger::WebhookAddress { url })
+        });
+        let created = item::Content::SubscriptionCreated(created);
+        Content::Items(std::iter::once(created).chain(address).collect())
     }
 
     fn target(&self) -> Target<'_> {
@@ -68,24 +81,27 @@ impl OfSubscriptions for SubscriptionCreated {
     }
 }
 
-impl TryFrom<proto::SubscriptionCreated> for SubscriptionCreated {
-    type Error = EntryError;
-
-    fn try_from(message: proto::SubscriptionCreated) -> Result<Self, EntryError> {
-        let snapshot =
-            proto::Snapshot::try_from(message.snapshot).map_err(|_| field("snapshot"))?;
+impl SubscriptionCreated {
+    /// The subscription of a message, with the webhook's address beside it.
+    pub(super) fn of_message(
+        message: ledger::SubscriptionCreated,
+        webhook_url: Option<String>,
+    ) -> Result<Self, EntryError> {
+        if message.has_webhook != webhook_url.is_some() {
+            return Err(field("webhook_address"));
+        }
         if message.shards == 0 || message.shards > SHARDS_MAX {
             return Err(field("shards"));
         }
         Ok(Self {
             name: key("subscription_created.name", &message.name)?,
+            snapshot: message.snapshot().try_into().ok(),
+            filter: filter_of_message(&message)?,
             owner: message.owner,
-            filter: filter_from_proto(&message.filter.unwrap_or_default())?,
             start_index: message.start_index,
-            snapshot: snapshot.try_into().ok(),
             shards: message.shards,
             deadline_ms: message.deadline_ms,
-            webhook_url: Some(message.webhook_url).filter(|url| !url.is_empty()),
+            webhook_url,
         })
     }
 }
@@ -108,7 +124,7 @@ pub fn filter_to_proto(filter: &Filter) -> proto::WatchFilter {
     }
 }
 
-fn filter_from_proto(filter: &proto::WatchFilter) -> Result<Filter, EntryError> {
+fn filter_of_message(filter: &ledger::SubscriptionCreated) -> Result<Filter, EntryError> {
     let keys = |name, texts: &[String]| {
         texts.iter().map(|text| key(name, text)).collect::<Result<BTreeSet<_>, _>>()
     };
@@ -134,7 +150,7 @@ pub(super) mod tests {
         entry::{
             Body, SubscriptionEntry,
             fields::tests::any_catalog_key,
-            tests::{reads_back, refused},
+            tests::reads_back,
         },
     };
 
@@ -169,21 +185,19 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn the_message_reads_back(created in any_created()) {
+        fn it_reads_back(created in any_created()) {
             reads_back(&Body::Subscription(SubscriptionEntry::Created(Box::new(created))));
         }
     }
 
     #[test]
-    fn invalid_shards_and_snapshots_are_errors() {
-        let created = |shards, snapshot| {
+    fn a_subscription_has_an_address_if_it_says_so_and_not_else() {
+        for (has_webhook, url) in [(true, None), (false, Some("https://a".to_owned()))] {
             let name = "crm".to_owned();
             let message =
-                proto::SubscriptionCreated { name, shards, snapshot, ..Default::default() };
-            proto::entry::Body::SubscriptionCreated(message)
-        };
-        refused(created(SHARDS_MAX + 1, 0), "shards");
-        refused(created(0, 0), "shards");
-        refused(created(1, 9), "snapshot");
+                ledger::SubscriptionCreated { name, shards: 1, has_webhook, ..Default::default() };
+            let refused = SubscriptionCreated::of_message(message, url);
+            assert_eq!(refused, Err(field("webhook_address")));
+        }
     }
 }

@@ -2,10 +2,10 @@
 
 use crate::{
     domain::SubscriptionId,
-    entry::{NamesNoSubject, OfSubscriptions, Place, Target},
+    entry::{Content, NamesNoSubject, OfSubscriptions, Place, Target},
     event::EventOutline,
     fold::{FoldError, Lead, Subscriptions},
-    proto,
+    proto::ledger::{self, item},
 };
 
 /// A durable subscription was ended.
@@ -16,10 +16,10 @@ pub struct SubscriptionDeleted {
 }
 
 impl NamesNoSubject for SubscriptionDeleted {
-    fn message(&self) -> proto::entry::Body {
-        proto::entry::Body::SubscriptionDeleted(proto::SubscriptionDeleted {
-            subscription_index: self.subscription.0,
-        })
+    fn content(&self) -> Content {
+        let subscription_index = self.subscription.0;
+        let deleted = ledger::SubscriptionDeleted { subscription_index };
+        Content::Items(vec![item::Content::SubscriptionDeleted(deleted)])
     }
 
     fn target(&self) -> Target<'_> {
@@ -38,8 +38,8 @@ impl OfSubscriptions for SubscriptionDeleted {
     }
 }
 
-impl From<proto::SubscriptionDeleted> for SubscriptionDeleted {
-    fn from(message: proto::SubscriptionDeleted) -> Self {
+impl From<ledger::SubscriptionDeleted> for SubscriptionDeleted {
+    fn from(message: ledger::SubscriptionDeleted) -> Self {
         Self { subscription: SubscriptionId(message.subscription_index) }
     }
 }
@@ -57,7 +57,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn the_message_reads_back(deleted in any_deleted()) {
+        fn it_reads_back(deleted in any_deleted()) {
             reads_back(&Body::Subscription(SubscriptionEntry::Deleted(deleted)));
         }
     }

@@ -1,14 +1,17 @@
-//! `DeliveryReceipt`: subscribers acknowledged events. One entry holds the acknowledgements of many
-//! shards, so the kind is a list.
+//! `Delivery`: subscribers acknowledged events. One entry holds the acknowledgements of many shards, so
+//! the kind is a list. Each subscription has an item of its own.
 
-use std::{collections::BTreeSet, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use crate::{
     domain::{Millis, SubscriptionId},
-    entry::{EntryError, NamesNoSubject, OfSubscriptions, Place, Target, fields::field},
+    entry::{Content, NamesNoSubject, OfSubscriptions, Place, Target},
     event::EventOutline,
     fold::{FoldError, Lead, Subscriptions},
-    proto,
+    proto::ledger::{self, item},
 };
 
 /// The acknowledgements of one shard of a subscription.
@@ -27,10 +30,17 @@ pub struct Delivered {
 }
 
 impl NamesNoSubject for Vec<Delivered> {
-    fn message(&self) -> proto::entry::Body {
-        proto::entry::Body::DeliveryReceipt(proto::DeliveryReceipt {
-            delivered: self.iter().map(delivered_to_proto).collect(),
-        })
+    fn content(&self) -> Content {
+        let mut deliveries: BTreeMap<u64, Vec<&Delivered>> = BTreeMap::new();
+        for delivered in self {
+            deliveries.entry(delivered.subscription.0).or_default().push(delivered);
+        }
+        let item = |(subscription_index, mut of_shards): (u64, Vec<&Delivered>)| {
+            of_shards.sort_by_key(|delivered| delivered.shard);
+            let shards = of_shards.into_iter().map(shard_to_message).collect();
+            item::Content::Delivery(ledger::Delivery { subscription_index, shards })
+        };
+        Content::Items(deliveries.into_iter().map(item).collect())
     }
 
     fn target(&self) -> Target<'_> {
@@ -66,21 +76,10 @@ impl OfSubscriptions for Vec<Delivered> {
     }
 }
 
-/// The acknowledgements of a receipt; at least one.
-pub(in crate::entry) fn receipt(
-    message: proto::DeliveryReceipt,
-) -> Result<Vec<Delivered>, EntryError> {
-    if message.delivered.is_empty() {
-        return Err(field("delivery_receipt.delivered"));
-    }
-    message.delivered.into_iter().map(delivered_from_proto).collect()
-}
-
-fn delivered_to_proto(delivered: &Delivered) -> proto::Delivered {
+fn shard_to_message(delivered: &Delivered) -> ledger::ShardDelivery {
     let range =
-        |range: &Range<u64>| proto::IndexRange { start_index: range.start, end_index: range.end };
-    proto::Delivered {
-        subscription_index: delivered.subscription.0,
+        |range: &Range<u64>| ledger::IndexRange { start_index: range.start, end_index: range.end };
+    ledger::ShardDelivery {
         shard: delivered.shard,
         ranges: delivered.ranges.iter().map(range).collect(),
         acknowledged_at_ms: delivered.acknowledged_at.0,
@@ -88,17 +87,15 @@ fn delivered_to_proto(delivered: &Delivered) -> proto::Delivered {
     }
 }
 
-fn delivered_from_proto(delivered: proto::Delivered) -> Result<Delivered, EntryError> {
-    let mut last = 0;
-    let range = |range: proto::IndexRange| {
-        let ascends = last <= range.start_index && range.start_index < range.end_index;
-        last = range.end_index;
-        ascends.then_some(range.start_index..range.end_index).ok_or(field("ranges"))
-    };
-    Ok(Delivered {
-        subscription: SubscriptionId(delivered.subscription_index),
+/// The acknowledgements of an item.
+pub(in crate::entry) fn of_delivery(
+    delivery: ledger::Delivery,
+) -> impl Iterator<Item = Delivered> {
+    let subscription = SubscriptionId(delivery.subscription_index);
+    delivery.shards.into_iter().map(move |delivered| Delivered {
+        subscription,
         shard: delivered.shard,
-        ranges: delivered.ranges.into_iter().map(range).collect::<Result<_, _>>()?,
+        ranges: delivered.ranges.iter().map(|it| it.start_index..it.end_index).collect(),
         acknowledged_at: Millis(delivered.acknowledged_at_ms),
         snapshot: delivered.snapshot,
     })
@@ -109,9 +106,9 @@ pub(super) mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
-    use crate::entry::{
-        Body, SubscriptionEntry,
-        tests::{reads_back, refused},
+    use crate::{
+        domain::SHARDS_MAX,
+        entry::{Body, SubscriptionEntry, tests::reads_back},
     };
 
     /// Ranges that ascend; some touch.
@@ -128,37 +125,65 @@ pub(super) mod tests {
         )
     }
 
-    fn any_delivered() -> impl Strategy<Value = Delivered> {
-        let rest = any::<(u64, u32, i64, bool)>();
-        (rest, any_ranges()).prop_map(|((id, shard, at, snapshot), ranges)| Delivered {
-            subscription: SubscriptionId(id),
-            shard,
-            ranges,
-            acknowledged_at: Millis(at),
-            snapshot,
+    /// What one subscription acknowledged at some shards, in their order.
+    fn any_of_subscription() -> impl Strategy<Value = Vec<(u32, Vec<Range<u64>>, i64, bool)>> {
+        let shards = prop::collection::btree_map(
+            0..SHARDS_MAX,
+            (any_ranges(), any::<i64>(), any::<bool>()),
+            1..3,
+        );
+        shards.prop_map(|shards| {
+            let shards = shards.into_iter();
+            shards.map(|(shard, (ranges, at, snapshot))| (shard, ranges, at, snapshot)).collect()
         })
     }
 
+    /// In the order of subscription and shard, as they are written.
     pub(in crate::entry) fn any_receipt() -> impl Strategy<Value = Vec<Delivered>> {
-        vec(any_delivered(), 1..4)
+        prop::collection::btree_map(any::<u64>(), any_of_subscription(), 1..3).prop_map(|all| {
+            let mut delivered = Vec::new();
+            for (id, shards) in all {
+                let of_shard = |(shard, ranges, at, snapshot)| Delivered {
+                    subscription: SubscriptionId(id),
+                    shard,
+                    ranges,
+                    acknowledged_at: Millis(at),
+                    snapshot,
+                };
+                delivered.extend(shards.into_iter().map(of_shard));
+            }
+            delivered
+        })
     }
 
     proptest! {
         #[test]
-        fn the_message_reads_back(delivered in any_receipt()) {
+        fn it_reads_back(delivered in any_receipt()) {
             reads_back(&Body::Subscription(SubscriptionEntry::Delivered(delivered)));
         }
     }
 
     #[test]
-    fn a_receipt_of_nothing_and_ranges_out_of_order_are_errors() {
-        let receipt =
-            |delivered| proto::entry::Body::DeliveryReceipt(proto::DeliveryReceipt { delivered });
-        refused(receipt(Vec::new()), "delivery_receipt.delivered");
-        for ranges in [[(3, 3), (4, 5)], [(3, 5), (4, 6)], [(5, 6), (3, 4)]] {
-            let range = |(start_index, end_index)| proto::IndexRange { start_index, end_index };
-            let ranges = ranges.into_iter().map(range).collect();
-            refused(receipt(vec![proto::Delivered { ranges, ..Default::default() }]), "ranges");
-        }
+    fn each_subscription_has_an_item_of_its_own() {
+        let of = |id, shard| Delivered {
+            subscription: SubscriptionId(id),
+            shard,
+            ranges: Vec::new(),
+            acknowledged_at: Millis(0),
+            snapshot: true,
+        };
+        let Content::Items(items) =
+            NamesNoSubject::content(&vec![of(7, 1), of(5, 0), of(7, 0)])
+        else {
+            panic!("items")
+        };
+        let shards = items.iter().map(|item| match item {
+            item::Content::Delivery(delivery) => {
+                let shards = delivery.shards.iter().map(|shard| shard.shard).collect::<Vec<_>>();
+                (delivery.subscription_index, shards)
+            }
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(shards.collect::<Vec<_>>(), [(5, vec![0]), (7, vec![0, 1])]);
     }
 }

@@ -2,10 +2,10 @@
 
 use crate::{
     domain::SubscriptionId,
-    entry::{EntryError, NamesNoSubject, OfSubscriptions, Place, Target, fields::field},
+    entry::{Content, NamesNoSubject, OfSubscriptions, Place, Target},
     event::EventOutline,
     fold::{FoldError, Lead, Subscriptions},
-    proto,
+    proto::ledger::{self, item},
 };
 
 /// Delivery of events was given up.
@@ -31,17 +31,17 @@ pub struct FailedDelivery {
 }
 
 impl NamesNoSubject for DeliveryFailed {
-    fn message(&self) -> proto::entry::Body {
-        let to_proto = |failed: &FailedDelivery| proto::FailedDelivery {
+    fn content(&self) -> Content {
+        let to_message = |failed: &FailedDelivery| ledger::FailedDelivery {
             index: failed.index,
             attempts: failed.attempts,
             http_status: failed.http_status,
         };
-        proto::entry::Body::DeliveryFailed(proto::DeliveryFailed {
+        Content::Items(vec![item::Content::Failure(ledger::DeliveryFailure {
             subscription_index: self.subscription.0,
             shard: self.shard,
-            failed: self.failed.iter().map(to_proto).collect(),
-        })
+            failed: self.failed.iter().map(to_message).collect(),
+        })])
     }
 
     fn target(&self) -> Target<'_> {
@@ -68,23 +68,18 @@ impl OfSubscriptions for DeliveryFailed {
     }
 }
 
-impl TryFrom<proto::DeliveryFailed> for DeliveryFailed {
-    type Error = EntryError;
-
-    fn try_from(message: proto::DeliveryFailed) -> Result<Self, EntryError> {
-        if message.failed.is_empty() || !message.failed.is_sorted_by(|a, b| a.index < b.index) {
-            return Err(field("delivery_failed.failed"));
-        }
-        let from_proto = |failed: &proto::FailedDelivery| FailedDelivery {
+impl From<ledger::DeliveryFailure> for DeliveryFailed {
+    fn from(message: ledger::DeliveryFailure) -> Self {
+        let of_message = |failed: &ledger::FailedDelivery| FailedDelivery {
             index: failed.index,
             attempts: failed.attempts,
             http_status: failed.http_status,
         };
-        Ok(Self {
+        Self {
             subscription: SubscriptionId(message.subscription_index),
             shard: message.shard,
-            failed: message.failed.iter().map(from_proto).collect(),
-        })
+            failed: message.failed.iter().map(of_message).collect(),
+        }
     }
 }
 
@@ -93,15 +88,15 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::entry::{
-        Body, SubscriptionEntry,
-        tests::{reads_back, refused},
+    use crate::{
+        domain::SHARDS_MAX,
+        entry::{Body, SubscriptionEntry, tests::reads_back},
     };
 
     pub(in crate::entry) fn any_failed() -> impl Strategy<Value = DeliveryFailed> {
         // A map, as they ascend.
         let failed = prop::collection::btree_map(any::<u64>(), any::<(u32, u32)>(), 1..4);
-        (any::<(u64, u32)>(), failed).prop_map(|((id, shard), failed)| {
+        ((any::<u64>(), 0..SHARDS_MAX), failed).prop_map(|((id, shard), failed)| {
             let one =
                 |(index, (attempts, http_status))| FailedDelivery { index, attempts, http_status };
             let (subscription, failed) = (SubscriptionId(id), failed.into_iter().map(one));
@@ -111,21 +106,8 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn the_message_reads_back(failed in any_failed()) {
+        fn it_reads_back(failed in any_failed()) {
             reads_back(&Body::Subscription(SubscriptionEntry::Failed(failed)));
-        }
-    }
-
-    #[test]
-    fn events_that_are_none_or_do_not_ascend_are_an_error() {
-        let failed = |indexes: &[u64]| {
-            let one = |index: &u64| proto::FailedDelivery { index: *index, ..Default::default() };
-            let failed = indexes.iter().map(one).collect();
-            let message = proto::DeliveryFailed { failed, ..Default::default() };
-            proto::entry::Body::DeliveryFailed(message)
-        };
-        for indexes in [&[][..], &[3, 3], &[4, 3]] {
-            refused(failed(indexes), "delivery_failed.failed");
         }
     }
 }

@@ -11,11 +11,11 @@ mod overdue;
 pub use created::{SubscriptionCreated, filter_to_proto, snapshot_to_proto};
 pub use deleted::SubscriptionDeleted;
 pub use delivered::Delivered;
-pub(super) use delivered::receipt;
 pub use failed::{DeliveryFailed, FailedDelivery};
 pub use overdue::DeliveryOverdue;
 
-use super::Kind;
+use super::{EntryError, Kind, fields::field};
+use crate::proto::ledger::item::Content as Item;
 
 /// An entry about a durable subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +43,40 @@ impl SubscriptionEntry {
             Self::Failed(_) => "a delivery that was given up",
             Self::Overdue(_) => "a deadline that passed",
         }
+    }
+
+    /// The entry of confidential items.
+    pub(super) fn of_items(items: Vec<Item>) -> Result<Self, EntryError> {
+        let is_delivery = |item: &Item| matches!(item, Item::Delivery(_));
+        if items.iter().all(is_delivery) {
+            let deliveries = items.into_iter().filter_map(|item| match item {
+                Item::Delivery(delivery) => Some(delivery),
+                _ => None,
+            });
+            return Ok(Self::Delivered(deliveries.flat_map(delivered::of_delivery).collect()));
+        }
+        let mut items = items.into_iter();
+        let (first, second) = (items.next(), items.next());
+        if items.next().is_some() {
+            return Err(field("items"));
+        }
+        Ok(match (first, second) {
+            (Some(Item::SubscriptionCreated(created)), address) => {
+                let url = match address {
+                    None => None,
+                    Some(Item::WebhookAddress(address)) => Some(address.url),
+                    Some(_) => return Err(field("items")),
+                };
+                Self::Created(Box::new(SubscriptionCreated::of_message(created, url)?))
+            }
+            (Some(Item::SubscriptionDeleted(deleted)), None) => Self::Deleted(deleted.into()),
+            (Some(Item::Failure(failure)), None) => Self::Failed(failure.into()),
+            (Some(Item::Lateness(lateness)), None) => Self::Overdue(lateness.into()),
+            (Some(Item::Disclosure(_)), None) => return Err(EntryError::Kind("a disclosure")),
+            (Some(Item::Principal(_)), None) => return Err(EntryError::Kind("a principal")),
+            (Some(Item::Vault(_)), None) => return Err(EntryError::Kind("a state of the vault")),
+            _ => return Err(field("items")),
+        })
     }
 
     /// The entry's kind.

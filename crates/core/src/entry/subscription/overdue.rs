@@ -2,10 +2,10 @@
 
 use crate::{
     domain::{Millis, Overdue, SubscriptionId},
-    entry::{NamesNoSubject, OfSubscriptions, Place, Target},
+    entry::{Content, NamesNoSubject, OfSubscriptions, Place, Target},
     event::EventOutline,
     fold::{FoldError, Lead, Subscriptions},
-    proto,
+    proto::ledger::{self, item},
 };
 
 /// A subscription's deadline passed with an event unacknowledged.
@@ -22,13 +22,13 @@ pub struct DeliveryOverdue {
 }
 
 impl NamesNoSubject for DeliveryOverdue {
-    fn message(&self) -> proto::entry::Body {
-        proto::entry::Body::DeliveryOverdue(proto::DeliveryOverdue {
+    fn content(&self) -> Content {
+        Content::Items(vec![item::Content::Lateness(ledger::DeliveryLateness {
             subscription_index: self.subscription.0,
             shard: self.shard,
             event_index: self.event_index,
             pending_since_ms: self.pending_since.0,
-        })
+        })])
     }
 
     fn target(&self) -> Target<'_> {
@@ -50,8 +50,8 @@ impl OfSubscriptions for DeliveryOverdue {
     }
 }
 
-impl From<proto::DeliveryOverdue> for DeliveryOverdue {
-    fn from(message: proto::DeliveryOverdue) -> Self {
+impl From<ledger::DeliveryLateness> for DeliveryOverdue {
+    fn from(message: ledger::DeliveryLateness) -> Self {
         Self {
             subscription: SubscriptionId(message.subscription_index),
             shard: message.shard,
@@ -66,10 +66,13 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::entry::{Body, SubscriptionEntry, tests::reads_back};
+    use crate::{
+        domain::SHARDS_MAX,
+        entry::{Body, SubscriptionEntry, tests::reads_back},
+    };
 
     pub(in crate::entry) fn any_overdue() -> impl Strategy<Value = DeliveryOverdue> {
-        any::<(u64, u32, u64, i64)>().prop_map(|(id, shard, event_index, since)| DeliveryOverdue {
+        (any::<u64>(), 0..SHARDS_MAX, any::<u64>(), any::<i64>()).prop_map(|(id, shard, event_index, since)| DeliveryOverdue {
             subscription: SubscriptionId(id),
             shard,
             event_index,
@@ -79,7 +82,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn the_message_reads_back(overdue in any_overdue()) {
+        fn it_reads_back(overdue in any_overdue()) {
             reads_back(&Body::Subscription(SubscriptionEntry::Overdue(overdue)));
         }
     }

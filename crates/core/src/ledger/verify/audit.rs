@@ -19,13 +19,10 @@ use std::{
     thread,
 };
 
-use super::{Report, VerifyError};
+use super::{Report, VerifyError, opened};
 use crate::{
     domain::LedgerOpened,
-    ledger::{
-        ENTRY_BYTES_MAX, LOG_KIND,
-        chain::{ChainError, Tip},
-    },
+    ledger::{ChainError, ENTRY_BYTES_MAX, LOG_KIND, Tip},
     storage::{Damage, FrameAt, LogError, ScanEnd, disk::Disk, scan},
     tlog::{
         merkle::{Hash, Range, empty_root, leaf_hash},
@@ -263,8 +260,8 @@ impl Followed {
 
     fn follow(&mut self, bytes: &[u8], wants_hashes: bool) -> Result<(), ChainError> {
         let index = self.tip.next_index;
-        let (opened, next) = self.tip.follow_head(bytes)?;
-        self.opened = self.opened.take().or(opened);
+        let (entry, next) = self.tip.follow(bytes)?;
+        self.opened = self.opened.take().or_else(|| opened(&entry));
         self.tip = next;
         self.bytes += bytes.len() as u64;
         let leaf = leaf_hash(bytes);
