@@ -14,11 +14,14 @@ use consent_ledger::{
     config::ServeConfig,
     decide::decide,
     domain::{
-        Action, Actor, Body, Catalog, Change, ChannelPut, ConsentAct, ContactChange, Evidence,
-        Grant, Key, LegalBasis, Mark, Millis, Namespace, NamespaceKind, PhoneRegion, PurposePut,
+        Action, Actor, Catalog, Change, ChannelPut, ContactChange, Evidence, Grant, Key, LegalBasis, Mark, Millis, Namespace, NamespaceKind, PhoneRegion, PurposePut,
         PurposeVersion, Query, ScopeKeys, Subject, SubjectRef, SubjectState,
     },
-    ledger::chain::{self, Tip},
+    format::{
+        entry::{Body, Persons, Slot},
+        seal::Sealed,
+    },
+    ledger::{LEVEL, Tip, chain},
     node::{Act, Idempotency, Node, NodeConfig, PurposeDraft, Question},
     telemetry::Metrics,
     vault::Kek,
@@ -178,20 +181,16 @@ fn bench_node(c: &mut Criterion) {
 }
 
 fn bench_entry(c: &mut Criterion) {
-    let body = Body::Act(ConsentAct {
-        subject_ref: SubjectRef([7; 16]),
-        actor: Actor::Subject,
-        effective_at: Millis(5),
-        changes: Vec::new(),
-        evidence: None,
-        idempotency: None,
-        authority_ends_at: None,
-        confirmation: None,
-        contact: ContactChange::default(),
-    });
-    let tip = Tip::genesis();
+    let slot = Slot {
+        tag: [7; 16],
+        salt: [7; 16],
+        record: Sealed { ciphertext: vec![7; 208], commitment: [7; 32] },
+        evidence: Some(Sealed { ciphertext: vec![7; 272], commitment: [7; 32] }),
+    };
+    let body = Body::Persons(Persons { slots: vec![slot], erasure: None });
+    let tip = Tip { next_index: 1, hash: [7; 32], recorded_at_s: 5, level: LEVEL };
     c.bench_function("entry: link to the chain", |b| {
-        b.iter(|| tip.link(Millis(5), black_box(body.clone())));
+        b.iter(|| tip.link(5, black_box(body.clone())));
     });
     let bytes = vec![0x5a; 300];
     let mut group = c.benchmark_group("chain");

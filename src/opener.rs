@@ -167,17 +167,11 @@ impl Offline {
         Self { people, by_ref, tags: RefCell::new(tags), references: RefCell::default() }
     }
 
-    /// The ledger that the vault belongs to.
-    #[must_use]
-    pub fn ledger_id(&self) -> LedgerId {
-        self.people.ledger_id
-    }
-
     /// Opens the next entry. The catalogue is that before the entry.
     ///
     /// # Errors
     /// See [`EntryError`].
-    pub fn open(&self, entry: &SealedEntry, catalog: &Catalog) -> Result<Entry, EntryError> {
+    pub fn open(&self, entry: &SealedEntry, catalog: &Catalog) -> Result<Opened, EntryError> {
         let opened = sealed::open(entry, self, catalog)?;
         let mut tags = self.tags.borrow_mut();
         remember(&opened.slots, entry.index, &mut tags, &mut self.references.borrow_mut());
@@ -185,7 +179,7 @@ impl Offline {
         for slot in &opened.slots {
             tags.remove(&slot.tag);
         }
-        Ok(opened.entry)
+        Ok(opened)
     }
 }
 

@@ -1,11 +1,11 @@
 //! Every decision of a node, recomputed from the ledger alone: both agree over all that a ledger
 //! can hold, and a node that lies about an answer, an entry or an outcome is detected.
 
-use std::{collections::BTreeMap, fs, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Instant};
 
 use consent_ledger::{
     domain::{Body, Entry, Key, Outcome, Reason},
-    ledger::{chain::Tip, envelope},
+    format::entry::Entry as SealedEntry,
     proto::{
         self, Action, Actor, LegalBasis, LinkConfidence, ListDecisionsResponse,
         as_of::Moment,
@@ -25,7 +25,8 @@ use tonic::{Request, Response, Status, codegen::BoxStream, service::Routes, tran
 
 use crate::support::{
     self, Clients, Finished, NAMESPACES, PATIENCE, Process, Server, act, change, check_request,
-    client_of, consent_purpose, example, link_request, now_ms, repository, signer_key, timestamp,
+    client_of, consent_purpose, example, link_request, now_ms, opened::Ledger, repository, signer_key,
+    timestamp,
     typed, unlink_request,
 };
 
@@ -35,9 +36,10 @@ const SUBJECTS: usize = 12;
 /// The number of decisions that are checked once more, one by one.
 const CHECKS_MAX: usize = 200;
 
-fn verify(address: &str, args: &[&str]) -> Finished {
+/// Compares the answers at an address with the entries that it serves, opened with the keys of a directory.
+fn verify(dir: &Path, address: &str, args: &[&str]) -> Finished {
     let mut command = client_of(address);
-    command.args(["verify-decisions", "--json"]).args(args);
+    command.args(["verify-decisions", "--json", "--vault"]).arg(dir.join("vault")).args(args);
     Process::spawn(command).wait(support::LONG_PATIENCE)
 }
 
@@ -254,20 +256,19 @@ impl Traffic {
 }
 
 /// The number of entries of each kind.
-async fn kinds(clients: &mut Clients) -> BTreeMap<&'static str, usize> {
+fn kinds(dir: &Path) -> BTreeMap<&'static str, usize> {
     let mut kinds = BTreeMap::new();
-    for (_, entry) in clients.entries(0).await {
-        use proto::entry::Body as B;
-        let kind = match entry.body.unwrap() {
-            B::ConsentAct(_) => "act",
-            B::ConsentConfirmed(_) => "confirmed",
-            B::GrantExpired(_) => "expired",
-            B::SubjectsLinked(_) => "linked",
-            B::SubjectsUnlinked(_) => "unlinked",
-            B::UseRecorded(_) => "use",
-            B::PurposePut(_) | B::ChannelPut(_) | B::NamespacePut(_) => "catalog",
-            B::LedgerOpened(_) => "opened",
-            _ => "subscriptions",
+    for entry in Ledger::open(dir).entries() {
+        let kind = match &entry.body {
+            Body::Act(_) => "act",
+            Body::Confirmed(_) => "confirmed",
+            Body::Expired(_) => "expired",
+            Body::Link(link) if link.confidence.is_some() => "linked",
+            Body::Link(_) => "unlinked",
+            Body::Use(_) => "use",
+            Body::PurposePut(_) | Body::ChannelPut(_) | Body::NamespacePut(_) => "catalog",
+            Body::Opened(_) => "opened",
+            Body::Subscription(_) => "subscriptions",
         };
         *kinds.entry(kind).or_default() += 1;
     }
@@ -290,7 +291,7 @@ async fn the_ledger_alone_gives_the_same_decisions_over_random_traffic() {
     let wanted = ["act", "catalog", "confirmed", "expired", "linked", "unlinked", "use"];
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let kinds = kinds(&mut traffic.clients).await;
+        let kinds = kinds(dir.path());
         if wanted.iter().all(|kind| kinds.contains_key(kind)) {
             break;
         }
@@ -298,7 +299,7 @@ async fn the_ledger_alone_gives_the_same_decisions_over_random_traffic() {
         tokio::task::yield_now().await;
     }
     agrees(&server, dir.path(), &mut traffic.clients).await;
-    equals_checks_of_the_past(&mut traffic.clients).await;
+    equals_checks_of_the_past(dir.path(), &mut traffic.clients).await;
     server.terminate();
 
     // A rebuilt view answers the same as the original.
@@ -307,18 +308,19 @@ async fn the_ledger_alone_gives_the_same_decisions_over_random_traffic() {
     agrees(&server, dir.path(), &mut server.clients().await).await;
 }
 
-async fn agrees(server: &Server, dir: &std::path::Path, clients: &mut Clients) {
+async fn agrees(server: &Server, dir: &Path, clients: &mut Clients) {
     // Grants may end meanwhile; a recorded expiry stays.
     let end = clients.checkpoint().await.size;
     let answered = decisions(clients, 0, Some(end)).await.unwrap();
     assert!(answered.len() > 100, "{}", answered.len());
     let until = end.to_string();
-    let dir = dir.to_str().unwrap();
+    let files = dir.to_str().unwrap();
     for from in [0, end / 3, end - 1] {
         let start = from.to_string();
         let range = ["--start", &start, "--end", &until];
-        for more in [&[][..], &["--data-dir", dir]] {
-            let found = verify(&server.address, &[&range, more].concat()).expect_code(0).json();
+        for more in [&[][..], &["--data-dir", files]] {
+            let found = verify(dir, &server.address, &[&range, more].concat());
+            let found = found.expect_code(0).json();
             assert_eq!(found["agrees"], true);
             assert_eq!(found["untrue"], 0);
             assert_eq!(found["differ"], 0);
@@ -330,16 +332,16 @@ async fn agrees(server: &Server, dir: &std::path::Path, clients: &mut Clients) {
 }
 
 /// The listed decisions equal the node's answers about the past.
-async fn equals_checks_of_the_past(clients: &mut Clients) {
+async fn equals_checks_of_the_past(dir: &Path, clients: &mut Clients) {
     let mut names: BTreeMap<Vec<u8>, String> = BTreeMap::new();
-    let entries = clients.entries(0).await;
+    let opened = Ledger::open(dir);
+    let entries: Vec<&Entry> = opened.entries().collect();
     for n in 0..SUBJECTS {
         let name = format!("user:{n}");
         let history = clients.history(&name).await;
         for item in history {
-            let (_, entry) = &entries[usize::try_from(item.index).unwrap()];
-            if let Some(proto::entry::Body::ConsentAct(act)) = &entry.body {
-                names.insert(act.subject_ref.clone(), name.clone());
+            if let Body::Act(act) = &entries[usize::try_from(item.index).unwrap()].body {
+                names.insert(act.subject_ref.0.to_vec(), name.clone());
             }
         }
     }
@@ -364,7 +366,7 @@ async fn the_example_agrees_and_ranges_are_respected() {
     let path = |path: &str| repository(path).to_str().unwrap().to_owned();
     server.cli(&["catalog", "apply", &path(example::CATALOG)]).expect_code(0);
     server.cli(&["replay", &path(example::ACTS)]).expect_code(0);
-    let found = verify(&server.address, &[]).expect_code(0).json();
+    let found = verify(dir.path(), &server.address, &[]).expect_code(0).json();
     assert!(found["decisions"].as_u64().unwrap() > 10_000, "{found}");
     println!("states of {} data subjects take {} bytes", found["subjects"], found["stateBytes"]);
 
@@ -388,10 +390,10 @@ async fn the_example_agrees_and_ranges_are_respected() {
     }
     assert_eq!(decisions(&mut clients, head, None).await.unwrap(), []);
     for wrong in [&["--start", "9", "--end", "8"][..], &["--end", "999999"], &["--key", "x"]] {
-        verify(&server.address, wrong).expect_code(2);
+        verify(dir.path(), &server.address, wrong).expect_code(2);
     }
     let absent = dir.path().join("absent");
-    verify(&server.address, &["--data-dir", absent.to_str().unwrap()]).expect_code(2);
+    verify(dir.path(), &server.address, &["--data-dir", absent.to_str().unwrap()]).expect_code(2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -421,7 +423,7 @@ async fn cells_are_listed_in_order_and_wildcards_include_retired_keys() {
         };
         assert_eq!(decision.reason(), reason, "{decision:?}");
     }
-    verify(&server.address, &[]).expect_code(0);
+    verify(dir.path(), &server.address, &[]).expect_code(0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -454,7 +456,7 @@ async fn the_entries_must_match_the_signed_checkpoint() {
     };
     let good = sign(&key, 10, false).await;
     let found =
-        verify(&server.address, &["--checkpoint", &good, "--key", &vkey]).expect_code(0).json();
+        verify(dir.path(), &server.address, &["--checkpoint", &good, "--key", &vkey]).expect_code(0).json();
     assert_eq!((&found["end"], &found["checkpoint"]["size"]), (&10.into(), &10.into()));
     assert_eq!(found["ledger"], name);
     let root = fs::read_to_string(&good).unwrap().lines().nth(2).unwrap().to_owned();
@@ -463,21 +465,21 @@ async fn the_entries_must_match_the_signed_checkpoint() {
     let of_other = sign(&foreign, 10, false).await;
     let foreign = foreign.verifier().to_string();
     let refused =
-        verify(&server.address, &["--checkpoint", &of_other, "--key", &foreign]).expect_code(1);
+        verify(dir.path(), &server.address, &["--checkpoint", &of_other, "--key", &foreign]).expect_code(1);
     assert!(refused.stderr.contains("of the ledger `ledger.example.org`"), "{}", refused.stderr);
     let files = ["--data-dir", dir.path().to_str().unwrap(), "--end", "4"];
-    verify(&server.address, &[&["--checkpoint", &good, "--key", &vkey], &files[..]].concat())
+    verify(dir.path(), &server.address, &[&["--checkpoint", &good, "--key", &vkey], &files[..]].concat())
         .expect_code(0);
 
     let bad = sign(&key, 10, true).await;
-    let refused = verify(&server.address, &["--checkpoint", &bad, "--key", &vkey]).expect_code(1);
+    let refused = verify(dir.path(), &server.address, &["--checkpoint", &bad, "--key", &vkey]).expect_code(1);
     assert!(refused.stderr.contains("do not have the root that was signed"), "{}", refused.stderr);
     let more = sign(&key, 40, false).await;
-    let refused = verify(&server.address, &["--checkpoint", &more, "--key", &vkey]).expect_code(1);
+    let refused = verify(dir.path(), &server.address, &["--checkpoint", &more, "--key", &vkey]).expect_code(1);
     assert!(refused.stderr.contains("the checkpoint is of 40 entries"), "{}", refused.stderr);
     let other = signer_key(&name, 8).verifier().to_string();
-    verify(&server.address, &["--checkpoint", &good, "--key", &other]).expect_code(1);
-    verify(&server.address, &["--checkpoint", &good, "--key", &vkey, "--end", "11"]).expect_code(2);
+    verify(dir.path(), &server.address, &["--checkpoint", &good, "--key", &other]).expect_code(1);
+    verify(dir.path(), &server.address, &["--checkpoint", &good, "--key", &vkey, "--end", "11"]).expect_code(2);
 }
 
 // --- Dishonest nodes.
@@ -543,7 +545,7 @@ fn at(number: u64) -> u64 {
 
 /// A small ledger: namespaces, catalogue (1 to 3), a grant (4), a withdrawal of everything (5), a grant of
 /// another (6), a request (7) and its confirmation (8).
-async fn small_ledger(dir: &std::path::Path) -> (Server, Clients) {
+async fn small_ledger(dir: &Path) -> (Server, Clients) {
     let server = Server::start(dir);
     let mut clients = server.clients_with_catalog(&["news"], &["email"]).await;
     let purpose = proto::Purpose { double_opt_in: true, ..consent_purpose("offers") };
@@ -610,7 +612,7 @@ async fn a_node_that_lies_about_an_answer_is_detected() {
         let liar = Liar { honest: clients.audit.clone(), entries: unaltered(), decisions };
         let address = liar.start().await;
         let code = i32::from(differ > 0);
-        let found = verify(&address, &[]).expect_code(code).json();
+        let found = verify(dir.path(), &address, &[]).expect_code(code).json();
         assert_eq!(found["differ"], differ, "{lie}: {found}");
         assert_eq!(found["decisions"], 6, "{lie}: {found}");
         assert_eq!(found["agrees"], differ == 0, "{lie}");
@@ -658,19 +660,15 @@ fn altered(
 }
 
 /// The entries with one of them altered, in an unbroken chain.
-fn rewritten(at: u64, alter: impl Fn(&mut Entry) + Send + Sync + 'static) -> Alter<Vec<u8>> {
+fn rewritten(
+    dir: &Path,
+    at: u64,
+    alter: impl Fn(&mut Entry) + Send + Sync + 'static,
+) -> Alter<Vec<u8>> {
+    let dir = dir.to_owned();
     Arc::new(move |all| {
-        let mut tip = Tip::genesis();
-        let rewrite = all.iter().map(|bytes| {
-            let mut entry = envelope::decode(bytes).unwrap();
-            if entry.index == at {
-                alter(&mut entry);
-            }
-            let (_, bytes, next) = tip.link(entry.recorded_at, entry.body).unwrap();
-            tip = next;
-            bytes
-        });
-        rewrite.collect()
+        let sealed = all.iter().map(|bytes| SealedEntry::decode(bytes).unwrap());
+        Ledger::open_entries(&dir, sealed).rewritten(&all, at, &alter)
     })
 }
 
@@ -687,11 +685,11 @@ async fn a_ledger_that_lies_is_detected() {
     let (_server, clients) = small_ledger(dir.path()).await;
     // The numbers of differing answers and of untrue statements.
     let lies: [LedgerLie; 7] = [
-        ("the same entries, linked anew", (0, 0), rewritten(at(5), |_| ())),
+        ("the same entries, linked anew", (0, 0), rewritten(dir.path(), at(5), |_| ())),
         (
             "a withdrawal of something else",
             (1, 1),
-            rewritten(at(5), |entry| {
+            rewritten(dir.path(), at(5), |entry| {
                 let scope = &mut the_act(entry).changes[0].scope;
                 scope.purpose = Some(Key::parse("offers").unwrap());
             }),
@@ -699,14 +697,14 @@ async fn a_ledger_that_lies_is_detected() {
         (
             "an outcome that is made up",
             (0, 1),
-            rewritten(at(5), |entry| {
+            rewritten(dir.path(), at(5), |entry| {
                 the_act(entry).changes[0].outcome = Outcome::NoEffect;
             }),
         ),
         (
             "a withdrawal with a time to come",
             (0, 1),
-            rewritten(at(5), |entry| {
+            rewritten(dir.path(), at(5), |entry| {
                 let later = entry.recorded_at.plus_ms(60_000);
                 the_act(entry).effective_at = later;
             }),
@@ -714,7 +712,7 @@ async fn a_ledger_that_lies_is_detected() {
         (
             "a confirmation of what was not asked",
             (0, 1),
-            rewritten(at(8), |entry| {
+            rewritten(dir.path(), at(8), |entry| {
                 let Body::Confirmed(confirmed) = &mut entry.body else { panic!("{entry:?}") };
                 confirmed.grants[0].data_categories.push("user.contact".to_owned());
             }),
@@ -722,7 +720,7 @@ async fn a_ledger_that_lies_is_detected() {
         (
             "a confirmation of another's request",
             (0, 1),
-            rewritten(at(8), |entry| {
+            rewritten(dir.path(), at(8), |entry| {
                 let Body::Confirmed(confirmed) = &mut entry.body else { panic!("{entry:?}") };
                 confirmed.request_index = at(6);
             }),
@@ -730,7 +728,7 @@ async fn a_ledger_that_lies_is_detected() {
         (
             "the end of a grant that has not ended",
             (1, 1),
-            rewritten(at(6), |entry| {
+            rewritten(dir.path(), at(6), |entry| {
                 let act = the_act(entry).clone();
                 let mut changes = act.changes;
                 changes[0].action = consent_ledger::domain::Action::Expire;
@@ -747,7 +745,7 @@ async fn a_ledger_that_lies_is_detected() {
     for (lie, (differ, untrue), entries) in lies {
         let liar = Liar { honest: clients.audit.clone(), entries, decisions: unaltered() };
         let address = liar.start().await;
-        let found = verify(&address, &[]).expect_code(i32::from(differ + untrue > 0)).json();
+        let found = verify(dir.path(), &address, &[]).expect_code(i32::from(differ + untrue > 0)).json();
         println!("{lie}: {found}");
         assert_eq!((&found["differ"], &found["untrue"]), (&differ.into(), &untrue.into()), "{lie}");
     }
@@ -764,7 +762,7 @@ async fn a_ledger_that_lies_is_detected() {
     let missing = format!("there is no entry {}", at(8));
     for (entries, want) in [(broken, "is damaged"), (early, missing.as_str())] {
         let liar = Liar { honest: clients.audit.clone(), entries, decisions: unaltered() };
-        let error_line = verify(&liar.start().await, &[]).expect_code(1).stderr;
+        let error_line = verify(dir.path(), &liar.start().await, &[]).expect_code(1).stderr;
         let error: Value = serde_json::from_str(&error_line).unwrap();
         assert!(error["error"]["message"].as_str().unwrap().contains(want), "{error_line}");
     }

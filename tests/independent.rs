@@ -14,9 +14,14 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use consent_ledger::{
-    domain::{Body, ChannelPut, Effect, Key, LedgerOpened, Millis, Reason},
-    ledger::{FORMAT_VERSION, chain},
-    proto::{self, Action, get_inclusion_proof_request::Entry},
+    domain::{Effect, Millis, Reason},
+    format::entry::Body,
+    ledger::{FORMAT_VERSION, LEVEL, chain},
+    proto::{
+        self, Action,
+        get_inclusion_proof_request::Entry,
+        ledger::{ChannelPut, LedgerOpened},
+    },
     tlog::{
         checkpoint::{Checkpoint, SignedCheckpoint},
         key::{SignerKey, VerifierKey},
@@ -42,16 +47,17 @@ fn ledger(size: u64) -> Tree {
     Tree::new((0..size).map(|index| {
         let body = if index == 0 {
             Body::Opened(LedgerOpened {
-                ledger_id: [7; 16],
+                ledger_id: vec![7; 16],
                 origin: ORIGIN.to_owned(),
                 format_version: FORMAT_VERSION,
-                created_at: Millis(1_790_000_000_000),
+                created_at_s: 1_790_000_000,
+                feature_level: LEVEL,
             })
         } else {
-            let key = Key::parse("email").unwrap();
-            Body::ChannelPut(ChannelPut { key, title: format!("Email {index}"), retired: false })
+            let (key, title) = ("email".to_owned(), format!("Email {index}"));
+            Body::Channel(ChannelPut { key, title, retired: false })
         };
-        let (_, bytes, next) = tip.link(Millis(1_790_000_000_000), body).unwrap();
+        let (_, bytes, next) = tip.link(1_790_000_000, body).unwrap();
         tip = next;
         bytes
     }))
@@ -443,6 +449,7 @@ impl Live {
             let request = proto::GetInclusionProofRequest {
                 entry: Some(Entry::Index(index)),
                 tree_size: Some(size),
+                ..Default::default()
             };
             let proof = audit.get_inclusion_proof(request).await.unwrap().into_inner();
             vectors.put_in(size, &format!("inclusion/{index}"), lines(&hashes(&proof.hashes)));

@@ -55,7 +55,11 @@ impl Ledger {
         entry: Entry,
         tree_size: Option<u64>,
     ) -> Result<proto::GetInclusionProofResponse, tonic::Status> {
-        let request = proto::GetInclusionProofRequest { entry: Some(entry), tree_size };
+        let request = proto::GetInclusionProofRequest {
+            entry: Some(entry),
+            tree_size,
+            subject: "user:1".to_owned(),
+        };
         Ok(self.clients.audit.get_inclusion_proof(request).await?.into_inner())
     }
 

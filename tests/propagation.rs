@@ -1,18 +1,18 @@
 //! Which subscriptions have acknowledged an event, asked of a real server.
 
 use consent_ledger::{
+    domain::{Body, SubscriptionEntry},
     proto::{
         self, Action, ConsumeAck, ConsumeStart, ListDeadLettersRequest, PropagationState,
         Subscription, Webhook, consume_request::Message as Request,
-        consume_response::Message as Response, entry::Body, get_inclusion_proof_request::Entry,
+        consume_response::Message as Response, get_inclusion_proof_request::Entry,
     },
     tlog::{key::VerifierKey, merkle::leaf_hash, proof::TlogProof},
 };
-use prost::Message as _;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::support::{self, Clients, PATIENCE, Server, typed, wait_until};
+use crate::support::{self, Clients, PATIENCE, Server, opened, typed, wait_until};
 
 async fn subscribe(clients: &mut Clients, subscription: Subscription) -> u64 {
     let subscription = Subscription { owner: "team".to_owned(), ..subscription };
@@ -230,17 +230,18 @@ async fn acknowledgements_can_be_proven() {
     });
     support::run(["verify-proof", file, "--key", &key]).expect_code(0);
     let request =
-        proto::GetInclusionProofRequest { entry: Some(Entry::Index(receipt)), tree_size: None };
+        proto::GetInclusionProofRequest { entry: Some(Entry::Index(receipt)), ..Default::default() };
     let proven = clients.audit.get_inclusion_proof(request).await.unwrap().into_inner();
     let proof = TlogProof::parse(&proven.proof).unwrap();
     proof.verify(&leaf_hash(&proven.entry), &VerifierKey::parse(&key).unwrap()).unwrap();
-    let entry = proto::Entry::decode(proven.entry.as_slice()).unwrap();
-    let Some(Body::DeliveryReceipt(receipt)) = entry.body else { panic!("{entry:?}") };
-    let [delivered] = &receipt.delivered[..] else { panic!("{receipt:?}") };
-    assert_eq!(delivered.subscription_index, created);
-    assert!(
-        delivered.ranges.iter().any(|range| (range.start_index..range.end_index).contains(&stop))
-    );
+    let opened = opened::Ledger::open(dir.path());
+    let entry = opened.entries().nth(usize::try_from(receipt).unwrap()).unwrap();
+    let Body::Subscription(SubscriptionEntry::Delivered(delivered)) = &entry.body else {
+        panic!("{entry:?}")
+    };
+    let [delivered] = &delivered[..] else { panic!("{delivered:?}") };
+    assert_eq!(delivered.subscription.0, created);
+    assert!(delivered.ranges.iter().any(|range| range.contains(&stop)));
     server.terminate();
     support::verify(dir.path()).expect_code(0);
 }

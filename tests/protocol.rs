@@ -199,7 +199,7 @@ async fn preferences_and_history_show_the_recorded_consent() {
         end_index: Some(granted.index + 1),
     });
     let entry = entries.await.unwrap().into_inner().message().await.unwrap().unwrap().entry;
-    let hash = blake3::derive_key("consent-ledger v1 chain", &entry);
+    let hash = blake3::derive_key("consent-ledger v2 chain", &entry);
     assert_eq!(history[0].entry_hash, hash, "the hash can be recomputed");
 }
 
@@ -214,12 +214,12 @@ async fn the_entries_are_a_chain_up_to_the_checkpoint() {
     let mut stream = ledger.clients.audit.list_entries(request).await.unwrap().into_inner();
     let (mut index, mut hash) = (0, [0; 32]);
     while let Some(answer) = stream.message().await.unwrap() {
-        let entry = proto::Entry::decode(answer.entry.as_slice()).unwrap();
+        let entry = proto::ledger::Entry::decode(answer.entry.as_slice()).unwrap();
         assert_eq!((answer.index, entry.index), (index, index));
         assert_eq!(entry.prev_hash, hash, "entry {index} follows the one before");
-        let is_opening = matches!(entry.body, Some(proto::entry::Body::LedgerOpened(_)));
+        let is_opening = matches!(entry.body, Some(proto::ledger::entry::Body::LedgerOpened(_)));
         assert_eq!(is_opening, index == 0);
-        hash = blake3::derive_key("consent-ledger v1 chain", &answer.entry);
+        hash = blake3::derive_key("consent-ledger v2 chain", &answer.entry);
         index += 1;
     }
     assert_eq!((checkpoint.size, checkpoint.chain_hash), (index, hash.to_vec()));

@@ -11,7 +11,7 @@ use std::{
 use clap::{Arg, Command, CommandFactory};
 use consent_ledger::{
     cli::Cli,
-    proto::{ErrorReason, FILE_DESCRIPTOR_SET},
+    proto::{ErrorReason, FILE_DESCRIPTOR_SET, ledger},
     telemetry::Metrics,
 };
 use prost_reflect::DescriptorPool;
@@ -240,21 +240,22 @@ fn every_limit_is_an_option_of_serve_and_every_error_above_it_exists() {
 fn the_exported_entry_has_the_fields_of_the_protocol() {
     let samples = blocks("docs/audit.md", "console");
     let sample = samples.iter().find(|block| block.starts_with("$ consent-ledger export")).unwrap();
-    let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap();
+    let pool = DescriptorPool::decode(ledger::FILE_DESCRIPTOR_SET).unwrap();
     let fields = |message: &str, count| {
         let message = pool.get_message_by_name(message).unwrap();
         let names = message.fields().take(count).map(|field| field.json_name().to_owned());
         names.collect::<Vec<_>>()
     };
     let mut expected = vec!["hash".to_owned(), "entry".to_owned()];
-    expected.extend(fields("consent.v1.Entry", 3));
-    expected.push("consentAct".to_owned());
-    expected.extend(fields("consent.v1.ConsentAct", 2));
+    expected.extend(fields("consent.ledger.v2.Entry", 3));
+    expected.push("persons".to_owned());
+    expected.push("slots".to_owned());
+    expected.extend(fields("consent.ledger.v2.Slot", 2));
     let names = sample.split("\":").map(|text| text.rsplit('"').next().unwrap());
     let names: Vec<_> = names.take(expected.len()).collect();
     assert_eq!(names, expected);
-    let body = pool.get_message_by_name("consent.v1.Entry").unwrap();
-    assert!(body.get_field_by_json_name("consentAct").is_some());
+    let body = pool.get_message_by_name("consent.ledger.v2.Entry").unwrap();
+    assert!(body.get_field_by_json_name("persons").is_some());
 }
 
 #[test]

@@ -2,14 +2,17 @@
 
 use std::path::Path;
 
-use consent_ledger::proto::{
-    self, Action, EventKind, ListSubscriptionsRequest, Subscription, WatchFilter, WatchRequest,
-    entry::Body, watch_response::Message,
+use consent_ledger::{
+    domain::{Body, Entry, SubscriptionEntry},
+    proto::{
+        self, Action, EventKind, ListSubscriptionsRequest, Subscription, WatchFilter, WatchRequest,
+        watch_response::Message,
+    },
 };
 use prost_types::Duration;
 use tonic::{Code, Status};
 
-use crate::support::{self, Clients, PATIENCE, Server, typed, wait_until};
+use crate::support::{self, Clients, PATIENCE, Server, opened, typed, wait_until};
 
 fn named(name: &str) -> Subscription {
     Subscription { name: name.to_owned(), owner: "team".to_owned(), ..Default::default() }
@@ -210,10 +213,11 @@ fn metric(address: &str, name: &str) -> u64 {
     support::metric(&support::http_get(address, "/metrics"), name)
 }
 
-async fn count_overdue(clients: &mut Clients) -> usize {
-    let entries = clients.entries(0).await;
-    let is_overdue = |entry: &proto::Entry| matches!(entry.body, Some(Body::DeliveryOverdue(_)));
-    entries.iter().filter(|(_, entry)| is_overdue(entry)).count()
+fn count_overdue(dir: &Path) -> usize {
+    let opened = opened::Ledger::open(dir);
+    let is_overdue =
+        |entry: &&Entry| matches!(entry.body, Body::Subscription(SubscriptionEntry::Overdue(_)));
+    opened.entries().filter(is_overdue).count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -259,7 +263,7 @@ async fn a_missed_deadline_is_one_event_one_metric_and_one_log_line() {
     let metrics = server.printed("metrics on ").unwrap();
     wait_until(gauge, PATIENCE, || (metric(&metrics, gauge) == 1).then_some(()));
     let mut clients = server.clients().await;
-    assert_eq!(count_overdue(&mut clients).await, 1);
+    assert_eq!(count_overdue(dir.path()), 1);
     assert_eq!(metric(&metrics, "consent_ledger_deliveries_overdue_total"), 0);
 }
 

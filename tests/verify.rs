@@ -14,16 +14,16 @@ use std::{
 
 use consent_ledger::{
     backend::{LocalLog, LogBackend},
-    domain::{Body, ChannelPut, Key, LedgerOpened, Millis},
+    format::entry::Body,
     ledger::{
-        ENTRY_BYTES_MAX, FORMAT_VERSION, LOG_KIND,
-        chain::Tip,
+        ENTRY_BYTES_MAX, FORMAT_VERSION, LEVEL, LOG_KIND, Tip,
         verify::{self, VerifyError, Wanted},
     },
     proto::{
         self,
         audit_service_server::{AuditService, AuditServiceServer},
         get_inclusion_proof_request,
+        ledger::{ChannelPut, LedgerOpened},
     },
     storage::{FrameLog, LogError, LogSpec, disk::RealDisk},
     tlog::{
@@ -48,16 +48,17 @@ fn witness(seed: u8) -> SignerKey {
 
 fn opened(origin: &str) -> Body {
     Body::Opened(LedgerOpened {
-        ledger_id: [7; 16],
+        ledger_id: vec![7; 16],
         origin: origin.to_owned(),
         format_version: FORMAT_VERSION,
-        created_at: Millis(5),
+        created_at_s: 5,
+        feature_level: LEVEL,
     })
 }
 
 fn channel(title: &str) -> Body {
-    let key = Key::parse("email").unwrap();
-    Body::ChannelPut(ChannelPut { key, title: title.to_owned(), retired: false })
+    let (key, title) = ("email".to_owned(), title.to_owned());
+    Body::Channel(ChannelPut { key, title, retired: false })
 }
 
 /// The bytes of a ledger of `count` entries; entry `n` has the title `titles(n)`.
@@ -66,7 +67,7 @@ fn entries(origin: &str, count: u64, titles: impl Fn(u64) -> String) -> Vec<Vec<
     let mut entries = Vec::new();
     for n in 0..count {
         let body = if n == 0 { opened(origin) } else { channel(&titles(n)) };
-        let (_, bytes, next) = tip.link(Millis(10 + i64::try_from(n).unwrap()), body).unwrap();
+        let (_, bytes, next) = tip.link(10 + i64::try_from(n).unwrap(), body).unwrap();
         entries.push(bytes);
         tip = next;
     }
@@ -226,7 +227,7 @@ fn an_edited_entry_is_named_even_with_good_checksums() {
         for entry in &all[..120] {
             tip = tip.follow(entry).unwrap().1;
         }
-        tip.link(Millis(130), channel("edited")).unwrap()
+        tip.link(130, channel("edited")).unwrap()
     };
     // An edit that links back correctly: the next entry reveals it.
     all[120] = edited;

@@ -125,7 +125,7 @@ async fn prove(service: &Channel, index: u64) -> Result<(u64, u64)> {
     let head = audit.get_checkpoint(proto::GetCheckpointRequest::default()).await?.into_inner();
     let key = VerifierKey::parse(&head.verifier_key)?;
     let request =
-        proto::GetInclusionProofRequest { entry: Some(Entry::Index(index)), tree_size: None };
+        proto::GetInclusionProofRequest { entry: Some(Entry::Index(index)), ..Default::default() };
     let answer = audit.get_inclusion_proof(request).await?.into_inner();
     let proof = TlogProof::parse(&answer.proof)?;
     proof.verify(&leaf_hash(&answer.entry), &key)?;

@@ -433,7 +433,7 @@ impl AuditService for Rote {
         let indexes = request.start_index..request.end_index.unwrap();
         let entry = |index| proto::ListEntriesResponse {
             index,
-            entry: proto::Entry { index, ..Default::default() }.encode_to_vec(),
+            entry: proto::ledger::Entry { index, ..Default::default() }.encode_to_vec(),
         };
         Ok(stream(indexes.map(entry).collect()))
     }

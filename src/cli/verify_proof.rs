@@ -127,8 +127,8 @@ mod tests {
     use super::*;
     use crate::{
         cli::testing::{Capture, signer},
-        domain::{Body, LedgerOpened, Millis},
-        ledger::chain::Tip,
+        domain::{LedgerOpened, Millis},
+        ledger::{FORMAT_VERSION, LEVEL, Tip},
         tlog::{
             checkpoint::{Checkpoint, SignedCheckpoint},
             key::{Algorithm, SignerKey},
@@ -144,10 +144,11 @@ mod tests {
         let opened = LedgerOpened {
             ledger_id: [7; 16],
             origin: "ledger.example".to_owned(),
-            format_version: 1,
-            created_at: Millis(5),
+            format_version: FORMAT_VERSION,
+            created_at: Millis(5_000),
+            feature_level: LEVEL,
         };
-        Tip::genesis().link(Millis(5), Body::Opened(opened)).unwrap().1
+        Tip::genesis().link(5, opened.in_clear()).unwrap().1
     }
 
     /// A proof of an entry at a place in a tree of two.

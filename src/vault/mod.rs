@@ -10,6 +10,7 @@ mod keys;
 mod offline;
 
 use std::{
+    borrow::Borrow,
     ops::ControlFlow,
     path::{Path, PathBuf},
     sync::Arc,
@@ -423,15 +424,16 @@ impl Vault {
     ///
     /// # Errors
     /// The first failed write or sync stops the vault; see [`FrameLog::append`].
-    pub fn persist(&self, subjects: &[Arc<NewSubject>]) -> Result<(), VaultError> {
+    pub fn persist<S: Borrow<NewSubject>>(&self, subjects: &[S]) -> Result<(), VaultError> {
         if subjects.is_empty() {
             return Ok(());
         }
         let mut log = self.log.lock();
         let first = log.next_index();
+        let subjects: Vec<&NewSubject> = subjects.iter().map(Borrow::borrow).collect();
         log.append(&subjects.iter().map(|subject| &subject.frame).collect::<Vec<_>>())?;
         let mut rows = Vec::with_capacity(4 * subjects.len() + 1);
-        for (frame, subject) in (first..).zip(subjects) {
+        for (frame, subject) in (first..).zip(&subjects) {
             let Person { subject_ref, keys, .. } = &*subject.person;
             rows.extend(subject_rows(&subject.lookup, *subject_ref, keys, frame));
         }

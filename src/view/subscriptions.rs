@@ -202,6 +202,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        ledger::sealed::{Opened, Slots},
         domain::{Filter, Key as Name, Snapshot},
         entry::{
             Delivered, DeliveryFailed, DeliveryOverdue, SubscriptionCreated, SubscriptionDeleted,
@@ -422,6 +423,11 @@ mod tests {
     }
 
     /// Opens a view over the rows of an index.
+    fn opened(entries: &[Entry]) -> Vec<Opened> {
+        let opened = |entry: &Entry| Opened { entry: entry.clone(), slots: Slots::new() };
+        entries.iter().map(opened).collect()
+    }
+
     fn open(index: &Arc<Index>, entries: &[Entry]) -> View {
         let entry = |at: u64| -> Result<Entry, ViewError> {
             Ok(entries[usize::try_from(at).unwrap()].clone())
@@ -440,16 +446,16 @@ mod tests {
             let cut = cut.index(world.entries.len() + 1);
             let dir = tempfile::tempdir().unwrap();
             let index = index_in(dir.path());
-            open(&index, &world.entries).catch_up(&world.entries[..cut], [0; 32]).unwrap();
+            open(&index, &world.entries).catch_up(&opened(&world.entries[..cut]), [0; 32]).unwrap();
             // Continues from the rows of the earlier fold.
             let view = open(&index, &world.entries);
-            view.catch_up(&world.entries[cut..], [0; 32]).unwrap();
+            view.catch_up(&opened(&world.entries[cut..]), [0; 32]).unwrap();
             world.check(&view);
             world.check(&open(&index, &world.entries));
             // A rebuilt view is equal.
             let other = tempfile::tempdir().unwrap();
             let view = open(&index_in(other.path()), &world.entries);
-            view.catch_up(&world.entries, [0; 32]).unwrap();
+            view.catch_up(&opened(&world.entries), [0; 32]).unwrap();
             world.check(&view);
         }
 

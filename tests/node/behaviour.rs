@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use consent_ledger::{
     backend::{Appended, LocalLog, LogBackend},
-    domain::{Action, Body, ChannelPut, Effect, EventKind, Filter, Millis, Outcome, Reason},
+    domain::{Action, ChannelPut, Effect, EventKind, Filter, Millis, Outcome, Reason},
+    format::entry::Body,
     node::{Act, CatalogError, Naming, Node, OpenError, PurposeDraft, RecordError, WriteError},
+    proto,
     storage::disk::RealDisk,
     telemetry::Metrics,
     watch::{Heard, Watcher},
@@ -277,9 +279,9 @@ async fn a_clock_that_is_set_back_does_not_bring_an_expired_grant_back() {
     // An entry two minutes ahead, as if the machine's clock had been set back since.
     let ledger = dir.path().join("ledger");
     let (log, opened) = LocalLog::open(Arc::new(RealDisk), ledger, 64 << 10, [0; 16], 0).unwrap();
-    let put = ChannelPut { key: key("push"), title: String::new(), retired: false };
-    let later = Millis::now().plus_ms(120_000);
-    let (_, entry, _) = opened.tip.link(later, Body::ChannelPut(put)).unwrap();
+    let put = proto::ledger::ChannelPut { key: "push".to_owned(), ..Default::default() };
+    let later_s = Millis::now().plus_ms(120_000).0.div_euclid(1_000);
+    let (_, entry, _) = opened.tip.link(later_s, Body::Channel(put)).unwrap();
     assert_eq!(log.append(opened.tip.next_index, &[entry]).unwrap(), Appended::Landed);
     drop(log);
     assert_eq!(check(&open(dir.path()), "user:1", "email").1, Reason::Expired);

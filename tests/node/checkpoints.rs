@@ -21,7 +21,7 @@ use consent_ledger::{
 
 use crate::support::{
     PATIENCE,
-    node::{config, grant, init_if_empty, open, put_catalog, with_key},
+    node::{config, grant, init_if_empty, open, put_catalog, subject, with_key},
     wait_until,
 };
 
@@ -110,8 +110,10 @@ async fn recorded_entries_are_signed_and_provable() {
         let proof = proven.tlog_proof(None).unwrap();
         proof.verify(&merkle::leaf_hash(&proven.entry), node.verifier_key()).unwrap();
     }
-    assert_eq!(node.index_of_key("signup-1"), Ok(4));
-    assert_eq!(node.index_of_key("signup-2"), Err(FindActError::Unknown));
+    assert_eq!(node.index_of_key(&subject("user:1"), "signup-1"), Ok(4));
+    assert_eq!(node.index_of_key(&subject("user:1"), "signup-2"), Err(FindActError::Unknown));
+    let other = node.index_of_key(&subject("user:2"), "signup-1");
+    assert_eq!(other, Err(FindActError::Unknown), "a key belongs to one person");
     grants(&node, 2..9).await;
     let later = node.released_at_least(node.revision()).await.unwrap();
     for first in 0..=later.size() {

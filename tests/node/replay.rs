@@ -2,7 +2,7 @@
 //! the entries, and on the events that watchers hear. Over random acts and catalogue changes that
 //! share batches, some of them refused.
 
-use std::{collections::HashMap, env};
+use std::{collections::HashMap, env, path::Path};
 
 use consent_ledger::{
     domain::{
@@ -11,7 +11,6 @@ use consent_ledger::{
     },
     event::{Event, EventDetail},
     fold::{CatalogAt, consent},
-    ledger::envelope,
     node::{Act, Checked, Naming, Node, Preferences, PurposeDraft, Question, Recorded, Refused},
     proto::ErrorReason,
     status::Fault,
@@ -20,7 +19,10 @@ use consent_ledger::{
 use futures_util::future::join_all;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
-use crate::support::node::{act, change, draft, key, open, put_catalog, subject, with_key};
+use crate::support::{
+    node::{act, change, draft, kek, key, open, put_catalog, subject, with_key},
+    opened::Ledger,
+};
 
 /// `late` enters the catalogue only when a step puts it.
 const PURPOSES: [&str; 4] = ["newsletter", "offers", "care", "late"];
@@ -203,13 +205,13 @@ async fn hear(node: &Node, watcher: &mut Watcher, from: u64, heard: &mut Vec<Eve
 }
 
 /// Computes the outcome of every act of the ledger once more.
-fn check_outcomes(node: &Node) {
+fn check_outcomes(dir: &Path) {
     let mut catalog = CatalogAt::default();
     let mut states: HashMap<SubjectRef, SubjectState> = HashMap::new();
-    for (index, bytes) in node.entries(0, node.revision()).unwrap() {
-        let entry = envelope::decode(&bytes).unwrap();
+    for entry in Ledger::open_with(dir, &kek()).entries() {
+        let index = entry.index;
         catalog.fold(entry.fact());
-        let Body::Act(act) = entry.body else { continue };
+        let Body::Act(act) = &entry.body else { continue };
         let mut changes = act.changes.clone();
         for change in &mut changes {
             change.outcome = Outcome::NoEffect;
@@ -219,7 +221,7 @@ fn check_outcomes(node: &Node) {
         // Later than its record only where it would otherwise tie with an earlier act, and lose.
         let latest = state.first_moment_after(true, true);
         assert!(effective_at <= recorded_at || Some(effective_at) <= latest);
-        let facts = consent::ActFacts { changes: &changes, ..consent::ActFacts::of(index, &act) };
+        let facts = consent::ActFacts { changes: &changes, ..consent::ActFacts::of(index, act) };
         let changes = consent::judge(&catalog.catalog, state, facts, recorded_at).unwrap();
         assert_eq!(changes, act.changes, "entry {index}");
     }
@@ -238,7 +240,7 @@ async fn check_replay(rounds: Vec<Vec<Step>>) {
         send(&node, round, &mut acknowledged).await;
         heard_before = hear(&node, &mut watcher, heard_before, &mut live).await;
     }
-    check_outcomes(&node);
+    check_outcomes(dir.path());
     let before = answers(&node);
     drop(watcher);
     drop(node);

@@ -198,7 +198,7 @@ impl Clients {
     }
 
     /// Entries from `start` on, decoded.
-    pub async fn entries(&mut self, start: u64) -> Vec<(u64, proto::Entry)> {
+    pub async fn entries(&mut self, start: u64) -> Vec<(u64, proto::ledger::Entry)> {
         let request = proto::ListEntriesRequest { start_index: start, end_index: None };
         let mut stream =
             self.audit.list_entries(request).await.expect("within the ledger").into_inner();

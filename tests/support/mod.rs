@@ -6,6 +6,7 @@ pub mod clock;
 pub mod example;
 pub mod model;
 pub mod node;
+pub mod opened;
 pub mod oracle;
 mod process;
 mod server;

@@ -13,11 +13,16 @@ use consent_ledger::{
     vault::Kek,
 };
 
+/// The key-encryption key of every node of a test.
+pub fn kek() -> Kek {
+    Kek::parse(&"5a".repeat(32)).unwrap()
+}
+
 pub fn config(dir: &Path) -> NodeConfig {
     NodeConfig {
         data_dir: dir.to_owned(),
         origin: Some("consent.example.org/test".to_owned()),
-        kek: Some(Kek::parse(&"5a".repeat(32)).unwrap()),
+        kek: Some(kek()),
         segment_bytes_max: 64 << 10,
         appends_max: 1_024,
         batch_entries_max: 256,

@@ -31,7 +31,7 @@ use crate::{
     fold::Replay,
     format::entry::{Body, Entry as SealedEntry},
     grpc::decisions::message,
-    ledger::Tip,
+    ledger::{Tip, sealed::Persons as _},
     node::KEK_FILE,
     opener::Offline,
     proto::{
@@ -244,9 +244,10 @@ impl Audit {
             let bytes = entries.next().await?.ok_or_else(missing)?;
             let sealed = self.follow(&bytes)?;
             if index < self.plan.end {
-                let entry = self.opener.open(&sealed, self.replay.catalog());
-                let entry = entry
+                let opened = self.opener.open(&sealed, self.replay.catalog());
+                let opened = opened
                     .map_err(|error| CliError::failed(format!("entry {index}: {error}")))?;
+                let entry = opened.entry;
                 self.fold(&entry)?;
                 if index >= self.plan.start {
                     self.compare(&entry, &mut answers).await?;

@@ -14,7 +14,13 @@ use crate::domain::{
 };
 
 /// Maximum size of the body of a receipt, in bytes. The rest of an entry has room for its other fields.
-const RECEIPT_BYTES_MAX: usize = 60_000;
+const RECEIPT_BYTES_MAX: usize = 65_000;
+/// A text is padded to at most so many times its size, and an item of no more than [`RECEIPT_BYTES_MAX`] over
+/// this fits into its largest bucket.
+const PADDING: usize = 2;
+/// Maximum size of an item besides the padded fields of its shards: the smallest bucket, salt, commitment and
+/// authentication tag, and the fields of item and subscription.
+const ITEM_BYTES: usize = 128 + 16 + 32 + 16 + 20 + PADDING * 24;
 /// Maximum number of events in one entry of failed deliveries.
 pub(super) const FAILED_MAX: usize = 500;
 /// Acknowledged indexes without an event are written only when they are this many. So after a crash, at
@@ -180,7 +186,7 @@ impl ReceiptBuilder {
         }
         self.push(head.clone(), to);
         for range in ranges {
-            let bytes = range_bytes(&range);
+            let bytes = PADDING * range_bytes(&range);
             if self.bytes + bytes > RECEIPT_BYTES_MAX {
                 self.end(to);
                 // The receipt before has the snapshot.
@@ -194,11 +200,14 @@ impl ReceiptBuilder {
     }
 
     fn push(&mut self, head: Delivered, to: &mut Vec<SubscriptionEntry>) {
-        let bytes = head_bytes(&head);
-        if self.bytes + bytes + RANGE_BYTES_MAX > RECEIPT_BYTES_MAX {
+        let bytes = PADDING * head_bytes(&head);
+        let most = ITEM_BYTES + bytes + PADDING * RANGE_BYTES_MAX;
+        if self.bytes + most > RECEIPT_BYTES_MAX {
             self.end(to);
         }
-        self.bytes += bytes;
+        let is_of_last = |last: &Delivered| last.subscription == head.subscription;
+        let goes_on = self.delivered.last().is_some_and(is_of_last);
+        self.bytes += bytes + if goes_on { 0 } else { ITEM_BYTES };
         self.delivered.push(head);
     }
 

@@ -9,11 +9,12 @@ use std::{
 use consent_ledger::{
     backend::{LocalLog, LogBackend},
     cli::{error::CliError, progress},
-    domain::{
-        Action, Actor, Body, ChangeRecord, ConsentAct, ContactChange, Key, LedgerOpened, Millis,
-        Outcome, ScopeKeys, Sealed, SubjectRef,
+    format::{
+        entry::{Body, Persons, Slot},
+        seal::{AUTH_BYTES, Part, Sealed},
     },
-    ledger::{self, chain::Tip},
+    ledger::{self, Tip},
+    proto::ledger::LedgerOpened,
     storage::disk::{Disk, RealDisk},
     tlog::merkle::{
         leaf_hash, prove_consistency, prove_inclusion, verify_consistency, verify_inclusion,
@@ -89,16 +90,17 @@ fn fill(
     tree: &mut TreeWriter,
     rng: &mut StdRng,
 ) -> Result<(Duration, Duration), CliError> {
-    let (mut tip, mut recorded_at) = (Tip::genesis(), Millis(1_764_000_000_000));
+    let (mut tip, mut recorded_at_ms) = (Tip::genesis(), 1_764_000_000_000_i64);
     let (mut appending, mut growing) = (Duration::ZERO, Duration::ZERO);
     let bar = progress::bar(Some(entries), "filling");
     while tip.next_index < entries {
         let start = tip.next_index;
         let mut frames = Vec::new();
         for index in start..entries.min(start + BATCH_ENTRIES) {
-            recorded_at = recorded_at.plus_ms(1);
-            let body = if index == 0 { opened(recorded_at) } else { act(recorded_at, rng) };
-            let (_, frame, next) = tip.link(recorded_at, body).map_err(failed)?;
+            recorded_at_ms += 1;
+            let recorded_at_s = recorded_at_ms / 1_000;
+            let body = if index == 0 { opened(recorded_at_s) } else { act(rng) };
+            let (_, frame, next) = tip.link(recorded_at_s, body).map_err(failed)?;
             frames.push(frame);
             tip = next;
         }
@@ -115,39 +117,32 @@ fn fill(
     Ok((appending, growing))
 }
 
-fn opened(created_at: Millis) -> Body {
+fn opened(created_at_s: i64) -> Body {
     Body::Opened(LedgerOpened {
-        ledger_id: [7; 16],
+        ledger_id: vec![7; 16],
         origin: "localhost/bench".to_owned(),
         format_version: ledger::FORMAT_VERSION,
-        created_at,
+        created_at_s,
+        feature_level: ledger::LEVEL,
     })
 }
 
-/// An act with sealed evidence of a typical size.
-fn act(effective_at: Millis, rng: &mut StdRng) -> Body {
-    let key = |text| Key::parse(text).ok();
-    let scope = ScopeKeys { purpose: key("marketing.newsletter"), channel: key("email") };
-    let mut ciphertext = vec![0; 120];
+/// An act with a record and evidence of the smallest sizes, which most have.
+fn act(rng: &mut StdRng) -> Body {
+    let slot = Slot {
+        tag: rng.random(),
+        salt: rng.random(),
+        record: sealed(Part::Record, rng),
+        evidence: Some(sealed(Part::Evidence, rng)),
+    };
+    Body::Persons(Persons { slots: vec![slot], erasure: None })
+}
+
+fn sealed(part: Part, rng: &mut StdRng) -> Sealed {
+    let text_bytes = part.buckets().sizes().next().unwrap_or_default();
+    let mut ciphertext = vec![0; text_bytes + AUTH_BYTES];
     rng.fill(&mut ciphertext[..]);
-    Body::Act(ConsentAct {
-        subject_ref: SubjectRef(rng.random()),
-        actor: Actor::Subject,
-        effective_at,
-        changes: vec![ChangeRecord {
-            action: Action::Grant,
-            scope,
-            purpose_version: 1,
-            expires_at: None,
-            data_categories: Vec::new(),
-            outcome: Outcome::Applied,
-        }],
-        evidence: Some(Sealed { salt: rng.random(), ciphertext, commitment: rng.random() }),
-        idempotency: None,
-        authority_ends_at: None,
-        confirmation: None,
-        contact: ContactChange::default(),
-    })
+    Sealed { ciphertext, commitment: rng.random() }
 }
 
 /// Repeats some work, and returns the durations in nanoseconds.

@@ -14,11 +14,15 @@ use super::{
 };
 use crate::{
     domain::{
-        Body, Entry, FailedDelivery, Filter, Key, Millis, Settled, ShardState, SubscriptionCreated,
-        SubscriptionDeleted,
+        Catalog, FailedDelivery, Filter, Key, Millis, Settled, ShardState, SubscriptionCreated,
+        SubscriptionDeleted, SubjectRef,
     },
-    entry::{Fact, Place},
-    ledger::{ENTRY_BYTES_MAX, envelope},
+    entry::{Fact, Names, Place},
+    format::{entry::Entry, keys::ledger::LedgerSecret},
+    ledger::{
+        ENTRY_BYTES_MAX,
+        sealed::{self, LookupError, Writing},
+    },
     node::consume::CREDITS_MAX,
 };
 
@@ -455,10 +459,15 @@ proptest! {
     }
 }
 
-fn bytes_of(body: SubscriptionEntry) -> usize {
+fn bytes_of(body: &SubscriptionEntry) -> usize {
+    let catalog = Catalog::default();
+    let nobody = |_: SubjectRef, _| Err(LookupError("nobody".to_owned()));
+    let content = body.kind().content(&Names { catalog: &catalog, reference_of: &nobody }).unwrap();
+    let confidential = LedgerSecret::random(&mut rand::rng()).confidential();
     let (index, recorded_at) = (u64::MAX, Millis(i64::MAX));
-    let body = Body::Subscription(body);
-    envelope::encode(&Entry { index, prev_hash: [7; 32], recorded_at, body }).len()
+    let writing = Writing { ledger_id: [7; 16], confidential: &confidential, index, recorded_at };
+    let (body, _) = sealed::seal(content, &writing, &[], None).unwrap();
+    Entry { index, prev_hash: [7; 32], recorded_at_s: i64::MAX, body }.encode().len()
 }
 
 proptest! {
@@ -483,7 +492,7 @@ proptest! {
                 prop_assert!(!receipt.ranges.is_empty());
                 written[receipt.shard as usize] += receipt.ranges.len() as u64;
             }
-            prop_assert!(bytes_of(body) <= ENTRY_BYTES_MAX);
+            prop_assert!(bytes_of(&body) <= ENTRY_BYTES_MAX);
         }
         prop_assert_eq!(written, counts);
     }
@@ -533,7 +542,7 @@ fn many_failures_are_many_entries() {
     let bodies = book.take().bodies();
     assert_eq!(bodies.len(), 4);
     for body in bodies {
-        assert!(bytes_of(body) <= ENTRY_BYTES_MAX);
+        assert!(bytes_of(&body) <= ENTRY_BYTES_MAX);
     }
 }
 
