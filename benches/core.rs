@@ -14,7 +14,8 @@ use consent_ledger::{
     config::ServeConfig,
     decide::decide,
     domain::{
-        Action, Actor, Catalog, Change, ChannelPut, ContactChange, Evidence, Grant, Key, LegalBasis, Mark, Millis, Namespace, NamespaceKind, PhoneRegion, PurposePut,
+        Action, Actor, Catalog, Change, ChannelPut, ContactChange, Evidence, Grant, Key,
+        LegalBasis, Mark, Millis, Namespace, NamespaceKind, PhoneRegion, PurposePut,
         PurposeVersion, Query, ScopeKeys, Subject, SubjectRef, SubjectState,
     },
     format::{

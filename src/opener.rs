@@ -11,8 +11,12 @@ use hashbrown::HashMap;
 use crate::{
     domain::{Catalog, Evidence, SubjectRef},
     entry::{Entry, EntryError},
-    format::{LedgerId, Reference, Tag, entry::Entry as SealedEntry, keys::ledger::ConfidentialRoot},
-    ledger::sealed::{self, Lane, LookupError, Opened, Person, Persons, SlotOf, SlotOpening, Whose},
+    format::{
+        LedgerId, Reference, Tag, entry::Entry as SealedEntry, keys::ledger::ConfidentialRoot,
+    },
+    ledger::sealed::{
+        self, Lane, LookupError, Opened, Person, Persons, SlotOf, SlotOpening, Whose,
+    },
     vault::{People, Vault},
     view::View,
 };

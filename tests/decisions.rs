@@ -25,9 +25,8 @@ use tonic::{Request, Response, Status, codegen::BoxStream, service::Routes, tran
 
 use crate::support::{
     self, Clients, Finished, NAMESPACES, PATIENCE, Process, Server, act, change, check_request,
-    client_of, consent_purpose, example, link_request, now_ms, opened::Ledger, repository, signer_key,
-    timestamp,
-    typed, unlink_request,
+    client_of, consent_purpose, example, link_request, now_ms, opened::Ledger, repository,
+    signer_key, timestamp, typed, unlink_request,
 };
 
 const PURPOSES: [&str; 4] = ["care", "news", "offers", "terms"];
@@ -455,8 +454,9 @@ async fn the_entries_must_match_the_signed_checkpoint() {
         path.to_str().unwrap().to_owned()
     };
     let good = sign(&key, 10, false).await;
-    let found =
-        verify(dir.path(), &server.address, &["--checkpoint", &good, "--key", &vkey]).expect_code(0).json();
+    let found = verify(dir.path(), &server.address, &["--checkpoint", &good, "--key", &vkey])
+        .expect_code(0)
+        .json();
     assert_eq!((&found["end"], &found["checkpoint"]["size"]), (&10.into(), &10.into()));
     assert_eq!(found["ledger"], name);
     let root = fs::read_to_string(&good).unwrap().lines().nth(2).unwrap().to_owned();
@@ -465,21 +465,29 @@ async fn the_entries_must_match_the_signed_checkpoint() {
     let of_other = sign(&foreign, 10, false).await;
     let foreign = foreign.verifier().to_string();
     let refused =
-        verify(dir.path(), &server.address, &["--checkpoint", &of_other, "--key", &foreign]).expect_code(1);
+        verify(dir.path(), &server.address, &["--checkpoint", &of_other, "--key", &foreign])
+            .expect_code(1);
     assert!(refused.stderr.contains("of the ledger `ledger.example.org`"), "{}", refused.stderr);
     let files = ["--data-dir", dir.path().to_str().unwrap(), "--end", "4"];
-    verify(dir.path(), &server.address, &[&["--checkpoint", &good, "--key", &vkey], &files[..]].concat())
-        .expect_code(0);
+    verify(
+        dir.path(),
+        &server.address,
+        &[&["--checkpoint", &good, "--key", &vkey], &files[..]].concat(),
+    )
+    .expect_code(0);
 
     let bad = sign(&key, 10, true).await;
-    let refused = verify(dir.path(), &server.address, &["--checkpoint", &bad, "--key", &vkey]).expect_code(1);
+    let refused =
+        verify(dir.path(), &server.address, &["--checkpoint", &bad, "--key", &vkey]).expect_code(1);
     assert!(refused.stderr.contains("do not have the root that was signed"), "{}", refused.stderr);
     let more = sign(&key, 40, false).await;
-    let refused = verify(dir.path(), &server.address, &["--checkpoint", &more, "--key", &vkey]).expect_code(1);
+    let refused = verify(dir.path(), &server.address, &["--checkpoint", &more, "--key", &vkey])
+        .expect_code(1);
     assert!(refused.stderr.contains("the checkpoint is of 40 entries"), "{}", refused.stderr);
     let other = signer_key(&name, 8).verifier().to_string();
     verify(dir.path(), &server.address, &["--checkpoint", &good, "--key", &other]).expect_code(1);
-    verify(dir.path(), &server.address, &["--checkpoint", &good, "--key", &vkey, "--end", "11"]).expect_code(2);
+    verify(dir.path(), &server.address, &["--checkpoint", &good, "--key", &vkey, "--end", "11"])
+        .expect_code(2);
 }
 
 // --- Dishonest nodes.
@@ -745,7 +753,8 @@ async fn a_ledger_that_lies_is_detected() {
     for (lie, (differ, untrue), entries) in lies {
         let liar = Liar { honest: clients.audit.clone(), entries, decisions: unaltered() };
         let address = liar.start().await;
-        let found = verify(dir.path(), &address, &[]).expect_code(i32::from(differ + untrue > 0)).json();
+        let found =
+            verify(dir.path(), &address, &[]).expect_code(i32::from(differ + untrue > 0)).json();
         println!("{lie}: {found}");
         assert_eq!((&found["differ"], &found["untrue"]), (&differ.into(), &untrue.into()), "{lie}");
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use consent_ledger::{
+    format::entry::Entry as SealedEntry,
     proto::{self, get_inclusion_proof_request::Entry},
     tlog::{
         checkpoint::SignedCheckpoint,
@@ -13,7 +14,6 @@ use consent_ledger::{
     },
     web::{Answer, WebClient},
 };
-use prost::Message;
 
 use crate::support::{Clients, Server, act, change, typed};
 
@@ -81,7 +81,7 @@ async fn an_act_that_waits_is_covered_by_its_checkpoint() {
         let proof = TlogProof::parse(&proven.proof).unwrap();
         proof.verify(&merkle::leaf_hash(&proven.entry), &ledger.key).unwrap();
         assert_eq!(proof.extra.as_deref(), Some(proven.entry.as_slice()));
-        let entry = proto::Entry::decode(proven.entry.as_slice()).unwrap();
+        let entry = SealedEntry::decode(&proven.entry).unwrap();
         assert_eq!(entry.index, recorded.index);
     }
     // The same key is the same act, with or without waiting.
@@ -198,7 +198,7 @@ async fn a_monitor_can_rebuild_the_ledger_from_its_tiles() {
             Kind::Entries => {
                 for entry in unbundle(&answer.body).unwrap() {
                     range.push(merkle::leaf_hash(entry));
-                    proto::Entry::decode(entry).unwrap();
+                    SealedEntry::decode(entry).unwrap();
                 }
             }
         }

@@ -229,8 +229,10 @@ async fn acknowledgements_can_be_proven() {
         (server.cli(&words).code == Some(0)).then_some(())
     });
     support::run(["verify-proof", file, "--key", &key]).expect_code(0);
-    let request =
-        proto::GetInclusionProofRequest { entry: Some(Entry::Index(receipt)), ..Default::default() };
+    let request = proto::GetInclusionProofRequest {
+        entry: Some(Entry::Index(receipt)),
+        ..Default::default()
+    };
     let proven = clients.audit.get_inclusion_proof(request).await.unwrap().into_inner();
     let proof = TlogProof::parse(&proven.proof).unwrap();
     proof.verify(&leaf_hash(&proven.entry), &VerifierKey::parse(&key).unwrap()).unwrap();

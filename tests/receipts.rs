@@ -200,8 +200,7 @@ fn opened(extension: &Value, key: &str, entry: &Entry, slot: &Slot, part: u8) ->
     let digit = |at: usize| u8::from_str_radix(&ledger_id[2 * at..2 * at + 2], 16).unwrap();
     let ledger_id: Vec<u8> = (0..16).map(digit).collect();
     let (index, item) = (entry.index.to_le_bytes(), [0; 4]);
-    let aad =
-        [b"consent-ledger v2\0", &ledger_id[..], &index, &slot.tag, &[part], &item].concat();
+    let aad = [b"consent-ledger v2\0", &ledger_id[..], &index, &slot.tag, &[part], &item].concat();
     let ciphertext = if part == 1 { &slot.record } else { &slot.evidence };
     let payload = Payload { msg: ciphertext, aad: &aad };
     let text = Aes256Gcm::new(&key.into()).decrypt(&Nonce::default(), payload).unwrap();

@@ -147,8 +147,12 @@ fn spellings(kind: &Kind, field: &str, value: &Value) -> Vec<String> {
         Value::I64(at) if field.ends_with("_ms") => moment(*at),
         Value::U64(index) => vec![format!("#{index}"), format!("\"{index}\""), format!(":{index}")],
         // Their places in the catalogue of the samples.
-        Value::U32(number) if field == "purpose" => vec![["", "news", "doi"][*number as usize].into()],
-        Value::U32(number) if field == "channel" => vec![["", "email", "sms"][*number as usize].into()],
+        Value::U32(number) if field == "purpose" => {
+            vec![["", "news", "doi"][*number as usize].into()]
+        }
+        Value::U32(number) if field == "channel" => {
+            vec![["", "email", "sms"][*number as usize].into()]
+        }
         // Minutes of a day, and versions.
         Value::U32(number) => {
             let clock = format!("{:02}:{:02}", number / 60, number % 60);

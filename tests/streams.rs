@@ -15,12 +15,13 @@ use std::{
 };
 
 use consent_ledger::{
-    domain::Subject,
-    event::shard_of,
+    format::keys::ledger::LedgerSecret,
     proto::{
         self, Action, EventKind, consume_request, consume_response,
         watch_response::Message as Watched,
     },
+    storage::disk::RealDisk,
+    vault::{self, Kek, People},
 };
 use futures_util::{StreamExt as _, stream};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -435,7 +436,15 @@ async fn every_stream_is_complete_and_in_order_through_kills() {
     for (subscription, shard, consuming) in consuming {
         consumed.push((subscription, shard, consuming.await.unwrap()));
     }
-    let want = judge(&world.written.lock().unwrap(), total, &watched, &consumed, &subscribed);
+    let kek = Kek::from_file(&dir.path().join("kek")).unwrap();
+    let people = People::read(&RealDisk, &dir.path().join(vault::DIR), &kek).unwrap();
+    let want = judge(
+        (&world.written.lock().unwrap(), &people.secret),
+        total,
+        &watched,
+        &consumed,
+        &subscribed,
+    );
     check_receipts(&server, want).await;
     server.terminate();
     support::verify(dir.path()).expect_code(0);
@@ -443,7 +452,7 @@ async fn every_stream_is_complete_and_in_order_through_kills() {
 
 /// Checks every recording; returns, for a sample of events, the subscriptions that cover it.
 fn judge(
-    written: &Written,
+    (written, secret): (&Written, &LedgerSecret),
     total: u64,
     watched: &[(proto::WatchFilter, Vec<Session>)],
     consumed: &[(Subscribed, u32, Consumed)],
@@ -455,9 +464,7 @@ fn judge(
         heard += written.check_watch(&format!("{filter:?}"), filter, sessions);
     }
     for (subscription, shard, sessions) in consumed {
-        let is_of_shard = |subject: &str| {
-            shard_of(&Subject::parse(subject).unwrap(), subscription.shards) == *shard
-        };
+        let is_of_shard = |subject: &str| secret.shard(subject, subscription.shards) == *shard;
         let label = format!("{} {shard}", subscription.name);
         delivered += written.check_consume(
             &label,

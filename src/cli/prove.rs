@@ -123,7 +123,11 @@ impl EntryInfo {
         let entry = Entry::decode(bytes).ok()?;
         let body = json::field_in_oneof(&entry, "body")?;
         let (field, kind) = (body.name().to_owned(), body.json_name().to_owned());
-        Some(Self { field, kind, recorded_at: rfc3339_ms(entry.recorded_at_s.saturating_mul(1_000)) })
+        Some(Self {
+            field,
+            kind,
+            recorded_at: rfc3339_ms(entry.recorded_at_s.saturating_mul(1_000)),
+        })
     }
 }
 

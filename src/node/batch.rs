@@ -538,11 +538,7 @@ impl<'a> Batch<'a> {
     }
 
     /// The evidence of a subject's record in an entry of the ledger, or of this batch.
-    pub(super) fn evidence(
-        &self,
-        index: u64,
-        subject: SubjectRef,
-    ) -> Result<Evidence, WriteError> {
+    pub(super) fn evidence(&self, index: u64, subject: SubjectRef) -> Result<Evidence, WriteError> {
         let entry = SealedEntry::decode(&self.entry_bytes(index)?).map_err(EntryError::from)?;
         Ok(sealed::evidence(&entry, subject, self)?)
     }

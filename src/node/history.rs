@@ -77,8 +77,7 @@ impl Reader<'_> {
         let line = entry.body.kind().line(entry.fact().place, self.subject).ok_or_else(|| {
             ReadError::StateUnreadable(format!("entry {index} is about no data subject"))
         })?;
-        let evidence =
-            line.has_evidence.then(|| self.core.opener.evidence(&bytes, self.subject));
+        let evidence = line.has_evidence.then(|| self.core.opener.evidence(&bytes, self.subject));
         let link = line.link.as_ref().map(|link| self.link_seen(link));
         Ok(HistoryItem {
             index,

@@ -28,8 +28,8 @@ use super::{
 use crate::{
     decide::Standing,
     domain::{
-        Action, Body, Catalog, CellState, Change, ChangeRecord, Contact, ContactChange, Door, Field,
-        Grant, Millis, Said, Scope, StopKind, SubjectState,
+        Action, Body, Catalog, CellState, Change, ChangeRecord, Contact, ContactChange, Door,
+        Field, Grant, Millis, Said, Scope, StopKind, SubjectState,
     },
 };
 

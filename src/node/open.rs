@@ -19,6 +19,7 @@ use crate::{
     backend::{BackendError, LocalLog, LogBackend},
     domain::{LedgerOpened, Millis},
     entry::{Entry, EntryError},
+    fold::CatalogAt,
     format::entry::{Body as SealedBody, Entry as SealedEntry},
     ledger::{
         self, Tip, chain,
@@ -26,7 +27,6 @@ use crate::{
         verify,
     },
     opener::{CatchUp, Opener},
-    fold::CatalogAt,
     storage::{
         AtPath as _, FileError, LogError,
         disk::Disk,

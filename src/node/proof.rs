@@ -8,7 +8,9 @@ use std::sync::Arc;
 use tokio::{sync::watch, time::timeout};
 use tracing::error;
 
-use super::{CheckpointNotReached, Core, FindActError, Node, ProveError, ReadError, batch::key_hash};
+use super::{
+    CheckpointNotReached, Core, FindActError, Node, ProveError, ReadError, batch::key_hash,
+};
 use crate::{
     domain::Subject,
     tlog::{

@@ -13,10 +13,7 @@ use super::{
     CellPreference, Core, Naming, Node, Preferences, ReadError, SnapshotError, StandingStop,
     past::Past, preferences::Asked, read::AskedAt,
 };
-use crate::{
-    domain::{Effect, Filter, Identity, Snapshot, Subject, SubjectRef},
-    event::shard_of,
-};
+use crate::domain::{Effect, Filter, Identity, Snapshot, Subject, SubjectRef};
 
 /// The greatest number of data subjects on a page.
 const PAGE_SUBJECTS_MAX: usize = 64;
@@ -154,7 +151,7 @@ impl Source {
             let Identity::Known(known) = self.core.vault.identity(subject)? else {
                 return Ok(None);
             };
-            if shard_of(&known, count) != shard {
+            if self.core.vault.ledger_secret().shard(known.as_str(), count) != shard {
                 return Ok(None);
             }
             identity = Some(known);

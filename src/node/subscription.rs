@@ -298,9 +298,10 @@ impl Core {
             return Ok(None);
         }
         let now = self.now();
-        let shards = 0..subscription.spec.shards;
+        let count = subscription.spec.shards;
+        let secret = self.vault.ledger_secret();
         let mut states = Vec::new();
-        for shard in shards.filter(|shard| event.is_of_shard(*shard, subscription.spec.shards)) {
+        for shard in (0..count).filter(|shard| event.is_of_shard((*shard, count), secret)) {
             let settlement = self.view.settlement(subscription.id, shard, event.index)?;
             let mut state = state_of(subscription, event.recorded_at, settlement, now);
             // An acknowledgement that is not recorded yet is in time.

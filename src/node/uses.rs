@@ -217,11 +217,7 @@ impl Batch<'_> {
         Ok(UsesRecorded { revision: self.tip.next_index, refused })
     }
 
-    fn write_uses(
-        &mut self,
-        body: UseRecorded,
-        used: Vec<Sealer>,
-    ) -> Result<(), WriteError> {
+    fn write_uses(&mut self, body: UseRecorded, used: Vec<Sealer>) -> Result<(), WriteError> {
         let cell = UseCell::new(body.purpose.as_str(), body.channel.as_str());
         let (used_at, is_deviation) = (body.used_at, body.is_deviation());
         let named: Vec<&Sealer> = used.iter().collect();

@@ -296,7 +296,12 @@ impl Vault {
                     Frame::Opened(_) if next == 0 => {}
                     Frame::Subject(subject) if next > 0 => {
                         let keys = open_keys(&self.ledger_id, &self.kek, &subject)?;
-                        rows.extend(subject_rows(&subject.lookup, subject.subject_ref, &keys, next));
+                        rows.extend(subject_rows(
+                            &subject.lookup,
+                            subject.subject_ref,
+                            &keys,
+                            next,
+                        ));
                     }
                     _ => return Err(VaultError::Order(next)),
                 }
@@ -409,7 +414,11 @@ impl Vault {
         let frame = Frame::Subject(SubjectFrame {
             subject_ref,
             lookup,
-            key: seal::seal(self.kek.bytes(), &key_context(&self.ledger_id, subject_ref), &roots(&keys)),
+            key: seal::seal(
+                self.kek.bytes(),
+                &key_context(&self.ledger_id, subject_ref),
+                &roots(&keys),
+            ),
             identity: seal::seal(
                 &identity_key,
                 &identity_context(&self.ledger_id, subject_ref),
@@ -471,7 +480,9 @@ impl Vault {
         if let Some(person) = self.persons.get(&subject) {
             return Ok(Identity::Known(person.identity.clone()));
         }
-        Ok(Identity::Known(open_person(&self.ledger_id, &self.kek, &self.frame(subject)?)?.identity))
+        Ok(Identity::Known(
+            open_person(&self.ledger_id, &self.kek, &self.frame(subject)?)?.identity,
+        ))
     }
 
     /// The subject whose first tag in a lane this is.

@@ -8,7 +8,7 @@ use super::{
     open_person,
 };
 use crate::{
-    format::keys::ledger::ConfidentialRoot,
+    format::keys::ledger::{ConfidentialRoot, LedgerSecret},
     ledger::sealed::Person,
     storage::{FrameAt, LogError, disk::Disk, scan},
 };
@@ -18,6 +18,8 @@ use crate::{
 pub struct People {
     /// The ledger that the vault belongs to.
     pub ledger_id: [u8; 16],
+    /// The ledger's secret.
+    pub secret: LedgerSecret,
     /// The keys of what is confidential and names nobody.
     pub confidential: ConfidentialRoot,
     /// In the order in which they came.
@@ -31,13 +33,16 @@ impl People {
     /// The files can not be read or are damaged, or the key is another one.
     pub fn read(disk: &dyn Disk, dir: &Path, kek: &Kek) -> Result<Self, VaultError> {
         let (mut opened, mut persons, mut problem) = (None, Vec::new(), None);
-        let walked = scan(disk, dir, LOG_KIND, FRAME_BYTES_MAX, 0, &mut |frame| {
-            match take(&frame, kek, &mut opened, &mut persons) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => {
-                    problem = Some(error);
-                    ControlFlow::Break(String::new())
-                }
+        let walked = scan(disk, dir, LOG_KIND, FRAME_BYTES_MAX, 0, &mut |frame| match take(
+            &frame,
+            kek,
+            &mut opened,
+            &mut persons,
+        ) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                problem = Some(error);
+                ControlFlow::Break(String::new())
             }
         });
         match (problem, walked) {
@@ -47,7 +52,8 @@ impl People {
         }
         let (opened, secrets): (Opened, Secrets) =
             opened.ok_or_else(|| LogError::NoSegment(dir.to_owned()))?;
-        Ok(Self { ledger_id: opened.ledger_id, confidential: secrets.confidential, persons })
+        let Secrets { ledger: secret, confidential, .. } = secrets;
+        Ok(Self { ledger_id: opened.ledger_id, secret, confidential, persons })
     }
 }
 

@@ -37,8 +37,8 @@ use tokio::sync::watch;
 use crate::{
     domain::{Catalog, Entry, Millis, SubjectRef, SubjectState, SubscriptionId},
     fold::{
-        After, CatalogAt, Due, Effect, Fold, FoldError, Lead, Linked, Subscriptions, UseCell, reach,
-        unite,
+        After, CatalogAt, Due, Effect, Fold, FoldError, Lead, Linked, Subscriptions, UseCell,
+        reach, unite,
     },
     format::{Reference, Tag},
     ledger::sealed::{Lane, Opened, Whose},

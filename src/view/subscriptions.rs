@@ -202,12 +202,12 @@ mod tests {
 
     use super::*;
     use crate::{
-        ledger::sealed::{Opened, Slots},
         domain::{Filter, Key as Name, Snapshot},
         entry::{
             Delivered, DeliveryFailed, DeliveryOverdue, SubscriptionCreated, SubscriptionDeleted,
         },
         fold::{Fold, FoldError, Subscriptions},
+        ledger::sealed::{Opened, Slots},
         storage::index::Index,
         view::{View, rows},
     };

@@ -20,8 +20,8 @@ use std::{
 
 use consent_ledger::{
     domain::{
-        Action, Actor, Body, Catalog, ChangeRecord, ChannelPut, ConsentAct, ConsentConfirmed, Door,
-        ContactChange, Key, LegalBasis, LinkChange, LinkConfidence, Mark, Millis, Obligation,
+        Action, Actor, Body, Catalog, ChangeRecord, ChannelPut, ConsentAct, ConsentConfirmed,
+        ContactChange, Door, Key, LegalBasis, LinkChange, LinkConfidence, Mark, Millis, Obligation,
         Outcome, PurposePut, PurposeVersion, Region, ScopeKeys, SubjectRef, SubjectState,
     },
     entry::{Fact, Place},

@@ -90,8 +90,7 @@ impl Ledger {
         let mut tip = Tip::genesis();
         let rewrite = bytes.iter().map(|bytes| {
             let sealed = SealedEntry::decode(bytes).unwrap();
-            let body =
-                if sealed.index == at { self.altered(at, alter) } else { sealed.body };
+            let body = if sealed.index == at { self.altered(at, alter) } else { sealed.body };
             let (_, bytes, next) = tip.link(sealed.recorded_at_s, body).unwrap();
             tip = next;
             bytes
@@ -99,11 +98,7 @@ impl Ledger {
         rewrite.collect()
     }
 
-    fn altered(
-        &self,
-        at: u64,
-        alter: &dyn Fn(&mut Entry),
-    ) -> consent_ledger::format::entry::Body {
+    fn altered(&self, at: u64, alter: &dyn Fn(&mut Entry)) -> consent_ledger::format::entry::Body {
         let Opened { entry, slots } = &self.opened[usize::try_from(at).unwrap()];
         let mut entry = entry.clone();
         alter(&mut entry);

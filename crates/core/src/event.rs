@@ -19,6 +19,7 @@ use crate::{
         Subject, SubjectRef, SubscriptionId,
     },
     entry::{DeliveryOverdue, Fact, LinkChange, Place},
+    format::keys::ledger::LedgerSecret,
 };
 
 /// A notification for watchers.
@@ -286,11 +287,11 @@ impl Event {
     /// Whether it goes to a shard, if there are so many: the shards of its own data subjects, or
     /// every shard if it concerns all data subjects.
     #[must_use]
-    pub fn is_of_shard(&self, shard: u32, shards: u32) -> bool {
+    pub fn is_of_shard(&self, (shard, shards): (u32, u32), secret: &LedgerSecret) -> bool {
         let mut subjects = self.own_subjects().peekable();
         shards <= 1
             || subjects.peek().is_none()
-            || subjects.any(|subject| shard_of(subject, shards) == shard)
+            || subjects.any(|subject| secret.shard(subject.as_str(), shards) == shard)
     }
 
     /// Whether it passes a filter and, for consents, the positions of the changes that do. A consent
@@ -325,14 +326,6 @@ impl Event {
     }
 }
 
-/// The shard of a data subject, if there are so many. It never changes.
-#[must_use]
-pub fn shard_of(subject: &Subject, shards: u32) -> u32 {
-    let hash = blake3::hash(subject.as_str().as_bytes());
-    let (first, _) = hash.as_bytes().split_first_chunk::<4>().unwrap_or((&[0; 4], &[]));
-    u32::from_be_bytes(*first) % shards.max(1)
-}
-
 impl CatalogDetail {
     fn passes(&self, filter: &Filter) -> bool {
         filter.wants(EventKind::Catalog)
@@ -346,7 +339,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::domain::{Action, Outcome, ScopeKeys};
+    use crate::{
+        domain::{Action, Outcome, ScopeKeys},
+        format::secret::Key as SecretKey,
+    };
 
     fn event(changes: &[(Action, &str, &str)]) -> Event {
         let key = |text: &str| (text != "*").then(|| Key::parse(text).unwrap());
@@ -427,13 +423,13 @@ mod tests {
     }
 
     #[test]
-    fn the_shard_of_a_data_subject_never_changes() {
-        let shard = |text: &str, shards| shard_of(&Subject::parse(text).unwrap(), shards);
-        assert_eq!([shard("user:42", 64), shard("email:jo@example.org", 64)], [51, 10]);
+    fn an_event_goes_to_the_shard_of_its_data_subject() {
+        let secret = LedgerSecret::new(SecretKey::new([7; 32]));
         let event = event(&[(Action::Withdraw, "*", "*")]);
-        let shards: Vec<u32> = (0..64).filter(|shard| event.is_of_shard(*shard, 64)).collect();
-        assert_eq!(shards, [shard("user:42", 64)]);
-        assert!(event.is_of_shard(0, 1));
+        let is_of = |shard: &u32| event.is_of_shard((*shard, 64), &secret);
+        let shards: Vec<u32> = (0..64).filter(is_of).collect();
+        assert_eq!(shards, [secret.shard("user:42", 64)]);
+        assert!(event.is_of_shard((0, 1), &secret));
     }
 
     #[test]

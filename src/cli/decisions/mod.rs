@@ -216,12 +216,7 @@ struct Audit {
 }
 
 impl Audit {
-    fn new(
-        plan: Plan,
-        node: GetCheckpointResponse,
-        opener: Offline,
-        shown_max: usize,
-    ) -> Self {
+    fn new(plan: Plan, node: GetCheckpointResponse, opener: Offline, shown_max: usize) -> Self {
         Self {
             tree: plan.checkpoint.as_ref().map(|_| Range::empty(0)),
             plan,
@@ -245,8 +240,8 @@ impl Audit {
             let sealed = self.follow(&bytes)?;
             if index < self.plan.end {
                 let opened = self.opener.open(&sealed, self.replay.catalog());
-                let opened = opened
-                    .map_err(|error| CliError::failed(format!("entry {index}: {error}")))?;
+                let opened =
+                    opened.map_err(|error| CliError::failed(format!("entry {index}: {error}")))?;
                 let entry = opened.entry;
                 self.fold(&entry)?;
                 if index >= self.plan.start {

@@ -2006,6 +2006,325 @@ pub mod consent_service_server {
     }
 }
 /// Generated server implementations.
+pub mod privacy_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with PrivacyServiceServer.
+    #[async_trait]
+    pub trait PrivacyService: std::marker::Send + std::marker::Sync + 'static {
+        /// Says that two identifiers name the same person. From then on decisions for either resolve over
+        /// both: with VERIFIED, as if all acts were one person's; with ASSERTED, each side's stops count for
+        /// the other, and no grant does. Links reach through other links. History is not rewritten:
+        /// UnlinkSubjects brings back what was. Writes nothing if the link stands as asked.
+        /// Errors: INVALID_FIELD, LIMIT_EXCEEDED (INVALID_ARGUMENT), TOO_MANY_APPENDS
+        /// (RESOURCE_EXHAUSTED), WRITES_STOPPED (UNAVAILABLE).
+        async fn link_subjects(
+            &self,
+            request: tonic::Request<::consent_ledger_proto::LinkSubjectsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<::consent_ledger_proto::LinkSubjectsResponse>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
+        /// Takes a link back.
+        /// Errors: INVALID_FIELD (INVALID_ARGUMENT), SUBJECTS_NOT_LINKED (FAILED_PRECONDITION),
+        /// TOO_MANY_APPENDS (RESOURCE_EXHAUSTED), WRITES_STOPPED (UNAVAILABLE).
+        async fn unlink_subjects(
+            &self,
+            request: tonic::Request<::consent_ledger_proto::UnlinkSubjectsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<::consent_ledger_proto::UnlinkSubjectsResponse>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
+        /// Exports everything on record about a data subject, as Articles 15 and 20 GDPR ask: acts with their
+        /// evidence, confirmations, expiries, links, uses, and how things stand. This version of the server
+        /// does not have it yet.
+        /// Errors: NOT_IMPLEMENTED (UNIMPLEMENTED).
+        async fn export_subject(
+            &self,
+            request: tonic::Request<::consent_ledger_proto::ExportSubjectRequest>,
+        ) -> std::result::Result<
+            tonic::Response<BoxStream<::consent_ledger_proto::ExportSubjectResponse>>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
+    }
+    /// Links data subjects, takes links back, and exports what is on record about one.
+    #[derive(Debug)]
+    pub struct PrivacyServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> PrivacyServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for PrivacyServiceServer<T>
+    where
+        T: PrivacyService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/consent.v1.PrivacyService/LinkSubjects" => {
+                    #[allow(non_camel_case_types)]
+                    struct LinkSubjectsSvc<T: PrivacyService>(pub Arc<T>);
+                    impl<
+                        T: PrivacyService,
+                    > tonic::server::UnaryService<
+                        ::consent_ledger_proto::LinkSubjectsRequest,
+                    > for LinkSubjectsSvc<T> {
+                        type Response = ::consent_ledger_proto::LinkSubjectsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                ::consent_ledger_proto::LinkSubjectsRequest,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PrivacyService>::link_subjects(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LinkSubjectsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/consent.v1.PrivacyService/UnlinkSubjects" => {
+                    #[allow(non_camel_case_types)]
+                    struct UnlinkSubjectsSvc<T: PrivacyService>(pub Arc<T>);
+                    impl<
+                        T: PrivacyService,
+                    > tonic::server::UnaryService<
+                        ::consent_ledger_proto::UnlinkSubjectsRequest,
+                    > for UnlinkSubjectsSvc<T> {
+                        type Response = ::consent_ledger_proto::UnlinkSubjectsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                ::consent_ledger_proto::UnlinkSubjectsRequest,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PrivacyService>::unlink_subjects(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UnlinkSubjectsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/consent.v1.PrivacyService/ExportSubject" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExportSubjectSvc<T: PrivacyService>(pub Arc<T>);
+                    impl<
+                        T: PrivacyService,
+                    > tonic::server::ServerStreamingService<
+                        ::consent_ledger_proto::ExportSubjectRequest,
+                    > for ExportSubjectSvc<T> {
+                        type Response = ::consent_ledger_proto::ExportSubjectResponse;
+                        type ResponseStream = BoxStream<
+                            ::consent_ledger_proto::ExportSubjectResponse,
+                        >;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                ::consent_ledger_proto::ExportSubjectRequest,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PrivacyService>::export_subject(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExportSubjectSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for PrivacyServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "consent.v1.PrivacyService";
+    impl<T> tonic::server::NamedService for PrivacyServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Generated server implementations.
 pub mod watch_service_server {
     #![allow(
         unused_variables,
@@ -2639,325 +2958,6 @@ pub mod watch_service_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "consent.v1.WatchService";
     impl<T> tonic::server::NamedService for WatchServiceServer<T> {
-        const NAME: &'static str = SERVICE_NAME;
-    }
-}
-/// Generated server implementations.
-pub mod privacy_service_server {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
-    /// Generated trait containing gRPC methods that should be implemented for use with PrivacyServiceServer.
-    #[async_trait]
-    pub trait PrivacyService: std::marker::Send + std::marker::Sync + 'static {
-        /// Says that two identifiers name the same person. From then on decisions for either resolve over
-        /// both: with VERIFIED, as if all acts were one person's; with ASSERTED, each side's stops count for
-        /// the other, and no grant does. Links reach through other links. History is not rewritten:
-        /// UnlinkSubjects brings back what was. Writes nothing if the link stands as asked.
-        /// Errors: INVALID_FIELD, LIMIT_EXCEEDED (INVALID_ARGUMENT), TOO_MANY_APPENDS
-        /// (RESOURCE_EXHAUSTED), WRITES_STOPPED (UNAVAILABLE).
-        async fn link_subjects(
-            &self,
-            request: tonic::Request<::consent_ledger_proto::LinkSubjectsRequest>,
-        ) -> std::result::Result<
-            tonic::Response<::consent_ledger_proto::LinkSubjectsResponse>,
-            tonic::Status,
-        > {
-            Err(tonic::Status::unimplemented("Not yet implemented"))
-        }
-        /// Takes a link back.
-        /// Errors: INVALID_FIELD (INVALID_ARGUMENT), SUBJECTS_NOT_LINKED (FAILED_PRECONDITION),
-        /// TOO_MANY_APPENDS (RESOURCE_EXHAUSTED), WRITES_STOPPED (UNAVAILABLE).
-        async fn unlink_subjects(
-            &self,
-            request: tonic::Request<::consent_ledger_proto::UnlinkSubjectsRequest>,
-        ) -> std::result::Result<
-            tonic::Response<::consent_ledger_proto::UnlinkSubjectsResponse>,
-            tonic::Status,
-        > {
-            Err(tonic::Status::unimplemented("Not yet implemented"))
-        }
-        /// Exports everything on record about a data subject, as Articles 15 and 20 GDPR ask: acts with their
-        /// evidence, confirmations, expiries, links, uses, and how things stand. This version of the server
-        /// does not have it yet.
-        /// Errors: NOT_IMPLEMENTED (UNIMPLEMENTED).
-        async fn export_subject(
-            &self,
-            request: tonic::Request<::consent_ledger_proto::ExportSubjectRequest>,
-        ) -> std::result::Result<
-            tonic::Response<BoxStream<::consent_ledger_proto::ExportSubjectResponse>>,
-            tonic::Status,
-        > {
-            Err(tonic::Status::unimplemented("Not yet implemented"))
-        }
-    }
-    /// Links data subjects, takes links back, and exports what is on record about one.
-    #[derive(Debug)]
-    pub struct PrivacyServiceServer<T> {
-        inner: Arc<T>,
-        accept_compression_encodings: EnabledCompressionEncodings,
-        send_compression_encodings: EnabledCompressionEncodings,
-        max_decoding_message_size: Option<usize>,
-        max_encoding_message_size: Option<usize>,
-    }
-    impl<T> PrivacyServiceServer<T> {
-        pub fn new(inner: T) -> Self {
-            Self::from_arc(Arc::new(inner))
-        }
-        pub fn from_arc(inner: Arc<T>) -> Self {
-            Self {
-                inner,
-                accept_compression_encodings: Default::default(),
-                send_compression_encodings: Default::default(),
-                max_decoding_message_size: None,
-                max_encoding_message_size: None,
-            }
-        }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> InterceptedService<Self, F>
-        where
-            F: tonic::service::Interceptor,
-        {
-            InterceptedService::new(Self::new(inner), interceptor)
-        }
-        /// Enable decompressing requests with the given encoding.
-        #[must_use]
-        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.accept_compression_encodings.enable(encoding);
-            self
-        }
-        /// Compress responses with the given encoding, if the client supports it.
-        #[must_use]
-        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.send_compression_encodings.enable(encoding);
-            self
-        }
-        /// Limits the maximum size of a decoded message.
-        ///
-        /// Default: `4MB`
-        #[must_use]
-        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
-            self.max_decoding_message_size = Some(limit);
-            self
-        }
-        /// Limits the maximum size of an encoded message.
-        ///
-        /// Default: `usize::MAX`
-        #[must_use]
-        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
-            self.max_encoding_message_size = Some(limit);
-            self
-        }
-    }
-    impl<T, B> tonic::codegen::Service<http::Request<B>> for PrivacyServiceServer<T>
-    where
-        T: PrivacyService,
-        B: Body + std::marker::Send + 'static,
-        B::Error: Into<StdError> + std::marker::Send + 'static,
-    {
-        type Response = http::Response<tonic::body::Body>;
-        type Error = std::convert::Infallible;
-        type Future = BoxFuture<Self::Response, Self::Error>;
-        fn poll_ready(
-            &mut self,
-            _cx: &mut Context<'_>,
-        ) -> Poll<std::result::Result<(), Self::Error>> {
-            Poll::Ready(Ok(()))
-        }
-        fn call(&mut self, req: http::Request<B>) -> Self::Future {
-            match req.uri().path() {
-                "/consent.v1.PrivacyService/LinkSubjects" => {
-                    #[allow(non_camel_case_types)]
-                    struct LinkSubjectsSvc<T: PrivacyService>(pub Arc<T>);
-                    impl<
-                        T: PrivacyService,
-                    > tonic::server::UnaryService<
-                        ::consent_ledger_proto::LinkSubjectsRequest,
-                    > for LinkSubjectsSvc<T> {
-                        type Response = ::consent_ledger_proto::LinkSubjectsResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<
-                                ::consent_ledger_proto::LinkSubjectsRequest,
-                            >,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as PrivacyService>::link_subjects(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = LinkSubjectsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/consent.v1.PrivacyService/UnlinkSubjects" => {
-                    #[allow(non_camel_case_types)]
-                    struct UnlinkSubjectsSvc<T: PrivacyService>(pub Arc<T>);
-                    impl<
-                        T: PrivacyService,
-                    > tonic::server::UnaryService<
-                        ::consent_ledger_proto::UnlinkSubjectsRequest,
-                    > for UnlinkSubjectsSvc<T> {
-                        type Response = ::consent_ledger_proto::UnlinkSubjectsResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<
-                                ::consent_ledger_proto::UnlinkSubjectsRequest,
-                            >,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as PrivacyService>::unlink_subjects(&inner, request)
-                                    .await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = UnlinkSubjectsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/consent.v1.PrivacyService/ExportSubject" => {
-                    #[allow(non_camel_case_types)]
-                    struct ExportSubjectSvc<T: PrivacyService>(pub Arc<T>);
-                    impl<
-                        T: PrivacyService,
-                    > tonic::server::ServerStreamingService<
-                        ::consent_ledger_proto::ExportSubjectRequest,
-                    > for ExportSubjectSvc<T> {
-                        type Response = ::consent_ledger_proto::ExportSubjectResponse;
-                        type ResponseStream = BoxStream<
-                            ::consent_ledger_proto::ExportSubjectResponse,
-                        >;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::ResponseStream>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<
-                                ::consent_ledger_proto::ExportSubjectRequest,
-                            >,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as PrivacyService>::export_subject(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = ExportSubjectSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.server_streaming(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                _ => {
-                    Box::pin(async move {
-                        let mut response = http::Response::new(
-                            tonic::body::Body::default(),
-                        );
-                        let headers = response.headers_mut();
-                        headers
-                            .insert(
-                                tonic::Status::GRPC_STATUS,
-                                (tonic::Code::Unimplemented as i32).into(),
-                            );
-                        headers
-                            .insert(
-                                http::header::CONTENT_TYPE,
-                                tonic::metadata::GRPC_CONTENT_TYPE,
-                            );
-                        Ok(response)
-                    })
-                }
-            }
-        }
-    }
-    impl<T> Clone for PrivacyServiceServer<T> {
-        fn clone(&self) -> Self {
-            let inner = self.inner.clone();
-            Self {
-                inner,
-                accept_compression_encodings: self.accept_compression_encodings,
-                send_compression_encodings: self.send_compression_encodings,
-                max_decoding_message_size: self.max_decoding_message_size,
-                max_encoding_message_size: self.max_encoding_message_size,
-            }
-        }
-    }
-    /// Generated gRPC service name
-    pub const SERVICE_NAME: &str = "consent.v1.PrivacyService";
-    impl<T> tonic::server::NamedService for PrivacyServiceServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

@@ -12,6 +12,7 @@ use super::Delivery;
 use crate::{
     domain::Subscription,
     node::{Node, SnapshotReader, SnapshotSubject, Snapshotting},
+    vault::Vault,
     watch::{Heard, WatchError, Watcher},
 };
 
@@ -32,6 +33,8 @@ struct Source {
     events: Watcher,
     subscription: Arc<Subscription>,
     shard: u32,
+    /// To tell the shard of data subjects.
+    vault: Arc<Vault>,
 }
 
 /// The rest of a snapshot.
@@ -47,10 +50,10 @@ impl Feed {
     pub(super) fn new(
         snapshot: Option<SnapshotSource>,
         events: Watcher,
-        subscription: Arc<Subscription>,
-        shard: u32,
+        (subscription, shard): (Arc<Subscription>, u32),
+        vault: Arc<Vault>,
     ) -> Self {
-        let source = Source { snapshot, snapshot_subjects: 0, events, subscription, shard };
+        let source = Source { snapshot, snapshot_subjects: 0, events, subscription, shard, vault };
         Self { reading: ReusableBoxFuture::new(std::future::pending()), idle: Some(source) }
     }
 
@@ -90,7 +93,11 @@ impl Source {
         loop {
             match self.events.next().await? {
                 Heard::CaughtUp { next_index } => return Ok(Delivery::CaughtUp { next_index }),
-                Heard::Event(post, passing) if post.event.is_of_shard(self.shard, spec.shards) => {
+                Heard::Event(post, passing)
+                    if post
+                        .event
+                        .is_of_shard((self.shard, spec.shards), self.vault.ledger_secret()) =>
+                {
                     let event = Arc::clone(&post.event);
                     return Ok(Delivery::Event { event, passing, attempt: 1 });
                 }

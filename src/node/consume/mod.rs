@@ -118,7 +118,12 @@ impl Node {
             SnapshotSource::Unopened(Arc::clone(self), snapshotting, consuming.snapshot_token)
         });
         let events = core.hub.watch(next_index, spec.filter.clone());
-        let feed = Feed::new(snapshot, events, Arc::clone(&subscription), shard);
+        let feed = Feed::new(
+            snapshot,
+            events,
+            (Arc::clone(&subscription), shard),
+            Arc::clone(&core.vault),
+        );
         core.metrics.consumers.inc();
         Ok(Consumer {
             core: Arc::clone(core),

@@ -221,7 +221,7 @@ impl Core {
         let filter = &subscription.spec.filter;
         let is_pending = |event: &Event| {
             !settled.contains(event.index)
-                && event.is_of_shard(shard, subscription.spec.shards)
+                && event.is_of_shard((shard, subscription.spec.shards), self.vault.ledger_secret())
                 && event.passing(filter).is_some()
         };
         loop {

@@ -10,7 +10,7 @@ use crate::{
         FailedDelivery, Filter, Key, LegalBasis, LinkConfidence, Millis, Overdue, PurposeVersion,
         ScopeKeys, Snapshot, Subject, Subscription, SubscriptionCreated, SubscriptionEntry,
     },
-    event::{EventDetail, shard_of},
+    event::EventDetail,
     node::{
         Act, Linking, NewSubscription, Node, NodeConfig, Propagation, PropagationError,
         PropagationState, PurposeDraft, ReadError, ShardReport,
@@ -582,7 +582,8 @@ async fn of_shards_the_one_furthest_behind_counts() {
     let crm = subscribe(&node, NewSubscription { shards: 2, ..new("crm") }).await.id;
     let of = |shard| {
         let names = (0..).map(|number| Subject::parse(&format!("user:{number}")).unwrap());
-        names.into_iter().find(|name| shard_of(name, 2) == shard).unwrap()
+        let secret = node.core.vault.ledger_secret();
+        names.into_iter().find(|name| secret.shard(name.as_str(), 2) == shard).unwrap()
     };
     let (one, two) = (of(0), of(1));
     let stop = withdraw(&node, one.as_str()).await;

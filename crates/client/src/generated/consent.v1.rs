@@ -1075,6 +1075,191 @@ pub mod consent_service_client {
     }
 }
 /// Generated client implementations.
+pub mod privacy_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Links data subjects, takes links back, and exports what is on record about one.
+    #[derive(Debug, Clone)]
+    pub struct PrivacyServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl PrivacyServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> PrivacyServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> PrivacyServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            PrivacyServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Says that two identifiers name the same person. From then on decisions for either resolve over
+        /// both: with VERIFIED, as if all acts were one person's; with ASSERTED, each side's stops count for
+        /// the other, and no grant does. Links reach through other links. History is not rewritten:
+        /// UnlinkSubjects brings back what was. Writes nothing if the link stands as asked.
+        /// Errors: INVALID_FIELD, LIMIT_EXCEEDED (INVALID_ARGUMENT), TOO_MANY_APPENDS
+        /// (RESOURCE_EXHAUSTED), WRITES_STOPPED (UNAVAILABLE).
+        pub async fn link_subjects(
+            &mut self,
+            request: impl tonic::IntoRequest<::consent_ledger_proto::LinkSubjectsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<::consent_ledger_proto::LinkSubjectsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/consent.v1.PrivacyService/LinkSubjects",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("consent.v1.PrivacyService", "LinkSubjects"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Takes a link back.
+        /// Errors: INVALID_FIELD (INVALID_ARGUMENT), SUBJECTS_NOT_LINKED (FAILED_PRECONDITION),
+        /// TOO_MANY_APPENDS (RESOURCE_EXHAUSTED), WRITES_STOPPED (UNAVAILABLE).
+        pub async fn unlink_subjects(
+            &mut self,
+            request: impl tonic::IntoRequest<
+                ::consent_ledger_proto::UnlinkSubjectsRequest,
+            >,
+        ) -> std::result::Result<
+            tonic::Response<::consent_ledger_proto::UnlinkSubjectsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/consent.v1.PrivacyService/UnlinkSubjects",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("consent.v1.PrivacyService", "UnlinkSubjects"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Exports everything on record about a data subject, as Articles 15 and 20 GDPR ask: acts with their
+        /// evidence, confirmations, expiries, links, uses, and how things stand. This version of the server
+        /// does not have it yet.
+        /// Errors: NOT_IMPLEMENTED (UNIMPLEMENTED).
+        pub async fn export_subject(
+            &mut self,
+            request: impl tonic::IntoRequest<
+                ::consent_ledger_proto::ExportSubjectRequest,
+            >,
+        ) -> std::result::Result<
+            tonic::Response<
+                tonic::codec::Streaming<::consent_ledger_proto::ExportSubjectResponse>,
+            >,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/consent.v1.PrivacyService/ExportSubject",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("consent.v1.PrivacyService", "ExportSubject"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+    }
+}
+/// Generated client implementations.
 pub mod watch_service_client {
     #![allow(
         unused_variables,
@@ -1418,191 +1603,6 @@ pub mod watch_service_client {
             req.extensions_mut()
                 .insert(GrpcMethod::new("consent.v1.WatchService", "ReplayDeadLetters"));
             self.inner.unary(req, path, codec).await
-        }
-    }
-}
-/// Generated client implementations.
-pub mod privacy_service_client {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
-    use tonic::codegen::http::Uri;
-    /// Links data subjects, takes links back, and exports what is on record about one.
-    #[derive(Debug, Clone)]
-    pub struct PrivacyServiceClient<T> {
-        inner: tonic::client::Grpc<T>,
-    }
-    impl PrivacyServiceClient<tonic::transport::Channel> {
-        /// Attempt to create a new client by connecting to a given endpoint.
-        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
-        where
-            D: TryInto<tonic::transport::Endpoint>,
-            D::Error: Into<StdError>,
-        {
-            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
-            Ok(Self::new(conn))
-        }
-    }
-    impl<T> PrivacyServiceClient<T>
-    where
-        T: tonic::client::GrpcService<tonic::body::Body>,
-        T::Error: Into<StdError>,
-        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
-        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
-    {
-        pub fn new(inner: T) -> Self {
-            let inner = tonic::client::Grpc::new(inner);
-            Self { inner }
-        }
-        pub fn with_origin(inner: T, origin: Uri) -> Self {
-            let inner = tonic::client::Grpc::with_origin(inner, origin);
-            Self { inner }
-        }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> PrivacyServiceClient<InterceptedService<T, F>>
-        where
-            F: tonic::service::Interceptor,
-            T::ResponseBody: Default,
-            T: tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-                Response = http::Response<
-                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
-                >,
-            >,
-            <T as tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
-        {
-            PrivacyServiceClient::new(InterceptedService::new(inner, interceptor))
-        }
-        /// Compress requests with the given encoding.
-        ///
-        /// This requires the server to support it otherwise it might respond with an
-        /// error.
-        #[must_use]
-        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.inner = self.inner.send_compressed(encoding);
-            self
-        }
-        /// Enable decompressing responses.
-        #[must_use]
-        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.inner = self.inner.accept_compressed(encoding);
-            self
-        }
-        /// Limits the maximum size of a decoded message.
-        ///
-        /// Default: `4MB`
-        #[must_use]
-        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
-            self.inner = self.inner.max_decoding_message_size(limit);
-            self
-        }
-        /// Limits the maximum size of an encoded message.
-        ///
-        /// Default: `usize::MAX`
-        #[must_use]
-        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
-            self.inner = self.inner.max_encoding_message_size(limit);
-            self
-        }
-        /// Says that two identifiers name the same person. From then on decisions for either resolve over
-        /// both: with VERIFIED, as if all acts were one person's; with ASSERTED, each side's stops count for
-        /// the other, and no grant does. Links reach through other links. History is not rewritten:
-        /// UnlinkSubjects brings back what was. Writes nothing if the link stands as asked.
-        /// Errors: INVALID_FIELD, LIMIT_EXCEEDED (INVALID_ARGUMENT), TOO_MANY_APPENDS
-        /// (RESOURCE_EXHAUSTED), WRITES_STOPPED (UNAVAILABLE).
-        pub async fn link_subjects(
-            &mut self,
-            request: impl tonic::IntoRequest<::consent_ledger_proto::LinkSubjectsRequest>,
-        ) -> std::result::Result<
-            tonic::Response<::consent_ledger_proto::LinkSubjectsResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/consent.v1.PrivacyService/LinkSubjects",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("consent.v1.PrivacyService", "LinkSubjects"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// Takes a link back.
-        /// Errors: INVALID_FIELD (INVALID_ARGUMENT), SUBJECTS_NOT_LINKED (FAILED_PRECONDITION),
-        /// TOO_MANY_APPENDS (RESOURCE_EXHAUSTED), WRITES_STOPPED (UNAVAILABLE).
-        pub async fn unlink_subjects(
-            &mut self,
-            request: impl tonic::IntoRequest<
-                ::consent_ledger_proto::UnlinkSubjectsRequest,
-            >,
-        ) -> std::result::Result<
-            tonic::Response<::consent_ledger_proto::UnlinkSubjectsResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/consent.v1.PrivacyService/UnlinkSubjects",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("consent.v1.PrivacyService", "UnlinkSubjects"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// Exports everything on record about a data subject, as Articles 15 and 20 GDPR ask: acts with their
-        /// evidence, confirmations, expiries, links, uses, and how things stand. This version of the server
-        /// does not have it yet.
-        /// Errors: NOT_IMPLEMENTED (UNIMPLEMENTED).
-        pub async fn export_subject(
-            &mut self,
-            request: impl tonic::IntoRequest<
-                ::consent_ledger_proto::ExportSubjectRequest,
-            >,
-        ) -> std::result::Result<
-            tonic::Response<
-                tonic::codec::Streaming<::consent_ledger_proto::ExportSubjectResponse>,
-            >,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/consent.v1.PrivacyService/ExportSubject",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("consent.v1.PrivacyService", "ExportSubject"));
-            self.inner.server_streaming(req, path, codec).await
         }
     }
 }

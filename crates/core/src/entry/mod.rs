@@ -38,11 +38,11 @@ pub use channel::ChannelPut;
 pub use confirmed::ConsentConfirmed;
 pub use content::{Content, IndexOf, Meanings, Names, Numbers, ReferenceOf};
 pub use expired::GrantExpired;
-pub(crate) use fields::{changes_of_messages, field};
 pub use fields::{
     EntryError, contact_to_proto, duration, duration_ms, evidence_of_message, evidence_to_message,
     timestamp, timestamp_ms,
 };
+pub(crate) use fields::{changes_of_messages, field};
 pub use link::LinkChange;
 pub use namespace::{NamespacePut, namespace_kind_to_proto};
 pub use opened::LedgerOpened;
@@ -451,7 +451,8 @@ pub(crate) mod tests {
     /// Asserts that an entry's body survives being sealed and opened.
     #[track_caller]
     pub(super) fn reads_back(body: &Body) {
-        let entry = Entry { index: 7, prev_hash: [3; 32], recorded_at: Millis(5_000), body: body.clone() };
+        let entry =
+            Entry { index: 7, prev_hash: [3; 32], recorded_at: Millis(5_000), body: body.clone() };
         assert_eq!(crate::ledger::sealed::tests::sealed_and_opened(&entry).as_ref(), Ok(&entry));
     }
 }

@@ -120,11 +120,7 @@ pub(super) mod tests {
     use super::*;
     use crate::{
         domain::{Key, Millis},
-        entry::{
-            Body,
-            fields::tests::any_catalog_key,
-            tests::reads_back,
-        },
+        entry::{Body, fields::tests::any_catalog_key, tests::reads_back},
     };
 
     fn any_kind() -> impl Strategy<Value = NamespaceKind> {

@@ -2,11 +2,8 @@
 
 use super::{Content, EntryError, NamesNoSubject, Target, fields::fixed};
 use crate::{
-    domain::Millis,
-    event::EventOutline,
-    format::entry::Body as ClearBody,
-    ledger::sealed::second_and_ms,
-    proto::ledger,
+    domain::Millis, event::EventOutline, format::entry::Body as ClearBody,
+    ledger::sealed::second_and_ms, proto::ledger,
 };
 
 /// Opens the ledger and names it.

@@ -178,10 +178,9 @@ fn obligation_to_message(obligation: &Obligation) -> ledger::PurposeObligation {
 
 fn obligation_of_message(message: &ledger::PurposeObligation) -> Option<Obligation> {
     match (&message.frequency_cap, &message.quiet_span) {
-        (Some(cap), None) => Some(Obligation::FrequencyLimit {
-            uses_max: cap.uses_max,
-            period_ms: cap.period_ms,
-        }),
+        (Some(cap), None) => {
+            Some(Obligation::FrequencyLimit { uses_max: cap.uses_max, period_ms: cap.period_ms })
+        }
         (None, Some(span)) => Some(Obligation::QuietHours {
             start_minute: span.start_minute,
             end_minute: span.end_minute,

@@ -2,7 +2,8 @@
 //! of no state: a use changes no decision.
 
 use super::{
-    Content, EntryError, IdempotencyMark, Kind, Meanings, Names, Place, Receipted, Subjects, Target,
+    Content, EntryError, IdempotencyMark, Kind, Meanings, Names, Place, Receipted, Subjects,
+    Target,
     fields::{field, idempotency_of_message, idempotency_to_message, optional_region},
 };
 use crate::{

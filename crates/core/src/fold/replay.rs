@@ -210,7 +210,8 @@ impl Judged<'_> {
         let mut judged = changes.to_vec();
         judge.outcomes(&mut judged)?;
         for change in &mut judged {
-            let is_own = |index| self.before.rests_on_entry(index) || self.after.rests_on_entry(index);
+            let is_own =
+                |index| self.before.rests_on_entry(index) || self.after.rests_on_entry(index);
             change.outcome = change.outcome.naming_only(is_own);
         }
         let pairs = changes.iter().zip(&judged).enumerate();

@@ -187,8 +187,7 @@ pub fn seal(
                     peer: has_peer.then(|| 1 - place),
                 });
             }
-            let (persons, written) =
-                slot::seal_persons(ledger_id, index, &drafts, None, &mut rng)?;
+            let (persons, written) = slot::seal_persons(ledger_id, index, &drafts, None, &mut rng)?;
             let mut slots = Slots::new();
             for ((subject, _), written) in records.iter().zip(&written) {
                 let named = of(named, *subject)?;
@@ -301,7 +300,8 @@ fn records(
         let named = named(index, &slot.tag, Lane::Records, persons)?;
         let (keys, identity) = (&named.person.keys, named.person.identity.as_str());
         let ledger_id = persons.ledger_id();
-        let opened = open_record(keys, identity, named.number, ledger_id, index, of_persons, place)?;
+        let opened =
+            open_record(keys, identity, named.number, ledger_id, index, of_persons, place)?;
         slots.push(named.record_slot(slot.tag, opened.reference));
         records.push((named.person.subject_ref, opened.record));
     }
@@ -339,12 +339,7 @@ fn use_of(
     Ok((used.recorded_ms, Body::of_use(used, subjects, meanings)?, slots))
 }
 
-fn named(
-    index: u64,
-    tag: &Tag,
-    lane: Lane,
-    persons: &dyn Persons,
-) -> Result<Named, EntryError> {
+fn named(index: u64, tag: &Tag, lane: Lane, persons: &dyn Persons) -> Result<Named, EntryError> {
     let whose = persons.whose(tag)?.filter(|whose| whose.lane == lane);
     let Whose { subject, number, .. } = whose.ok_or(EntryError::NoKey { index })?;
     Ok(Named { person: persons.person(subject)?, number })
@@ -453,11 +448,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::{
         domain::{ChannelPut, Key, LegalBasis, PurposePut, PurposeVersion, Subject},
-        entry::{
-            IndexOf, Names,
-            fields::tests::KEYS,
-            tests::any_entry,
-        },
+        entry::{IndexOf, Names, fields::tests::KEYS, tests::any_entry},
         format::keys::ledger::LedgerSecret,
     };
 
@@ -551,7 +542,8 @@ pub(crate) mod tests {
         let decoded = sealed::Entry::decode(&bytes)?;
         let mut opened = open(&decoded, &everybody, &catalog)?.entry;
         if let (Body::Use(opened), Body::Use(used)) = (&mut opened.body, &entry.body) {
-            let place = |subject: &SubjectRef| used.subject_refs.iter().position(|it| it == subject);
+            let place =
+                |subject: &SubjectRef| used.subject_refs.iter().position(|it| it == subject);
             opened.subject_refs.sort_by_key(place);
         }
         Ok(opened)
@@ -563,10 +555,8 @@ pub(crate) mod tests {
         let reference_of = |_: SubjectRef, index| Ok(reference_of_index(index));
         let names = Names { catalog: &catalog, reference_of: &reference_of };
         let content = entry.body.kind().content(&names).unwrap();
-        let named = |subject: &SubjectRef| Named {
-            person: everybody.person(*subject).unwrap(),
-            number: 0,
-        };
+        let named =
+            |subject: &SubjectRef| Named { person: everybody.person(*subject).unwrap(), number: 0 };
         let named: Vec<Named> = subjects.iter().map(named).collect();
         let writing = Writing {
             ledger_id: everybody.ledger_id(),
@@ -576,12 +566,8 @@ pub(crate) mod tests {
         };
         let (body, _) = seal(content, &writing, &named, None).unwrap();
         let (recorded_at_s, _) = second_and_ms(entry.recorded_at);
-        let sealed = sealed::Entry {
-            index: entry.index,
-            prev_hash: entry.prev_hash,
-            recorded_at_s,
-            body,
-        };
+        let sealed =
+            sealed::Entry { index: entry.index, prev_hash: entry.prev_hash, recorded_at_s, body };
         (sealed, everybody, catalog)
     }
 

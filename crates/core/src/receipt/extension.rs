@@ -417,9 +417,8 @@ impl Extension {
 fn changes(facts: &Facts) -> Vec<Change> {
     let at = time(facts.act.effective_at);
     let written = |(record, cause): (&ChangeRecord, &Option<Reference>)| {
-        let key = |key: &Option<Key>| {
-            key.as_ref().map_or_else(|| EVERY.to_owned(), ToString::to_string)
-        };
+        let key =
+            |key: &Option<Key>| key.as_ref().map_or_else(|| EVERY.to_owned(), ToString::to_string);
         let is_grant = record.action == Action::Grant;
         Change {
             action: record.action.name().to_owned(),

@@ -38,8 +38,8 @@ pub use controller::{
     CONTROLLER_ITEMS_MAX, CONTROLLER_TEXT_BYTES_MAX, Controller, ControllerError,
     JURISDICTIONS_MAX, said_list,
 };
-use extension::{Extension, Facts};
 pub use extension::{ChannelText, FORMAT_VERSION, PurposeText, Statement, receipt_id};
+use extension::{Extension, Facts};
 use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;

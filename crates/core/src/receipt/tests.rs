@@ -313,7 +313,10 @@ fn a_receipt_says_what_was_given_and_what_was_refused() {
         ("/consent_ledger/changes/0/purpose_version", json!(2)),
         ("/consent_ledger/changes/0/termination/kind", json!("EXPIRY")),
         ("/consent_ledger/changes/1/refusal/at", json!("2026-10-26T06:13:20.250Z")),
-        ("/consent_ledger/channels", json!([{"number": 1, "key": "email"}, {"number": 2, "key": "sms"}])),
+        (
+            "/consent_ledger/channels",
+            json!([{"number": 1, "key": "email"}, {"number": 2, "key": "sms"}]),
+        ),
         ("/consent_ledger/evidence/ip_address", json!("192.0.2.7")),
         ("/consent_ledger/recorded_at", json!("2026-10-26T06:13:21.250Z")),
     ] {
@@ -486,8 +489,7 @@ fn stops_end_what_they_cover() {
         (Action::Object, Actor::Subject, "OBJECTION", "objected"),
     ] {
         let stop = change(action, "*", "*", Outcome::Applied);
-        let mut statement =
-            stated(&Body::Act(act(actor, vec![stop])), Some(&evidence()));
+        let mut statement = stated(&Body::Act(act(actor, vec![stop])), Some(&evidence()));
         statement.purposes.clear();
         let payload = json_of(&statement, Format::ConsentReceipt);
         let change = &payload["consent_ledger"]["changes"][0];
@@ -534,7 +536,8 @@ fn a_double_opt_in_has_two_receipts_and_the_second_names_the_first() {
     let grant = change(Action::Grant, "marketing.newsletter", "email", pending);
     let mut request = act(Actor::Subject, vec![grant.clone()]);
     let expires_at = AT.plus_ms(60_000);
-    request.confirmation = Some(ConfirmationOffer { nonce: [3; 16], token_hash: [4; 32], expires_at });
+    request.confirmation =
+        Some(ConfirmationOffer { nonce: [3; 16], token_hash: [4; 32], expires_at });
     let request = json_of(&stated(&Body::Act(request), None), Format::ConsentReceipt);
     assert_eq!(request["consent_ledger"]["confirm_until"], "2026-10-26T06:14:20.250Z");
     let confirmed = ConsentConfirmed {
@@ -550,10 +553,7 @@ fn a_double_opt_in_has_two_receipts_and_the_second_names_the_first() {
     let statement = stated(&Body::Confirmed(confirmed), Some(&evidence()));
     let payload = json_of(&statement, Format::ConsentReceipt);
     assert_eq!(payload["consent_ledger"]["kind"], "CONFIRMATION");
-    assert_eq!(
-        payload["consent_ledger"]["confirms"]["receipt_id"],
-        receipt_id(&reference_of(4))
-    );
+    assert_eq!(payload["consent_ledger"]["confirms"]["receipt_id"], receipt_id(&reference_of(4)));
     assert_eq!(payload["consentTimestamp"], 1_792_995_230);
     assert_eq!(payload["services"][0]["purposes"].as_array().unwrap().len(), 1);
 }
@@ -757,7 +757,10 @@ fn only_the_keys_of_the_slot_open_it() {
         issue(&statement, Format::Dpv, &signer()).unwrap_err().name()
     };
     assert_eq!(refused(|it| it.evidence_key = OneTimeKey::from_slice(&[1; 32])), "BAD_EVIDENCE");
-    assert_eq!(refused(|it| it.record_key = OneTimeKey::from_slice(&[1; 32]).unwrap()), "BAD_ENTRY");
+    assert_eq!(
+        refused(|it| it.record_key = OneTimeKey::from_slice(&[1; 32]).unwrap()),
+        "BAD_ENTRY"
+    );
     assert_eq!(refused(|it| it.identity_key = None), "BAD_IDENTITY");
     assert_eq!(refused(|it| it.identity_key = IdentityKey::from_slice(&[1; 32])), "BAD_IDENTITY");
 }

@@ -3341,6 +3341,449 @@ impl HistoryKind {
         }
     }
 }
+/// Reason of an error. On the wire it is the value's name without the prefix `ERROR_REASON_`, for
+/// example `INVALID_FIELD`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ErrorReason {
+    /// Not set.
+    Unspecified = 0,
+    /// A field is missing or malformed; `BadRequest` names it and the rule.
+    InvalidField = 1,
+    /// A limit is exceeded; `BadRequest` names the field and the limit. A message over the size
+    /// limit, and a receipt that would have more than 1 MiB, name no field.
+    LimitExceeded = 2,
+    /// `effective_at` is more than five minutes in the future. A stop is taken as of now instead, with this
+    /// reason as a warning. `likely_cause` in the metadata, if there is one, says what may have happened.
+    EffectiveAtInFuture = 3,
+    /// The act would not fit into an entry (65,535 bytes).
+    EntryTooLarge = 4,
+    /// The purpose is not in the catalogue. (A check answers DENY instead.)
+    UnknownPurpose = 5,
+    /// The channel is not in the catalogue. (A check answers DENY instead.)
+    UnknownChannel = 6,
+    /// The purpose is retired and can not be granted.
+    PurposeRetired = 7,
+    /// The channel is retired and can not be granted.
+    ChannelRetired = 8,
+    /// The idempotency key was used with another request.
+    IdempotencyKeyReused = 9,
+    /// Too many appends are in flight; retry with backoff.
+    TooManyAppends = 10,
+    /// Too many requests are in flight; retry with backoff.
+    TooManyRequests = 11,
+    /// Too many streams are open.
+    TooManyStreams = 12,
+    /// A write or sync failed and the ledger takes no more writes until restart. Whether the act
+    /// was recorded is not known: retry with the same idempotency key.
+    WritesStopped = 13,
+    /// The node did not reach the revision asked for in time.
+    RevisionNotReached = 14,
+    /// The server is shutting down.
+    ShuttingDown = 15,
+    /// The index lies beyond the head of the ledger.
+    IndexOutOfRange = 16,
+    /// Stored state could not be read. Act as if the answer were DENY.
+    StateUnreadable = 17,
+    /// An unexpected fault; the detail is in the server's log.
+    Internal = 18,
+    /// The request took longer than the server or the caller allows. Whether an act was recorded is
+    /// not known: retry with the same idempotency key.
+    DeadlineExceeded = 19,
+    /// No act waits for this confirmation token, or it is another data subject's.
+    ConfirmationTokenUnknown = 20,
+    /// The confirmation token is past its end; ask for consent again.
+    ConfirmationTokenExpired = 21,
+    /// The confirmation token was used.
+    ConfirmationTokenUsed = 22,
+    /// The guardian's authority had ended when the grant took effect.
+    AuthorityEnded = 23,
+    /// The two data subjects are not linked.
+    SubjectsNotLinked = 24,
+    /// No checkpoint of that size was released in time. An act that was to wait for one is
+    /// recorded: retry with the same idempotency key.
+    CheckpointNotReached = 25,
+    /// No act was recorded with this idempotency key, or it is another data subject's.
+    ActUnknown = 26,
+    /// The entry is no act of consent, so that there is no receipt of it.
+    NotAnAct = 27,
+    /// There is no subscription of this name.
+    SubscriptionNotFound = 28,
+    /// There is another subscription of this name.
+    SubscriptionExists = 29,
+    /// There are as many subscriptions as there may be; delete one.
+    TooManySubscriptions = 30,
+    /// A newer consumer of the same shard has taken over.
+    SubscriptionTakenOver = 31,
+    /// The subscription was deleted.
+    SubscriptionDeleted = 32,
+    /// The server delivers this subscription by HTTP; it can not be consumed.
+    SubscriptionIsWebhook = 33,
+    /// The subscription is consumed, not delivered by HTTP, so that it has no dead letters.
+    SubscriptionNotWebhook = 34,
+    /// An index was acknowledged that was not delivered.
+    AckNotDelivered = 35,
+    /// The server sends nothing to this address, or by this scheme.
+    WebhookRefused = 36,
+    /// This version of the server does not have the call yet.
+    NotImplemented = 37,
+    /// The namespace of the data subject is not in the catalogue. (A check answers DENY instead.)
+    UnknownNamespace = 38,
+    /// The namespace has persons: its kind, default region and folding are fixed.
+    NamespaceInUse = 39,
+    /// The namespace was changed while the call was on its way. Nothing was recorded; try again.
+    NamespaceChanged = 40,
+    /// The entry is no event, so that no subscription has to hear it.
+    NotAnEvent = 41,
+    /// `effective_at` lies before the bound on the past that the server is set up with. A stop is taken as
+    /// of now instead, with this reason as a warning. `likely_cause` in the metadata, if there is one, says
+    /// what may have happened.
+    EffectiveAtTooOld = 42,
+    /// The person did something after `effective_at`. Only a warning: a live stop is taken as of after that
+    /// act, and a grant beside it that would pass a newer stop is not recorded.
+    EffectiveAtOvertaken = 43,
+    /// The server's clock jumped ahead, and the system does not say that it is synchronised. No grant or
+    /// confirmation is taken; stops are, as of the last sane time. Nothing was recorded: try again later.
+    ClockNotTrusted = 44,
+    /// The audience began too long ago to answer as of that moment. Begin a new one with the data subjects
+    /// that are not answered yet.
+    AudienceTooOld = 45,
+}
+impl ErrorReason {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ERROR_REASON_UNSPECIFIED",
+            Self::InvalidField => "ERROR_REASON_INVALID_FIELD",
+            Self::LimitExceeded => "ERROR_REASON_LIMIT_EXCEEDED",
+            Self::EffectiveAtInFuture => "ERROR_REASON_EFFECTIVE_AT_IN_FUTURE",
+            Self::EntryTooLarge => "ERROR_REASON_ENTRY_TOO_LARGE",
+            Self::UnknownPurpose => "ERROR_REASON_UNKNOWN_PURPOSE",
+            Self::UnknownChannel => "ERROR_REASON_UNKNOWN_CHANNEL",
+            Self::PurposeRetired => "ERROR_REASON_PURPOSE_RETIRED",
+            Self::ChannelRetired => "ERROR_REASON_CHANNEL_RETIRED",
+            Self::IdempotencyKeyReused => "ERROR_REASON_IDEMPOTENCY_KEY_REUSED",
+            Self::TooManyAppends => "ERROR_REASON_TOO_MANY_APPENDS",
+            Self::TooManyRequests => "ERROR_REASON_TOO_MANY_REQUESTS",
+            Self::TooManyStreams => "ERROR_REASON_TOO_MANY_STREAMS",
+            Self::WritesStopped => "ERROR_REASON_WRITES_STOPPED",
+            Self::RevisionNotReached => "ERROR_REASON_REVISION_NOT_REACHED",
+            Self::ShuttingDown => "ERROR_REASON_SHUTTING_DOWN",
+            Self::IndexOutOfRange => "ERROR_REASON_INDEX_OUT_OF_RANGE",
+            Self::StateUnreadable => "ERROR_REASON_STATE_UNREADABLE",
+            Self::Internal => "ERROR_REASON_INTERNAL",
+            Self::DeadlineExceeded => "ERROR_REASON_DEADLINE_EXCEEDED",
+            Self::ConfirmationTokenUnknown => "ERROR_REASON_CONFIRMATION_TOKEN_UNKNOWN",
+            Self::ConfirmationTokenExpired => "ERROR_REASON_CONFIRMATION_TOKEN_EXPIRED",
+            Self::ConfirmationTokenUsed => "ERROR_REASON_CONFIRMATION_TOKEN_USED",
+            Self::AuthorityEnded => "ERROR_REASON_AUTHORITY_ENDED",
+            Self::SubjectsNotLinked => "ERROR_REASON_SUBJECTS_NOT_LINKED",
+            Self::CheckpointNotReached => "ERROR_REASON_CHECKPOINT_NOT_REACHED",
+            Self::ActUnknown => "ERROR_REASON_ACT_UNKNOWN",
+            Self::NotAnAct => "ERROR_REASON_NOT_AN_ACT",
+            Self::SubscriptionNotFound => "ERROR_REASON_SUBSCRIPTION_NOT_FOUND",
+            Self::SubscriptionExists => "ERROR_REASON_SUBSCRIPTION_EXISTS",
+            Self::TooManySubscriptions => "ERROR_REASON_TOO_MANY_SUBSCRIPTIONS",
+            Self::SubscriptionTakenOver => "ERROR_REASON_SUBSCRIPTION_TAKEN_OVER",
+            Self::SubscriptionDeleted => "ERROR_REASON_SUBSCRIPTION_DELETED",
+            Self::SubscriptionIsWebhook => "ERROR_REASON_SUBSCRIPTION_IS_WEBHOOK",
+            Self::SubscriptionNotWebhook => "ERROR_REASON_SUBSCRIPTION_NOT_WEBHOOK",
+            Self::AckNotDelivered => "ERROR_REASON_ACK_NOT_DELIVERED",
+            Self::WebhookRefused => "ERROR_REASON_WEBHOOK_REFUSED",
+            Self::NotImplemented => "ERROR_REASON_NOT_IMPLEMENTED",
+            Self::UnknownNamespace => "ERROR_REASON_UNKNOWN_NAMESPACE",
+            Self::NamespaceInUse => "ERROR_REASON_NAMESPACE_IN_USE",
+            Self::NamespaceChanged => "ERROR_REASON_NAMESPACE_CHANGED",
+            Self::NotAnEvent => "ERROR_REASON_NOT_AN_EVENT",
+            Self::EffectiveAtTooOld => "ERROR_REASON_EFFECTIVE_AT_TOO_OLD",
+            Self::EffectiveAtOvertaken => "ERROR_REASON_EFFECTIVE_AT_OVERTAKEN",
+            Self::ClockNotTrusted => "ERROR_REASON_CLOCK_NOT_TRUSTED",
+            Self::AudienceTooOld => "ERROR_REASON_AUDIENCE_TOO_OLD",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ERROR_REASON_UNSPECIFIED" => Some(Self::Unspecified),
+            "ERROR_REASON_INVALID_FIELD" => Some(Self::InvalidField),
+            "ERROR_REASON_LIMIT_EXCEEDED" => Some(Self::LimitExceeded),
+            "ERROR_REASON_EFFECTIVE_AT_IN_FUTURE" => Some(Self::EffectiveAtInFuture),
+            "ERROR_REASON_ENTRY_TOO_LARGE" => Some(Self::EntryTooLarge),
+            "ERROR_REASON_UNKNOWN_PURPOSE" => Some(Self::UnknownPurpose),
+            "ERROR_REASON_UNKNOWN_CHANNEL" => Some(Self::UnknownChannel),
+            "ERROR_REASON_PURPOSE_RETIRED" => Some(Self::PurposeRetired),
+            "ERROR_REASON_CHANNEL_RETIRED" => Some(Self::ChannelRetired),
+            "ERROR_REASON_IDEMPOTENCY_KEY_REUSED" => Some(Self::IdempotencyKeyReused),
+            "ERROR_REASON_TOO_MANY_APPENDS" => Some(Self::TooManyAppends),
+            "ERROR_REASON_TOO_MANY_REQUESTS" => Some(Self::TooManyRequests),
+            "ERROR_REASON_TOO_MANY_STREAMS" => Some(Self::TooManyStreams),
+            "ERROR_REASON_WRITES_STOPPED" => Some(Self::WritesStopped),
+            "ERROR_REASON_REVISION_NOT_REACHED" => Some(Self::RevisionNotReached),
+            "ERROR_REASON_SHUTTING_DOWN" => Some(Self::ShuttingDown),
+            "ERROR_REASON_INDEX_OUT_OF_RANGE" => Some(Self::IndexOutOfRange),
+            "ERROR_REASON_STATE_UNREADABLE" => Some(Self::StateUnreadable),
+            "ERROR_REASON_INTERNAL" => Some(Self::Internal),
+            "ERROR_REASON_DEADLINE_EXCEEDED" => Some(Self::DeadlineExceeded),
+            "ERROR_REASON_CONFIRMATION_TOKEN_UNKNOWN" => {
+                Some(Self::ConfirmationTokenUnknown)
+            }
+            "ERROR_REASON_CONFIRMATION_TOKEN_EXPIRED" => {
+                Some(Self::ConfirmationTokenExpired)
+            }
+            "ERROR_REASON_CONFIRMATION_TOKEN_USED" => Some(Self::ConfirmationTokenUsed),
+            "ERROR_REASON_AUTHORITY_ENDED" => Some(Self::AuthorityEnded),
+            "ERROR_REASON_SUBJECTS_NOT_LINKED" => Some(Self::SubjectsNotLinked),
+            "ERROR_REASON_CHECKPOINT_NOT_REACHED" => Some(Self::CheckpointNotReached),
+            "ERROR_REASON_ACT_UNKNOWN" => Some(Self::ActUnknown),
+            "ERROR_REASON_NOT_AN_ACT" => Some(Self::NotAnAct),
+            "ERROR_REASON_SUBSCRIPTION_NOT_FOUND" => Some(Self::SubscriptionNotFound),
+            "ERROR_REASON_SUBSCRIPTION_EXISTS" => Some(Self::SubscriptionExists),
+            "ERROR_REASON_TOO_MANY_SUBSCRIPTIONS" => Some(Self::TooManySubscriptions),
+            "ERROR_REASON_SUBSCRIPTION_TAKEN_OVER" => Some(Self::SubscriptionTakenOver),
+            "ERROR_REASON_SUBSCRIPTION_DELETED" => Some(Self::SubscriptionDeleted),
+            "ERROR_REASON_SUBSCRIPTION_IS_WEBHOOK" => Some(Self::SubscriptionIsWebhook),
+            "ERROR_REASON_SUBSCRIPTION_NOT_WEBHOOK" => Some(Self::SubscriptionNotWebhook),
+            "ERROR_REASON_ACK_NOT_DELIVERED" => Some(Self::AckNotDelivered),
+            "ERROR_REASON_WEBHOOK_REFUSED" => Some(Self::WebhookRefused),
+            "ERROR_REASON_NOT_IMPLEMENTED" => Some(Self::NotImplemented),
+            "ERROR_REASON_UNKNOWN_NAMESPACE" => Some(Self::UnknownNamespace),
+            "ERROR_REASON_NAMESPACE_IN_USE" => Some(Self::NamespaceInUse),
+            "ERROR_REASON_NAMESPACE_CHANGED" => Some(Self::NamespaceChanged),
+            "ERROR_REASON_NOT_AN_EVENT" => Some(Self::NotAnEvent),
+            "ERROR_REASON_EFFECTIVE_AT_TOO_OLD" => Some(Self::EffectiveAtTooOld),
+            "ERROR_REASON_EFFECTIVE_AT_OVERTAKEN" => Some(Self::EffectiveAtOvertaken),
+            "ERROR_REASON_CLOCK_NOT_TRUSTED" => Some(Self::ClockNotTrusted),
+            "ERROR_REASON_AUDIENCE_TOO_OLD" => Some(Self::AudienceTooOld),
+            _ => None,
+        }
+    }
+}
+/// Request of LinkSubjects.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LinkSubjectsRequest {
+    /// One data subject, as `namespace:id`. Required.
+    #[prost(string, tag = "1")]
+    pub subject: ::prost::alloc::string::String,
+    /// The other one. Required. Either may be new to the ledger. At most 64 data subjects may hang
+    /// together.
+    #[prost(string, tag = "2")]
+    pub other_subject: ::prost::alloc::string::String,
+    /// How sure it is. Required.
+    #[prost(enumeration = "LinkConfidence", tag = "3")]
+    pub confidence: i32,
+    /// Who says so, for example `login-service`. At most 256 bytes. Required.
+    #[prost(string, tag = "4")]
+    pub asserted_by: ::prost::alloc::string::String,
+    /// True: write nothing, and answer what would change.
+    #[prost(bool, tag = "5")]
+    pub dry_run: bool,
+}
+impl ::prost::Name for LinkSubjectsRequest {
+    const NAME: &'static str = "LinkSubjectsRequest";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.LinkSubjectsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.LinkSubjectsRequest".into()
+    }
+}
+/// Answer of LinkSubjects.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LinkSubjectsResponse {
+    /// Index of the entry, if one was written.
+    #[prost(uint64, optional, tag = "1")]
+    pub index: ::core::option::Option<u64>,
+    /// First revision that includes the link. With `dry_run`, the revision that was looked at.
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    /// Whether an entry was written, or would be.
+    #[prost(bool, tag = "3")]
+    pub changed: bool,
+    /// Cells whose answer changed, or would change, among those of the catalogue that are not retired,
+    /// for every data subject that hangs together with the two. At most 10,000.
+    #[prost(message, repeated, tag = "4")]
+    pub cells: ::prost::alloc::vec::Vec<CellChange>,
+    /// True if there are more such cells than are answered.
+    #[prost(bool, tag = "5")]
+    pub cells_truncated: bool,
+}
+impl ::prost::Name for LinkSubjectsResponse {
+    const NAME: &'static str = "LinkSubjectsResponse";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.LinkSubjectsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.LinkSubjectsResponse".into()
+    }
+}
+/// Request of UnlinkSubjects.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnlinkSubjectsRequest {
+    /// One data subject, as `namespace:id`. Required.
+    #[prost(string, tag = "1")]
+    pub subject: ::prost::alloc::string::String,
+    /// The other one. Required.
+    #[prost(string, tag = "2")]
+    pub other_subject: ::prost::alloc::string::String,
+    /// Who says so, for example `support`. At most 256 bytes. Required.
+    #[prost(string, tag = "3")]
+    pub asserted_by: ::prost::alloc::string::String,
+    /// True: write nothing, and answer what would change.
+    #[prost(bool, tag = "4")]
+    pub dry_run: bool,
+}
+impl ::prost::Name for UnlinkSubjectsRequest {
+    const NAME: &'static str = "UnlinkSubjectsRequest";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.UnlinkSubjectsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.UnlinkSubjectsRequest".into()
+    }
+}
+/// Answer of UnlinkSubjects.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UnlinkSubjectsResponse {
+    /// Index of the entry, if one was written.
+    #[prost(uint64, optional, tag = "1")]
+    pub index: ::core::option::Option<u64>,
+    /// First revision without the link. With `dry_run`, the revision that was looked at.
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    /// Cells whose answer changed, or would change, as in LinkSubjectsResponse.
+    #[prost(message, repeated, tag = "3")]
+    pub cells: ::prost::alloc::vec::Vec<CellChange>,
+    /// True if there are more such cells than are answered.
+    #[prost(bool, tag = "4")]
+    pub cells_truncated: bool,
+}
+impl ::prost::Name for UnlinkSubjectsResponse {
+    const NAME: &'static str = "UnlinkSubjectsResponse";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.UnlinkSubjectsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.UnlinkSubjectsResponse".into()
+    }
+}
+/// Request of ExportSubject.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportSubjectRequest {
+    /// Data subject, as `namespace:id`. Required.
+    #[prost(string, tag = "1")]
+    pub subject: ::prost::alloc::string::String,
+    /// Form of the document. UNSPECIFIED means JSON.
+    #[prost(enumeration = "ExportFormat", tag = "2")]
+    pub format: i32,
+    /// The least revision that the export must take into account.
+    #[prost(uint64, optional, tag = "3")]
+    pub at_least_revision: ::core::option::Option<u64>,
+}
+impl ::prost::Name for ExportSubjectRequest {
+    const NAME: &'static str = "ExportSubjectRequest";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.ExportSubjectRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.ExportSubjectRequest".into()
+    }
+}
+/// A part of an export.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportSubjectResponse {
+    /// The number of entries that the export takes into account: the same in every part.
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+    /// The next bytes of the document, at most 1 MiB. It is complete when the stream ends with OK.
+    #[prost(bytes = "vec", tag = "2")]
+    pub chunk: ::prost::alloc::vec::Vec<u8>,
+}
+impl ::prost::Name for ExportSubjectResponse {
+    const NAME: &'static str = "ExportSubjectResponse";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.ExportSubjectResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.ExportSubjectResponse".into()
+    }
+}
+/// A cell whose answer changes.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CellChange {
+    /// Data subject as `namespace:id`.
+    #[prost(string, tag = "1")]
+    pub subject: ::prost::alloc::string::String,
+    /// Purpose key.
+    #[prost(string, tag = "2")]
+    pub purpose: ::prost::alloc::string::String,
+    /// Channel key.
+    #[prost(string, tag = "3")]
+    pub channel: ::prost::alloc::string::String,
+    /// Effect before, by the rules alone: ALLOW or DENY, without obligations.
+    #[prost(enumeration = "Effect", tag = "4")]
+    pub effect_before: i32,
+    /// Reason before.
+    #[prost(enumeration = "Reason", tag = "5")]
+    pub reason_before: i32,
+    /// Effect after, likewise.
+    #[prost(enumeration = "Effect", tag = "6")]
+    pub effect_after: i32,
+    /// Reason after.
+    #[prost(enumeration = "Reason", tag = "7")]
+    pub reason_after: i32,
+}
+impl ::prost::Name for CellChange {
+    const NAME: &'static str = "CellChange";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.CellChange".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.CellChange".into()
+    }
+}
+/// Form of an export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ExportFormat {
+    /// Not set.
+    Unspecified = 0,
+    /// For programs: one JSON document, its parts as protobuf's JSON has them.
+    Json = 1,
+    /// For people: one HTML page that needs no other file.
+    Html = 2,
+}
+impl ExportFormat {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "EXPORT_FORMAT_UNSPECIFIED",
+            Self::Json => "EXPORT_FORMAT_JSON",
+            Self::Html => "EXPORT_FORMAT_HTML",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "EXPORT_FORMAT_UNSPECIFIED" => Some(Self::Unspecified),
+            "EXPORT_FORMAT_JSON" => Some(Self::Json),
+            "EXPORT_FORMAT_HTML" => Some(Self::Html),
+            _ => None,
+        }
+    }
+}
 /// Which events a watcher wants. An empty list does not restrict, except for `kinds`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchFilter {
@@ -4534,1172 +4977,6 @@ impl PropagationState {
             "PROPAGATION_STATE_OVERDUE" => Some(Self::Overdue),
             "PROPAGATION_STATE_DEAD_LETTER" => Some(Self::DeadLetter),
             "PROPAGATION_STATE_DELETED" => Some(Self::Deleted),
-            _ => None,
-        }
-    }
-}
-/// One entry of the ledger. At most 65,535 bytes when encoded.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct Entry {
-    /// Position in the ledger, counted from 0.
-    #[prost(uint64, tag = "1")]
-    pub index: u64,
-    /// `hash(index - 1)`, 32 bytes; 32 zero bytes for entry 0.
-    /// `hash(i) = BLAKE3 derive_key("consent-ledger v1 chain", bytes of entry i)`.
-    #[prost(bytes = "vec", tag = "2")]
-    pub prev_hash: ::prost::alloc::vec::Vec<u8>,
-    /// When the ledger recorded the entry: milliseconds since the Unix epoch, never less than the
-    /// entry before.
-    #[prost(int64, tag = "3")]
-    pub recorded_at_ms: i64,
-    /// What the entry says.
-    #[prost(
-        oneof = "entry::Body",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24"
-    )]
-    pub body: ::core::option::Option<entry::Body>,
-}
-/// Nested message and enum types in `Entry`.
-pub mod entry {
-    /// What the entry says.
-    #[derive(Clone, PartialEq, ::prost::Oneof)]
-    pub enum Body {
-        /// Opens the ledger. Entry 0, and only entry 0.
-        #[prost(message, tag = "10")]
-        LedgerOpened(super::LedgerOpened),
-        /// An act of consent.
-        #[prost(message, tag = "11")]
-        ConsentAct(super::ConsentAct),
-        /// A purpose was added to the catalogue or changed.
-        #[prost(message, tag = "12")]
-        PurposePut(super::PurposePut),
-        /// A channel was added to the catalogue or changed.
-        #[prost(message, tag = "13")]
-        ChannelPut(super::ChannelPut),
-        /// A double opt-in was completed.
-        #[prost(message, tag = "14")]
-        ConsentConfirmed(super::ConsentConfirmed),
-        /// Grants ran out by themselves.
-        #[prost(message, tag = "15")]
-        GrantExpired(super::GrantExpired),
-        /// Two data subjects were linked.
-        #[prost(message, tag = "16")]
-        SubjectsLinked(super::SubjectsLinked),
-        /// Two data subjects were unlinked.
-        #[prost(message, tag = "17")]
-        SubjectsUnlinked(super::SubjectsUnlinked),
-        /// Data was used.
-        #[prost(message, tag = "18")]
-        UseRecorded(super::UseRecorded),
-        /// A durable subscription was created.
-        #[prost(message, tag = "19")]
-        SubscriptionCreated(super::SubscriptionCreated),
-        /// A durable subscription was ended.
-        #[prost(message, tag = "20")]
-        SubscriptionDeleted(super::SubscriptionDeleted),
-        /// Subscribers acknowledged events.
-        #[prost(message, tag = "21")]
-        DeliveryReceipt(super::DeliveryReceipt),
-        /// Delivery of events was given up.
-        #[prost(message, tag = "22")]
-        DeliveryFailed(super::DeliveryFailed),
-        /// A subscription's deadline passed.
-        #[prost(message, tag = "23")]
-        DeliveryOverdue(super::DeliveryOverdue),
-        /// A namespace was added to the catalogue or changed.
-        #[prost(message, tag = "24")]
-        NamespacePut(super::NamespacePut),
-    }
-}
-impl ::prost::Name for Entry {
-    const NAME: &'static str = "Entry";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.Entry".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.Entry".into()
-    }
-}
-/// Opens the ledger and names it.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct LedgerOpened {
-    /// Random identity of the ledger, 16 bytes. Bound into everything that the ledger encrypts.
-    #[prost(bytes = "vec", tag = "1")]
-    pub ledger_id: ::prost::alloc::vec::Vec<u8>,
-    /// Name of the ledger for people and checkpoints, without scheme, for example
-    /// `consent.example.org/eu`.
-    #[prost(string, tag = "2")]
-    pub origin: ::prost::alloc::string::String,
-    /// Version of the entry format. Currently 1.
-    #[prost(uint32, tag = "3")]
-    pub format_version: u32,
-    /// When the ledger was created: milliseconds since the Unix epoch.
-    #[prost(int64, tag = "4")]
-    pub created_at_ms: i64,
-}
-impl ::prost::Name for LedgerOpened {
-    const NAME: &'static str = "LedgerOpened";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.LedgerOpened".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.LedgerOpened".into()
-    }
-}
-/// One thing a person, or somebody for them, did.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ConsentAct {
-    /// Random reference of the data subject, 16 bytes. It means nothing outside the vault.
-    #[prost(bytes = "vec", tag = "1")]
-    pub subject_ref: ::prost::alloc::vec::Vec<u8>,
-    /// Who acted.
-    #[prost(enumeration = "Actor", tag = "2")]
-    pub actor: i32,
-    /// When the act took effect: milliseconds since the Unix epoch. The caller's claim, at most
-    /// `recorded_at_ms`. An act without a claim takes effect as it is recorded or, where it would tie
-    /// with an earlier act of the data subject and lose, one millisecond after that act. So does a stop
-    /// with a claim that cannot be right; a stop that SUBJECT, GUARDIAN or AGENT did not report late takes
-    /// effect after every earlier act of the data subject, too.
-    #[prost(int64, tag = "3")]
-    pub effective_at_ms: i64,
-    /// What changed, in the caller's order. At most 100; none only beside `preferences`.
-    #[prost(message, repeated, tag = "4")]
-    pub changes: ::prost::alloc::vec::Vec<ChangeRecord>,
-    /// The evidence (message `Evidence`), encrypted under the data subject's key. Absent if there was
-    /// none.
-    #[prost(message, optional, tag = "5")]
-    pub evidence: ::core::option::Option<Sealed>,
-    /// Keyed BLAKE3 hash of the idempotency key, 32 bytes; empty if the caller gave none. Part of the
-    /// additional data of `evidence`.
-    #[prost(bytes = "vec", tag = "6")]
-    pub idempotency_key_hash: ::prost::alloc::vec::Vec<u8>,
-    /// Keyed BLAKE3 hash of the request, 32 bytes; empty if the caller gave no idempotency key.
-    #[prost(bytes = "vec", tag = "7")]
-    pub request_digest: ::prost::alloc::vec::Vec<u8>,
-    /// For GUARDIAN: first moment without the authority, in milliseconds since the Unix epoch; see
-    /// `Authority.ends_at`.
-    #[prost(int64, optional, tag = "8")]
-    pub authority_ends_at_ms: ::core::option::Option<i64>,
-    /// For acts with a change that is PENDING_CONFIRMATION: what a confirmation must show.
-    #[prost(message, optional, tag = "9")]
-    pub confirmation: ::core::option::Option<ConfirmationOffer>,
-    /// How the data subject wants to be contacted.
-    #[prost(message, optional, tag = "10")]
-    pub preferences: ::core::option::Option<ContactPreferences>,
-}
-impl ::prost::Name for ConsentAct {
-    const NAME: &'static str = "ConsentAct";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.ConsentAct".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.ConsentAct".into()
-    }
-}
-/// What the holder of a confirmation token must show, and until when. The token itself is nowhere.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ConfirmationOffer {
-    /// SHA-256 of the token's text, 32 bytes.
-    #[prost(bytes = "vec", tag = "1")]
-    pub token_hash: ::prost::alloc::vec::Vec<u8>,
-    /// First moment at which the token no longer counts, in milliseconds since the Unix epoch.
-    #[prost(int64, tag = "2")]
-    pub expires_at_ms: i64,
-}
-impl ::prost::Name for ConfirmationOffer {
-    const NAME: &'static str = "ConfirmationOffer";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.ConfirmationOffer".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.ConfirmationOffer".into()
-    }
-}
-/// A double opt-in was completed: the grants of an earlier act need no more confirmation. They keep
-/// their place in the order of acts, so that a stop after the request still stands.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ConsentConfirmed {
-    /// Random reference of the data subject, 16 bytes.
-    #[prost(bytes = "vec", tag = "1")]
-    pub subject_ref: ::prost::alloc::vec::Vec<u8>,
-    /// Index of the act that is confirmed.
-    #[prost(uint64, tag = "2")]
-    pub request_index: u64,
-    /// Who performed that act.
-    #[prost(enumeration = "Actor", tag = "3")]
-    pub requested_by: i32,
-    /// When that act took effect, in milliseconds since the Unix epoch.
-    #[prost(int64, tag = "4")]
-    pub requested_at_ms: i64,
-    /// That act's `authority_ends_at_ms`.
-    #[prost(int64, optional, tag = "5")]
-    pub authority_ends_at_ms: ::core::option::Option<i64>,
-    /// When the confirmation took effect, in milliseconds since the Unix epoch.
-    #[prost(int64, tag = "6")]
-    pub effective_at_ms: i64,
-    /// The grants that are confirmed, as that act holds them, with what became of them now.
-    #[prost(message, repeated, tag = "7")]
-    pub grants: ::prost::alloc::vec::Vec<ChangeRecord>,
-    /// The evidence of the confirmation. Absent if there was none.
-    #[prost(message, optional, tag = "8")]
-    pub evidence: ::core::option::Option<Sealed>,
-    /// As in `ConsentAct`.
-    #[prost(bytes = "vec", tag = "9")]
-    pub idempotency_key_hash: ::prost::alloc::vec::Vec<u8>,
-    /// As in `ConsentAct`.
-    #[prost(bytes = "vec", tag = "10")]
-    pub request_digest: ::prost::alloc::vec::Vec<u8>,
-}
-impl ::prost::Name for ConsentConfirmed {
-    const NAME: &'static str = "ConsentConfirmed";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.ConsentConfirmed".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.ConsentConfirmed".into()
-    }
-}
-/// Grants of one act ran out by themselves. Decisions do not wait for this entry; watchers do. One
-/// entry for all grants of an act that end at one moment, and none for a grant that no longer decided its cell or was past its end when it
-/// was recorded.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct GrantExpired {
-    /// Random reference of the data subject, 16 bytes.
-    #[prost(bytes = "vec", tag = "1")]
-    pub subject_ref: ::prost::alloc::vec::Vec<u8>,
-    /// Index of the act that gave the grants.
-    #[prost(uint64, tag = "2")]
-    pub grant_index: u64,
-    /// First moment without them, in milliseconds since the Unix epoch.
-    #[prost(int64, tag = "3")]
-    pub expired_at_ms: i64,
-    /// EXPIRED, or RECONSENT_REQUIRED where a guardian's authority ended.
-    #[prost(enumeration = "Reason", tag = "4")]
-    pub reason: i32,
-    /// The cells, in the order of the act.
-    #[prost(message, repeated, tag = "5")]
-    pub changes: ::prost::alloc::vec::Vec<ChangeRecord>,
-}
-impl ::prost::Name for GrantExpired {
-    const NAME: &'static str = "GrantExpired";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.GrantExpired".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.GrantExpired".into()
-    }
-}
-/// Two data subjects were said to be one person.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct SubjectsLinked {
-    /// Random reference of one data subject, 16 bytes.
-    #[prost(bytes = "vec", tag = "1")]
-    pub subject_ref: ::prost::alloc::vec::Vec<u8>,
-    /// Random reference of the other, 16 bytes.
-    #[prost(bytes = "vec", tag = "2")]
-    pub other_ref: ::prost::alloc::vec::Vec<u8>,
-    /// How sure it is.
-    #[prost(enumeration = "LinkConfidence", tag = "3")]
-    pub confidence: i32,
-    /// Who says so, encrypted under the first data subject's key.
-    #[prost(message, optional, tag = "4")]
-    pub asserted_by: ::core::option::Option<Sealed>,
-}
-impl ::prost::Name for SubjectsLinked {
-    const NAME: &'static str = "SubjectsLinked";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.SubjectsLinked".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.SubjectsLinked".into()
-    }
-}
-/// Two data subjects are no longer said to be one person.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct SubjectsUnlinked {
-    /// Random reference of one data subject, 16 bytes.
-    #[prost(bytes = "vec", tag = "1")]
-    pub subject_ref: ::prost::alloc::vec::Vec<u8>,
-    /// Random reference of the other, 16 bytes.
-    #[prost(bytes = "vec", tag = "2")]
-    pub other_ref: ::prost::alloc::vec::Vec<u8>,
-    /// Who says so, encrypted under the first data subject's key.
-    #[prost(message, optional, tag = "3")]
-    pub asserted_by: ::core::option::Option<Sealed>,
-}
-impl ::prost::Name for SubjectsUnlinked {
-    const NAME: &'static str = "SubjectsUnlinked";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.SubjectsUnlinked".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.SubjectsUnlinked".into()
-    }
-}
-/// Data of some data subjects was used for a purpose over a channel.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct UseRecorded {
-    /// The cell. Both keys are set.
-    #[prost(message, optional, tag = "1")]
-    pub scope: ::core::option::Option<Scope>,
-    /// When, in milliseconds since the Unix epoch.
-    #[prost(int64, tag = "2")]
-    pub used_at_ms: i64,
-    /// Name of the segment; empty if there is none. Never personal data.
-    #[prost(string, tag = "3")]
-    pub segment: ::prost::alloc::string::String,
-    /// Name of the campaign; empty if there is none. Never personal data.
-    #[prost(string, tag = "4")]
-    pub campaign: ::prost::alloc::string::String,
-    /// Data categories that were used; empty if the caller named none.
-    #[prost(string, repeated, tag = "5")]
-    pub data_categories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// ISO 3166 region that was asked about; empty if the caller named none.
-    #[prost(string, tag = "6")]
-    pub region: ::prost::alloc::string::String,
-    /// Random references of the data subjects, 16 bytes each, one after the other.
-    #[prost(bytes = "vec", tag = "7")]
-    pub subject_refs: ::prost::alloc::vec::Vec<u8>,
-    /// Why the use was allowed or not, by what was known when the data was used. A reason of DENY makes
-    /// the use a deviation.
-    #[prost(enumeration = "Reason", tag = "8")]
-    pub reason: i32,
-    /// As in `ConsentAct`.
-    #[prost(bytes = "vec", tag = "9")]
-    pub idempotency_key_hash: ::prost::alloc::vec::Vec<u8>,
-    /// As in `ConsentAct`.
-    #[prost(bytes = "vec", tag = "10")]
-    pub request_digest: ::prost::alloc::vec::Vec<u8>,
-    /// The obligations that the use did not meet, in the order of their numbers, each once. With one the
-    /// use is a deviation too.
-    #[prost(enumeration = "ObligationKind", repeated, tag = "11")]
-    pub broken_obligations: ::prost::alloc::vec::Vec<i32>,
-}
-impl ::prost::Name for UseRecorded {
-    const NAME: &'static str = "UseRecorded";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.UseRecorded".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.UseRecorded".into()
-    }
-}
-/// One change of an act, with what became of it.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ChangeRecord {
-    /// What the change does.
-    #[prost(enumeration = "Action", tag = "1")]
-    pub action: i32,
-    /// What it covers. An empty key means every purpose, or every channel.
-    #[prost(message, optional, tag = "2")]
-    pub scope: ::core::option::Option<Scope>,
-    /// For grants: the version of the purpose that was agreed to, counted from 1.
-    #[prost(uint32, tag = "3")]
-    pub purpose_version: u32,
-    /// For grants: the first moment at which the grant no longer counts, in milliseconds since the
-    /// Unix epoch. Absent: it does not expire.
-    #[prost(int64, optional, tag = "4")]
-    pub expires_at_ms: ::core::option::Option<i64>,
-    /// What became of the change when it was written.
-    #[prost(enumeration = "Outcome", tag = "5")]
-    pub outcome: i32,
-    /// For BLOCKED_BY_STOP and SUPERSEDED_BY_LATER: index of the entry that is in the way.
-    #[prost(uint64, optional, tag = "6")]
-    pub cause_index: ::core::option::Option<u64>,
-    /// For grants: the data categories that the grant is narrowed to. Empty: all that the purpose
-    /// version declares.
-    #[prost(string, repeated, tag = "7")]
-    pub data_categories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-}
-impl ::prost::Name for ChangeRecord {
-    const NAME: &'static str = "ChangeRecord";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.ChangeRecord".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.ChangeRecord".into()
-    }
-}
-/// Bytes encrypted with AES-256-GCM under a key for this entry alone, derived from the data
-/// subject's own key and `salt`.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Sealed {
-    /// Random salt of the key derivation, 16 bytes.
-    #[prost(bytes = "vec", tag = "1")]
-    pub salt: ::prost::alloc::vec::Vec<u8>,
-    /// Ciphertext and 16 bytes of authentication tag.
-    #[prost(bytes = "vec", tag = "2")]
-    pub ciphertext: ::prost::alloc::vec::Vec<u8>,
-    /// Keyed BLAKE3 commitment to key and plaintext, 32 bytes: no other key opens the same entry to
-    /// another text.
-    #[prost(bytes = "vec", tag = "3")]
-    pub commitment: ::prost::alloc::vec::Vec<u8>,
-}
-impl ::prost::Name for Sealed {
-    const NAME: &'static str = "Sealed";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.Sealed".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.Sealed".into()
-    }
-}
-/// A new version of a purpose, or a change of its standing.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct PurposePut {
-    /// Purpose key.
-    #[prost(string, tag = "1")]
-    pub key: ::prost::alloc::string::String,
-    /// Version, counted from 1.
-    #[prost(uint32, tag = "2")]
-    pub version: u32,
-    /// Title for people.
-    #[prost(string, tag = "3")]
-    pub title: ::prost::alloc::string::String,
-    /// Description for people.
-    #[prost(string, tag = "4")]
-    pub description: ::prost::alloc::string::String,
-    /// Legal basis.
-    #[prost(enumeration = "LegalBasis", tag = "5")]
-    pub legal_basis: i32,
-    /// Data categories that the purpose uses.
-    #[prost(string, repeated, tag = "6")]
-    pub data_categories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// How long a grant lasts by default, in milliseconds; absent: it does not expire.
-    #[prost(int64, optional, tag = "7")]
-    pub default_validity_ms: ::core::option::Option<i64>,
-    /// Whether a grant needs a double opt-in.
-    #[prost(bool, tag = "8")]
-    pub double_opt_in: bool,
-    /// The oldest version whose grants still count.
-    #[prost(uint32, tag = "9")]
-    pub oldest_compatible_version: u32,
-    /// Whether the purpose is retired.
-    #[prost(bool, tag = "10")]
-    pub retired: bool,
-    /// Obligations that come with every ALLOW.
-    #[prost(message, repeated, tag = "11")]
-    pub obligations: ::prost::alloc::vec::Vec<Obligation>,
-    /// Legal basis by ISO 3166 region; `legal_basis` holds in all others.
-    #[prost(btree_map = "string, enumeration(LegalBasis)", tag = "12")]
-    pub basis_by_region: ::prost::alloc::collections::BTreeMap<
-        ::prost::alloc::string::String,
-        i32,
-    >,
-}
-impl ::prost::Name for PurposePut {
-    const NAME: &'static str = "PurposePut";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.PurposePut".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.PurposePut".into()
-    }
-}
-/// A channel was added or changed.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ChannelPut {
-    /// Channel key.
-    #[prost(string, tag = "1")]
-    pub key: ::prost::alloc::string::String,
-    /// Title for people.
-    #[prost(string, tag = "2")]
-    pub title: ::prost::alloc::string::String,
-    /// Whether the channel is retired.
-    #[prost(bool, tag = "3")]
-    pub retired: bool,
-}
-impl ::prost::Name for ChannelPut {
-    const NAME: &'static str = "ChannelPut";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.ChannelPut".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.ChannelPut".into()
-    }
-}
-/// A namespace was added to the catalogue or changed.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct NamespacePut {
-    /// Namespace key.
-    #[prost(string, tag = "1")]
-    pub key: ::prost::alloc::string::String,
-    /// Title for people.
-    #[prost(string, tag = "2")]
-    pub title: ::prost::alloc::string::String,
-    /// What its ids are.
-    #[prost(enumeration = "NamespaceKind", tag = "3")]
-    pub kind: i32,
-    /// For PHONE: where numbers without a country code are from (ISO 3166-1 alpha-2); empty if they are
-    /// refused.
-    #[prost(string, tag = "4")]
-    pub default_region: ::prost::alloc::string::String,
-    /// For EMAIL: whether the case of the part before the `@` is ignored.
-    #[prost(bool, tag = "5")]
-    pub fold_local_part: bool,
-    /// Version of the canonical form that the ids of its persons have. A program with another version
-    /// brings them into its own form before it serves, and then puts the namespace again.
-    #[prost(uint32, tag = "6")]
-    pub canonical_form_version: u32,
-}
-impl ::prost::Name for NamespacePut {
-    const NAME: &'static str = "NamespacePut";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.NamespacePut".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.NamespacePut".into()
-    }
-}
-/// A durable subscription was created. Other entries name it by the index of this one.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct SubscriptionCreated {
-    /// Name; free again once the subscription is deleted.
-    #[prost(string, tag = "1")]
-    pub name: ::prost::alloc::string::String,
-    /// Who answers for it. Never personal data.
-    #[prost(string, tag = "2")]
-    pub owner: ::prost::alloc::string::String,
-    /// Which events it must hear.
-    #[prost(message, optional, tag = "3")]
-    pub filter: ::core::option::Option<WatchFilter>,
-    /// First ledger index that it must hear.
-    #[prost(uint64, tag = "4")]
-    pub start_index: u64,
-    /// Whether its consumers hear a snapshot first, as of the revision `start_index`.
-    #[prost(enumeration = "Snapshot", tag = "5")]
-    pub snapshot: i32,
-    /// Over how many consumers it is spread, 1 to 64.
-    #[prost(uint32, tag = "6")]
-    pub shards: u32,
-    /// How long an event may stay unacknowledged, in milliseconds; absent: for ever.
-    #[prost(int64, optional, tag = "7")]
-    pub deadline_ms: ::core::option::Option<i64>,
-    /// Where to deliver by HTTP; empty: it is consumed.
-    #[prost(string, tag = "8")]
-    pub webhook_url: ::prost::alloc::string::String,
-}
-impl ::prost::Name for SubscriptionCreated {
-    const NAME: &'static str = "SubscriptionCreated";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.SubscriptionCreated".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.SubscriptionCreated".into()
-    }
-}
-/// A durable subscription was ended.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct SubscriptionDeleted {
-    /// Index of the entry that created it.
-    #[prost(uint64, tag = "1")]
-    pub subscription_index: u64,
-}
-impl ::prost::Name for SubscriptionDeleted {
-    const NAME: &'static str = "SubscriptionDeleted";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.SubscriptionDeleted".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.SubscriptionDeleted".into()
-    }
-}
-/// Subscribers acknowledged events. One entry for whatever was acknowledged within the receipt
-/// interval.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct DeliveryReceipt {
-    /// Who acknowledged what. At least one.
-    #[prost(message, repeated, tag = "1")]
-    pub delivered: ::prost::alloc::vec::Vec<Delivered>,
-}
-impl ::prost::Name for DeliveryReceipt {
-    const NAME: &'static str = "DeliveryReceipt";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.DeliveryReceipt".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.DeliveryReceipt".into()
-    }
-}
-/// What one shard of a subscription acknowledged.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct Delivered {
-    /// Index of the entry that created the subscription.
-    #[prost(uint64, tag = "1")]
-    pub subscription_index: u64,
-    /// The shard, from 0.
-    #[prost(uint32, tag = "2")]
-    pub shard: u32,
-    /// What was acknowledged and was not before, ascending, without overlap. Entries among them that the
-    /// subscription's filter does not cover were not delivered.
-    #[prost(message, repeated, tag = "3")]
-    pub ranges: ::prost::alloc::vec::Vec<IndexRange>,
-    /// When the last of these acknowledgements came, in milliseconds since the Unix epoch.
-    #[prost(int64, tag = "4")]
-    pub acknowledged_at_ms: i64,
-    /// Whether the snapshot was acknowledged.
-    #[prost(bool, tag = "5")]
-    pub snapshot: bool,
-}
-impl ::prost::Name for Delivered {
-    const NAME: &'static str = "Delivered";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.Delivered".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.Delivered".into()
-    }
-}
-/// Ledger indexes from `start_index` on, before `end_index`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct IndexRange {
-    /// The first.
-    #[prost(uint64, tag = "1")]
-    pub start_index: u64,
-    /// One more than the last.
-    #[prost(uint64, tag = "2")]
-    pub end_index: u64,
-}
-impl ::prost::Name for IndexRange {
-    const NAME: &'static str = "IndexRange";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.IndexRange".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.IndexRange".into()
-    }
-}
-/// Delivery of events was given up.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct DeliveryFailed {
-    /// Index of the entry that created the subscription.
-    #[prost(uint64, tag = "1")]
-    pub subscription_index: u64,
-    /// The shard, from 0.
-    #[prost(uint32, tag = "2")]
-    pub shard: u32,
-    /// The events, ascending. At least one.
-    #[prost(message, repeated, tag = "3")]
-    pub failed: ::prost::alloc::vec::Vec<FailedDelivery>,
-}
-impl ::prost::Name for DeliveryFailed {
-    const NAME: &'static str = "DeliveryFailed";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.DeliveryFailed".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.DeliveryFailed".into()
-    }
-}
-/// An event whose delivery was given up.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct FailedDelivery {
-    /// Index of the event.
-    #[prost(uint64, tag = "1")]
-    pub index: u64,
-    /// How often delivery was tried since the server last started.
-    #[prost(uint32, tag = "2")]
-    pub attempts: u32,
-    /// HTTP status of the last answer; 0 if there was none.
-    #[prost(uint32, tag = "3")]
-    pub http_status: u32,
-}
-impl ::prost::Name for FailedDelivery {
-    const NAME: &'static str = "FailedDelivery";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.FailedDelivery".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.FailedDelivery".into()
-    }
-}
-/// A subscription's deadline passed with an event unacknowledged.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct DeliveryOverdue {
-    /// Index of the entry that created the subscription.
-    #[prost(uint64, tag = "1")]
-    pub subscription_index: u64,
-    /// The shard, from 0.
-    #[prost(uint32, tag = "2")]
-    pub shard: u32,
-    /// Index of the oldest event that it has not acknowledged; that of the subscription's creation if it
-    /// is the snapshot.
-    #[prost(uint64, tag = "3")]
-    pub event_index: u64,
-    /// When the ledger recorded that event, in milliseconds since the Unix epoch.
-    #[prost(int64, tag = "4")]
-    pub pending_since_ms: i64,
-}
-impl ::prost::Name for DeliveryOverdue {
-    const NAME: &'static str = "DeliveryOverdue";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.DeliveryOverdue".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.DeliveryOverdue".into()
-    }
-}
-/// Reason of an error. On the wire it is the value's name without the prefix `ERROR_REASON_`, for
-/// example `INVALID_FIELD`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum ErrorReason {
-    /// Not set.
-    Unspecified = 0,
-    /// A field is missing or malformed; `BadRequest` names it and the rule.
-    InvalidField = 1,
-    /// A limit is exceeded; `BadRequest` names the field and the limit. A message over the size
-    /// limit, and a receipt that would have more than 1 MiB, name no field.
-    LimitExceeded = 2,
-    /// `effective_at` is more than five minutes in the future. A stop is taken as of now instead, with this
-    /// reason as a warning. `likely_cause` in the metadata, if there is one, says what may have happened.
-    EffectiveAtInFuture = 3,
-    /// The act would not fit into an entry (65,535 bytes).
-    EntryTooLarge = 4,
-    /// The purpose is not in the catalogue. (A check answers DENY instead.)
-    UnknownPurpose = 5,
-    /// The channel is not in the catalogue. (A check answers DENY instead.)
-    UnknownChannel = 6,
-    /// The purpose is retired and can not be granted.
-    PurposeRetired = 7,
-    /// The channel is retired and can not be granted.
-    ChannelRetired = 8,
-    /// The idempotency key was used with another request.
-    IdempotencyKeyReused = 9,
-    /// Too many appends are in flight; retry with backoff.
-    TooManyAppends = 10,
-    /// Too many requests are in flight; retry with backoff.
-    TooManyRequests = 11,
-    /// Too many streams are open.
-    TooManyStreams = 12,
-    /// A write or sync failed and the ledger takes no more writes until restart. Whether the act
-    /// was recorded is not known: retry with the same idempotency key.
-    WritesStopped = 13,
-    /// The node did not reach the revision asked for in time.
-    RevisionNotReached = 14,
-    /// The server is shutting down.
-    ShuttingDown = 15,
-    /// The index lies beyond the head of the ledger.
-    IndexOutOfRange = 16,
-    /// Stored state could not be read. Act as if the answer were DENY.
-    StateUnreadable = 17,
-    /// An unexpected fault; the detail is in the server's log.
-    Internal = 18,
-    /// The request took longer than the server or the caller allows. Whether an act was recorded is
-    /// not known: retry with the same idempotency key.
-    DeadlineExceeded = 19,
-    /// No act waits for this confirmation token, or it is another data subject's.
-    ConfirmationTokenUnknown = 20,
-    /// The confirmation token is past its end; ask for consent again.
-    ConfirmationTokenExpired = 21,
-    /// The confirmation token was used.
-    ConfirmationTokenUsed = 22,
-    /// The guardian's authority had ended when the grant took effect.
-    AuthorityEnded = 23,
-    /// The two data subjects are not linked.
-    SubjectsNotLinked = 24,
-    /// No checkpoint of that size was released in time. An act that was to wait for one is
-    /// recorded: retry with the same idempotency key.
-    CheckpointNotReached = 25,
-    /// No act was recorded with this idempotency key, or it is another data subject's.
-    ActUnknown = 26,
-    /// The entry is no act of consent, so that there is no receipt of it.
-    NotAnAct = 27,
-    /// There is no subscription of this name.
-    SubscriptionNotFound = 28,
-    /// There is another subscription of this name.
-    SubscriptionExists = 29,
-    /// There are as many subscriptions as there may be; delete one.
-    TooManySubscriptions = 30,
-    /// A newer consumer of the same shard has taken over.
-    SubscriptionTakenOver = 31,
-    /// The subscription was deleted.
-    SubscriptionDeleted = 32,
-    /// The server delivers this subscription by HTTP; it can not be consumed.
-    SubscriptionIsWebhook = 33,
-    /// The subscription is consumed, not delivered by HTTP, so that it has no dead letters.
-    SubscriptionNotWebhook = 34,
-    /// An index was acknowledged that was not delivered.
-    AckNotDelivered = 35,
-    /// The server sends nothing to this address, or by this scheme.
-    WebhookRefused = 36,
-    /// This version of the server does not have the call yet.
-    NotImplemented = 37,
-    /// The namespace of the data subject is not in the catalogue. (A check answers DENY instead.)
-    UnknownNamespace = 38,
-    /// The namespace has persons: its kind, default region and folding are fixed.
-    NamespaceInUse = 39,
-    /// The namespace was changed while the call was on its way. Nothing was recorded; try again.
-    NamespaceChanged = 40,
-    /// The entry is no event, so that no subscription has to hear it.
-    NotAnEvent = 41,
-    /// `effective_at` lies before the bound on the past that the server is set up with. A stop is taken as
-    /// of now instead, with this reason as a warning. `likely_cause` in the metadata, if there is one, says
-    /// what may have happened.
-    EffectiveAtTooOld = 42,
-    /// The person did something after `effective_at`. Only a warning: a live stop is taken as of after that
-    /// act, and a grant beside it that would pass a newer stop is not recorded.
-    EffectiveAtOvertaken = 43,
-    /// The server's clock jumped ahead, and the system does not say that it is synchronised. No grant or
-    /// confirmation is taken; stops are, as of the last sane time. Nothing was recorded: try again later.
-    ClockNotTrusted = 44,
-    /// The audience began too long ago to answer as of that moment. Begin a new one with the data subjects
-    /// that are not answered yet.
-    AudienceTooOld = 45,
-}
-impl ErrorReason {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "ERROR_REASON_UNSPECIFIED",
-            Self::InvalidField => "ERROR_REASON_INVALID_FIELD",
-            Self::LimitExceeded => "ERROR_REASON_LIMIT_EXCEEDED",
-            Self::EffectiveAtInFuture => "ERROR_REASON_EFFECTIVE_AT_IN_FUTURE",
-            Self::EntryTooLarge => "ERROR_REASON_ENTRY_TOO_LARGE",
-            Self::UnknownPurpose => "ERROR_REASON_UNKNOWN_PURPOSE",
-            Self::UnknownChannel => "ERROR_REASON_UNKNOWN_CHANNEL",
-            Self::PurposeRetired => "ERROR_REASON_PURPOSE_RETIRED",
-            Self::ChannelRetired => "ERROR_REASON_CHANNEL_RETIRED",
-            Self::IdempotencyKeyReused => "ERROR_REASON_IDEMPOTENCY_KEY_REUSED",
-            Self::TooManyAppends => "ERROR_REASON_TOO_MANY_APPENDS",
-            Self::TooManyRequests => "ERROR_REASON_TOO_MANY_REQUESTS",
-            Self::TooManyStreams => "ERROR_REASON_TOO_MANY_STREAMS",
-            Self::WritesStopped => "ERROR_REASON_WRITES_STOPPED",
-            Self::RevisionNotReached => "ERROR_REASON_REVISION_NOT_REACHED",
-            Self::ShuttingDown => "ERROR_REASON_SHUTTING_DOWN",
-            Self::IndexOutOfRange => "ERROR_REASON_INDEX_OUT_OF_RANGE",
-            Self::StateUnreadable => "ERROR_REASON_STATE_UNREADABLE",
-            Self::Internal => "ERROR_REASON_INTERNAL",
-            Self::DeadlineExceeded => "ERROR_REASON_DEADLINE_EXCEEDED",
-            Self::ConfirmationTokenUnknown => "ERROR_REASON_CONFIRMATION_TOKEN_UNKNOWN",
-            Self::ConfirmationTokenExpired => "ERROR_REASON_CONFIRMATION_TOKEN_EXPIRED",
-            Self::ConfirmationTokenUsed => "ERROR_REASON_CONFIRMATION_TOKEN_USED",
-            Self::AuthorityEnded => "ERROR_REASON_AUTHORITY_ENDED",
-            Self::SubjectsNotLinked => "ERROR_REASON_SUBJECTS_NOT_LINKED",
-            Self::CheckpointNotReached => "ERROR_REASON_CHECKPOINT_NOT_REACHED",
-            Self::ActUnknown => "ERROR_REASON_ACT_UNKNOWN",
-            Self::NotAnAct => "ERROR_REASON_NOT_AN_ACT",
-            Self::SubscriptionNotFound => "ERROR_REASON_SUBSCRIPTION_NOT_FOUND",
-            Self::SubscriptionExists => "ERROR_REASON_SUBSCRIPTION_EXISTS",
-            Self::TooManySubscriptions => "ERROR_REASON_TOO_MANY_SUBSCRIPTIONS",
-            Self::SubscriptionTakenOver => "ERROR_REASON_SUBSCRIPTION_TAKEN_OVER",
-            Self::SubscriptionDeleted => "ERROR_REASON_SUBSCRIPTION_DELETED",
-            Self::SubscriptionIsWebhook => "ERROR_REASON_SUBSCRIPTION_IS_WEBHOOK",
-            Self::SubscriptionNotWebhook => "ERROR_REASON_SUBSCRIPTION_NOT_WEBHOOK",
-            Self::AckNotDelivered => "ERROR_REASON_ACK_NOT_DELIVERED",
-            Self::WebhookRefused => "ERROR_REASON_WEBHOOK_REFUSED",
-            Self::NotImplemented => "ERROR_REASON_NOT_IMPLEMENTED",
-            Self::UnknownNamespace => "ERROR_REASON_UNKNOWN_NAMESPACE",
-            Self::NamespaceInUse => "ERROR_REASON_NAMESPACE_IN_USE",
-            Self::NamespaceChanged => "ERROR_REASON_NAMESPACE_CHANGED",
-            Self::NotAnEvent => "ERROR_REASON_NOT_AN_EVENT",
-            Self::EffectiveAtTooOld => "ERROR_REASON_EFFECTIVE_AT_TOO_OLD",
-            Self::EffectiveAtOvertaken => "ERROR_REASON_EFFECTIVE_AT_OVERTAKEN",
-            Self::ClockNotTrusted => "ERROR_REASON_CLOCK_NOT_TRUSTED",
-            Self::AudienceTooOld => "ERROR_REASON_AUDIENCE_TOO_OLD",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "ERROR_REASON_UNSPECIFIED" => Some(Self::Unspecified),
-            "ERROR_REASON_INVALID_FIELD" => Some(Self::InvalidField),
-            "ERROR_REASON_LIMIT_EXCEEDED" => Some(Self::LimitExceeded),
-            "ERROR_REASON_EFFECTIVE_AT_IN_FUTURE" => Some(Self::EffectiveAtInFuture),
-            "ERROR_REASON_ENTRY_TOO_LARGE" => Some(Self::EntryTooLarge),
-            "ERROR_REASON_UNKNOWN_PURPOSE" => Some(Self::UnknownPurpose),
-            "ERROR_REASON_UNKNOWN_CHANNEL" => Some(Self::UnknownChannel),
-            "ERROR_REASON_PURPOSE_RETIRED" => Some(Self::PurposeRetired),
-            "ERROR_REASON_CHANNEL_RETIRED" => Some(Self::ChannelRetired),
-            "ERROR_REASON_IDEMPOTENCY_KEY_REUSED" => Some(Self::IdempotencyKeyReused),
-            "ERROR_REASON_TOO_MANY_APPENDS" => Some(Self::TooManyAppends),
-            "ERROR_REASON_TOO_MANY_REQUESTS" => Some(Self::TooManyRequests),
-            "ERROR_REASON_TOO_MANY_STREAMS" => Some(Self::TooManyStreams),
-            "ERROR_REASON_WRITES_STOPPED" => Some(Self::WritesStopped),
-            "ERROR_REASON_REVISION_NOT_REACHED" => Some(Self::RevisionNotReached),
-            "ERROR_REASON_SHUTTING_DOWN" => Some(Self::ShuttingDown),
-            "ERROR_REASON_INDEX_OUT_OF_RANGE" => Some(Self::IndexOutOfRange),
-            "ERROR_REASON_STATE_UNREADABLE" => Some(Self::StateUnreadable),
-            "ERROR_REASON_INTERNAL" => Some(Self::Internal),
-            "ERROR_REASON_DEADLINE_EXCEEDED" => Some(Self::DeadlineExceeded),
-            "ERROR_REASON_CONFIRMATION_TOKEN_UNKNOWN" => {
-                Some(Self::ConfirmationTokenUnknown)
-            }
-            "ERROR_REASON_CONFIRMATION_TOKEN_EXPIRED" => {
-                Some(Self::ConfirmationTokenExpired)
-            }
-            "ERROR_REASON_CONFIRMATION_TOKEN_USED" => Some(Self::ConfirmationTokenUsed),
-            "ERROR_REASON_AUTHORITY_ENDED" => Some(Self::AuthorityEnded),
-            "ERROR_REASON_SUBJECTS_NOT_LINKED" => Some(Self::SubjectsNotLinked),
-            "ERROR_REASON_CHECKPOINT_NOT_REACHED" => Some(Self::CheckpointNotReached),
-            "ERROR_REASON_ACT_UNKNOWN" => Some(Self::ActUnknown),
-            "ERROR_REASON_NOT_AN_ACT" => Some(Self::NotAnAct),
-            "ERROR_REASON_SUBSCRIPTION_NOT_FOUND" => Some(Self::SubscriptionNotFound),
-            "ERROR_REASON_SUBSCRIPTION_EXISTS" => Some(Self::SubscriptionExists),
-            "ERROR_REASON_TOO_MANY_SUBSCRIPTIONS" => Some(Self::TooManySubscriptions),
-            "ERROR_REASON_SUBSCRIPTION_TAKEN_OVER" => Some(Self::SubscriptionTakenOver),
-            "ERROR_REASON_SUBSCRIPTION_DELETED" => Some(Self::SubscriptionDeleted),
-            "ERROR_REASON_SUBSCRIPTION_IS_WEBHOOK" => Some(Self::SubscriptionIsWebhook),
-            "ERROR_REASON_SUBSCRIPTION_NOT_WEBHOOK" => Some(Self::SubscriptionNotWebhook),
-            "ERROR_REASON_ACK_NOT_DELIVERED" => Some(Self::AckNotDelivered),
-            "ERROR_REASON_WEBHOOK_REFUSED" => Some(Self::WebhookRefused),
-            "ERROR_REASON_NOT_IMPLEMENTED" => Some(Self::NotImplemented),
-            "ERROR_REASON_UNKNOWN_NAMESPACE" => Some(Self::UnknownNamespace),
-            "ERROR_REASON_NAMESPACE_IN_USE" => Some(Self::NamespaceInUse),
-            "ERROR_REASON_NAMESPACE_CHANGED" => Some(Self::NamespaceChanged),
-            "ERROR_REASON_NOT_AN_EVENT" => Some(Self::NotAnEvent),
-            "ERROR_REASON_EFFECTIVE_AT_TOO_OLD" => Some(Self::EffectiveAtTooOld),
-            "ERROR_REASON_EFFECTIVE_AT_OVERTAKEN" => Some(Self::EffectiveAtOvertaken),
-            "ERROR_REASON_CLOCK_NOT_TRUSTED" => Some(Self::ClockNotTrusted),
-            "ERROR_REASON_AUDIENCE_TOO_OLD" => Some(Self::AudienceTooOld),
-            _ => None,
-        }
-    }
-}
-/// Request of LinkSubjects.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct LinkSubjectsRequest {
-    /// One data subject, as `namespace:id`. Required.
-    #[prost(string, tag = "1")]
-    pub subject: ::prost::alloc::string::String,
-    /// The other one. Required. Either may be new to the ledger. At most 64 data subjects may hang
-    /// together.
-    #[prost(string, tag = "2")]
-    pub other_subject: ::prost::alloc::string::String,
-    /// How sure it is. Required.
-    #[prost(enumeration = "LinkConfidence", tag = "3")]
-    pub confidence: i32,
-    /// Who says so, for example `login-service`. At most 256 bytes. Required.
-    #[prost(string, tag = "4")]
-    pub asserted_by: ::prost::alloc::string::String,
-    /// True: write nothing, and answer what would change.
-    #[prost(bool, tag = "5")]
-    pub dry_run: bool,
-}
-impl ::prost::Name for LinkSubjectsRequest {
-    const NAME: &'static str = "LinkSubjectsRequest";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.LinkSubjectsRequest".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.LinkSubjectsRequest".into()
-    }
-}
-/// Answer of LinkSubjects.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct LinkSubjectsResponse {
-    /// Index of the entry, if one was written.
-    #[prost(uint64, optional, tag = "1")]
-    pub index: ::core::option::Option<u64>,
-    /// First revision that includes the link. With `dry_run`, the revision that was looked at.
-    #[prost(uint64, tag = "2")]
-    pub revision: u64,
-    /// Whether an entry was written, or would be.
-    #[prost(bool, tag = "3")]
-    pub changed: bool,
-    /// Cells whose answer changed, or would change, among those of the catalogue that are not retired,
-    /// for every data subject that hangs together with the two. At most 10,000.
-    #[prost(message, repeated, tag = "4")]
-    pub cells: ::prost::alloc::vec::Vec<CellChange>,
-    /// True if there are more such cells than are answered.
-    #[prost(bool, tag = "5")]
-    pub cells_truncated: bool,
-}
-impl ::prost::Name for LinkSubjectsResponse {
-    const NAME: &'static str = "LinkSubjectsResponse";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.LinkSubjectsResponse".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.LinkSubjectsResponse".into()
-    }
-}
-/// Request of UnlinkSubjects.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct UnlinkSubjectsRequest {
-    /// One data subject, as `namespace:id`. Required.
-    #[prost(string, tag = "1")]
-    pub subject: ::prost::alloc::string::String,
-    /// The other one. Required.
-    #[prost(string, tag = "2")]
-    pub other_subject: ::prost::alloc::string::String,
-    /// Who says so, for example `support`. At most 256 bytes. Required.
-    #[prost(string, tag = "3")]
-    pub asserted_by: ::prost::alloc::string::String,
-    /// True: write nothing, and answer what would change.
-    #[prost(bool, tag = "4")]
-    pub dry_run: bool,
-}
-impl ::prost::Name for UnlinkSubjectsRequest {
-    const NAME: &'static str = "UnlinkSubjectsRequest";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.UnlinkSubjectsRequest".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.UnlinkSubjectsRequest".into()
-    }
-}
-/// Answer of UnlinkSubjects.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct UnlinkSubjectsResponse {
-    /// Index of the entry, if one was written.
-    #[prost(uint64, optional, tag = "1")]
-    pub index: ::core::option::Option<u64>,
-    /// First revision without the link. With `dry_run`, the revision that was looked at.
-    #[prost(uint64, tag = "2")]
-    pub revision: u64,
-    /// Cells whose answer changed, or would change, as in LinkSubjectsResponse.
-    #[prost(message, repeated, tag = "3")]
-    pub cells: ::prost::alloc::vec::Vec<CellChange>,
-    /// True if there are more such cells than are answered.
-    #[prost(bool, tag = "4")]
-    pub cells_truncated: bool,
-}
-impl ::prost::Name for UnlinkSubjectsResponse {
-    const NAME: &'static str = "UnlinkSubjectsResponse";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.UnlinkSubjectsResponse".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.UnlinkSubjectsResponse".into()
-    }
-}
-/// Request of ExportSubject.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ExportSubjectRequest {
-    /// Data subject, as `namespace:id`. Required.
-    #[prost(string, tag = "1")]
-    pub subject: ::prost::alloc::string::String,
-    /// Form of the document. UNSPECIFIED means JSON.
-    #[prost(enumeration = "ExportFormat", tag = "2")]
-    pub format: i32,
-    /// The least revision that the export must take into account.
-    #[prost(uint64, optional, tag = "3")]
-    pub at_least_revision: ::core::option::Option<u64>,
-}
-impl ::prost::Name for ExportSubjectRequest {
-    const NAME: &'static str = "ExportSubjectRequest";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.ExportSubjectRequest".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.ExportSubjectRequest".into()
-    }
-}
-/// A part of an export.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ExportSubjectResponse {
-    /// The number of entries that the export takes into account: the same in every part.
-    #[prost(uint64, tag = "1")]
-    pub revision: u64,
-    /// The next bytes of the document, at most 1 MiB. It is complete when the stream ends with OK.
-    #[prost(bytes = "vec", tag = "2")]
-    pub chunk: ::prost::alloc::vec::Vec<u8>,
-}
-impl ::prost::Name for ExportSubjectResponse {
-    const NAME: &'static str = "ExportSubjectResponse";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.ExportSubjectResponse".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.ExportSubjectResponse".into()
-    }
-}
-/// A cell whose answer changes.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct CellChange {
-    /// Data subject as `namespace:id`.
-    #[prost(string, tag = "1")]
-    pub subject: ::prost::alloc::string::String,
-    /// Purpose key.
-    #[prost(string, tag = "2")]
-    pub purpose: ::prost::alloc::string::String,
-    /// Channel key.
-    #[prost(string, tag = "3")]
-    pub channel: ::prost::alloc::string::String,
-    /// Effect before, by the rules alone: ALLOW or DENY, without obligations.
-    #[prost(enumeration = "Effect", tag = "4")]
-    pub effect_before: i32,
-    /// Reason before.
-    #[prost(enumeration = "Reason", tag = "5")]
-    pub reason_before: i32,
-    /// Effect after, likewise.
-    #[prost(enumeration = "Effect", tag = "6")]
-    pub effect_after: i32,
-    /// Reason after.
-    #[prost(enumeration = "Reason", tag = "7")]
-    pub reason_after: i32,
-}
-impl ::prost::Name for CellChange {
-    const NAME: &'static str = "CellChange";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.CellChange".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.CellChange".into()
-    }
-}
-/// Form of an export.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum ExportFormat {
-    /// Not set.
-    Unspecified = 0,
-    /// For programs: one JSON document, its parts as protobuf's JSON has them.
-    Json = 1,
-    /// For people: one HTML page that needs no other file.
-    Html = 2,
-}
-impl ExportFormat {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "EXPORT_FORMAT_UNSPECIFIED",
-            Self::Json => "EXPORT_FORMAT_JSON",
-            Self::Html => "EXPORT_FORMAT_HTML",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "EXPORT_FORMAT_UNSPECIFIED" => Some(Self::Unspecified),
-            "EXPORT_FORMAT_JSON" => Some(Self::Json),
-            "EXPORT_FORMAT_HTML" => Some(Self::Html),
             _ => None,
         }
     }

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Catalog, FailedDelivery, Filter, Key, Millis, Settled, ShardState, SubscriptionCreated,
-        SubscriptionDeleted, SubjectRef,
+        Catalog, FailedDelivery, Filter, Key, Millis, Settled, ShardState, SubjectRef,
+        SubscriptionCreated, SubscriptionDeleted,
     },
     entry::{Fact, Names, Place},
     format::{entry::Entry, keys::ledger::LedgerSecret},

@@ -19,10 +19,8 @@ pub(in crate::entry) fn changes_to_messages(
             Some(index) => names.reference(subject, index)?.to_vec(),
             None => Vec::new(),
         };
-        let is_caused = matches!(
-            change.outcome,
-            Outcome::BlockedByStop(_) | Outcome::SupersededByLater(_)
-        );
+        let is_caused =
+            matches!(change.outcome, Outcome::BlockedByStop(_) | Outcome::SupersededByLater(_));
         let cause_is_linked = is_caused && cause.is_empty();
         Ok(ledger::Change { cause, cause_is_linked, ..change_to_message(change, names)? })
     };

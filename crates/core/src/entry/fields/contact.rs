@@ -53,10 +53,10 @@ pub(in crate::entry) fn contact_to_message(contact: &ContactChange) -> Option<le
             end_minute: span.end_minute,
             time_zone: String::new(),
         }),
-        frequency_cap: contact.frequency_limit.value().map(|cap| ledger::FrequencyCap {
-            uses_max: cap.uses_max,
-            period_ms: cap.period_ms,
-        }),
+        frequency_cap: contact
+            .frequency_limit
+            .value()
+            .map(|cap| ledger::FrequencyCap { uses_max: cap.uses_max, period_ms: cap.period_ms }),
         cleared: cleared.map(|(field, _)| field.into()).collect(),
     })
 }

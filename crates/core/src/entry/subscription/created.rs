@@ -55,9 +55,10 @@ impl NamesNoSubject for SubscriptionCreated {
             deadline_ms: self.deadline_ms,
             has_webhook: self.webhook_url.is_some(),
         };
-        let address = self.webhook_url.clone().map(|url| {
-            item::Content::WebhookAddress(ledger::WebhookAddress { url })
-        });
+        let address = self
+            .webhook_url
+            .clone()
+            .map(|url| item::Content::WebhookAddress(ledger::WebhookAddress { url }));
         let created = item::Content::SubscriptionCreated(created);
         Content::Items(std::iter::once(created).chain(address).collect())
     }
@@ -147,11 +148,7 @@ pub(super) mod tests {
     use super::*;
     use crate::{
         domain::EventKind,
-        entry::{
-            Body, SubscriptionEntry,
-            fields::tests::any_catalog_key,
-            tests::reads_back,
-        },
+        entry::{Body, SubscriptionEntry, fields::tests::any_catalog_key, tests::reads_back},
     };
 
     fn any_filter() -> impl Strategy<Value = Filter> {

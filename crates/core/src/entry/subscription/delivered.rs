@@ -88,9 +88,7 @@ fn shard_to_message(delivered: &Delivered) -> ledger::ShardDelivery {
 }
 
 /// The acknowledgements of an item.
-pub(in crate::entry) fn of_delivery(
-    delivery: ledger::Delivery,
-) -> impl Iterator<Item = Delivered> {
+pub(in crate::entry) fn of_delivery(delivery: ledger::Delivery) -> impl Iterator<Item = Delivered> {
     let subscription = SubscriptionId(delivery.subscription_index);
     delivery.shards.into_iter().map(move |delivered| Delivered {
         subscription,
@@ -172,8 +170,7 @@ pub(super) mod tests {
             acknowledged_at: Millis(0),
             snapshot: true,
         };
-        let Content::Items(items) =
-            NamesNoSubject::content(&vec![of(7, 1), of(5, 0), of(7, 0)])
+        let Content::Items(items) = NamesNoSubject::content(&vec![of(7, 1), of(5, 0), of(7, 0)])
         else {
             panic!("items")
         };

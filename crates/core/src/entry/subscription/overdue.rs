@@ -72,12 +72,14 @@ pub(super) mod tests {
     };
 
     pub(in crate::entry) fn any_overdue() -> impl Strategy<Value = DeliveryOverdue> {
-        (any::<u64>(), 0..SHARDS_MAX, any::<u64>(), any::<i64>()).prop_map(|(id, shard, event_index, since)| DeliveryOverdue {
-            subscription: SubscriptionId(id),
-            shard,
-            event_index,
-            pending_since: Millis(since),
-        })
+        (any::<u64>(), 0..SHARDS_MAX, any::<u64>(), any::<i64>()).prop_map(
+            |(id, shard, event_index, since)| DeliveryOverdue {
+                subscription: SubscriptionId(id),
+                shard,
+                event_index,
+                pending_since: Millis(since),
+            },
+        )
     }
 
     proptest! {
