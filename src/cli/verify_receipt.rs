@@ -169,8 +169,8 @@ mod tests {
         tlog::key::{Algorithm, SignerKey},
     };
 
-    /// A receipt of version 1. The seed of its key is 7.
-    const GOLDEN: &str = include_str!("../../tests/fixtures/receipt_v1.jws");
+    /// The seed of its key is 7.
+    const GOLDEN: &str = include_str!("../../tests/fixtures/receipt_v3.jws");
 
     fn args(text: &str, seed: u8, subject: Option<&str>) -> (VerifyReceiptArgs, impl Sized) {
         let key =
@@ -192,10 +192,10 @@ mod tests {
         for line in [
             "good\n",
             "\nsubject     user:42\n",
-            "\nact         #5 by subject\n",
+            "\nact         #5 by agent staff:114 (call-centre)\n",
             "\neffective   2026-10-26T06:13:20.250Z\n",
-            "\ngrant       marketing.newsletter:email version 2 until 2026-10-27T06:13:20.250Z\n",
-            "\nrefuse      marketing.newsletter:sms\n",
+            "\ngrant       marketing.newsletter:sms version 2 until 2026-10-27T06:13:20.250Z\n",
+            "\nwithdraw    marketing.newsletter:post\n",
             "\nevidence    onboarding, checkbox, privacy-notice@2026-05, de-DE, notice hash abab",
             ", from 192.0.2.7, with Browser/1, screen=2\n",
             "\ncontroller  Example AG, as of 2026-10-26T06:14:20.250Z\n",
@@ -213,8 +213,8 @@ mod tests {
         run(&args, &mut context).unwrap();
         let object: serde_json::Value = serde_json::from_str(&capture.text(context)).unwrap();
         assert_eq!((&object["good"], &object["index"]), (&true.into(), &5.into()));
-        assert_eq!(object["actor"], "ACTOR_SUBJECT");
-        assert_eq!(object["changes"][1]["action"], "ACTION_REFUSE");
+        assert_eq!(object["actor"], "ACTOR_AGENT");
+        assert_eq!(object["changes"][2]["action"], "ACTION_WITHDRAW");
         assert_eq!(object["evidence"]["noticeId"], "privacy-notice");
     }
 

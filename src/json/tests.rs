@@ -11,7 +11,10 @@ use prost_reflect::{MapKey, ReflectMessage as _, Value as Field};
 use serde_json::{Map, json, to_value};
 
 use super::*;
-use crate::proto::*;
+use crate::proto::{
+    ledger::{Entry, PurposePut, entry},
+    *,
+};
 
 #[test]
 fn every_field_of_every_message_is_printed_and_read_back() {
