@@ -28,8 +28,10 @@ use crate::{
         index::{Found, Index, IndexError},
     },
     tlog::{
+        checkpoint::CheckpointError,
         key::{Algorithm, SignerKey},
         merkle::{self, Hash, Range},
+        note::SignatureError,
     },
     tree::{
         self, Book, BookError, Signed, SigningKeyError, TreeError, TreeFiles, TreeWriter, load_key,
@@ -118,6 +120,27 @@ pub enum OpenError {
          --new-signing-key to go on with another one, and tell everybody who verifies"
     )]
     KeyMissing(PathBuf),
+    /// The last checkpoint is of another ledger.
+    #[error("{book} is of the ledger `{found}`, this one is `{wanted}`. Restore the right one")]
+    BookForeign {
+        /// The book.
+        book: PathBuf,
+        /// The ledger that it is of.
+        found: String,
+        /// This ledger.
+        wanted: String,
+    },
+    /// The last checkpoint was changed since it was signed.
+    #[error(
+        "the checkpoint in {book} was changed since it was signed with the key in {key}. Restore the \
+         file; the key is the right one, keep it"
+    )]
+    NoteChanged {
+        /// The book.
+        book: PathBuf,
+        /// The key.
+        key: PathBuf,
+    },
     /// The tree can not be built.
     #[error("the tree over the ledger can not be built: {0}")]
     Tree(#[from] TreeError),
@@ -187,6 +210,8 @@ impl OpenError {
             | Self::Entry { .. }
             | Self::SubjectMissing { .. }
             | Self::Rewritten { .. }
+            | Self::NoteChanged { .. }
+            | Self::Book(BookError::Malformed { .. })
             | Self::Vault(
                 VaultError::LostFrames { .. } | VaultError::Frame { .. } | VaultError::Order(_),
             ) => true,
@@ -490,9 +515,19 @@ fn signing_key(config: &NodeConfig, origin: &str, book: &Book) -> Result<SignerK
         return Err(OpenError::KeyMissing(file));
     }
     let key = load_key(&file, origin, Algorithm::Note)?;
-    let is_of_other_key = |signed: &Signed| signed.checkpoint.verify(key.verifier()).is_err();
-    if !config.new_signing_key && book.signed.as_deref().is_some_and(is_of_other_key) {
-        return Err(OpenError::KeyMissing(file));
+    let signed = book.signed.as_deref().map(|signed| signed.checkpoint.verify(key.verifier()));
+    match signed {
+        Some(Err(CheckpointError::Signature(SignatureError::Bad(_)))) => {
+            let book = config.data_dir.join(tree::BOOK_FILE);
+            return Err(OpenError::NoteChanged { book, key: file });
+        }
+        // The name of the key is the ledger's: the checkpoint is not.
+        Some(Err(CheckpointError::Origin { found, wanted })) => {
+            let book = config.data_dir.join(tree::BOOK_FILE);
+            return Err(OpenError::BookForeign { book, found, wanted });
+        }
+        Some(Err(_)) if !config.new_signing_key => return Err(OpenError::KeyMissing(file)),
+        Some(Ok(()) | Err(_)) | None => {}
     }
     Ok(key)
 }

@@ -13,7 +13,7 @@ mod files;
 mod key;
 
 pub use book::{BOOK_FILE, Book, BookError, Signed};
-pub use files::{TreeError, TreeFiles, TreeWriter};
+pub use files::{TreeCheck, TreeError, TreeFiles, TreeWriter};
 pub use key::{KEY_FILE, SigningKeyError, load as load_key};
 
 /// Name of the tree's folder in a data directory.
