@@ -427,7 +427,7 @@ async fn raw_entries_tie_to_a_checkpoint_offline() {
     let checkpoint = file(out.path(), "checkpoint", &note);
     run(["export", "--raw", "--data-dir", &dir, "--output", &raw]).expect_code(0);
     let verify = |raw: &str, more: &[&str]| {
-        run([&["verify", "--json", "--raw", raw, "--checkpoint", &checkpoint], more].concat())
+        run([&["verify", "--json", "--raw-file", raw, "--checkpoint", &checkpoint], more].concat())
     };
     let found = verify(&raw, &["--key", &sound.key]).expect_code(0).json();
     assert_eq!((&found["signedEntries"], &found["origin"]), (&found["entries"], &json!(ORIGIN)));

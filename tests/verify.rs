@@ -243,7 +243,7 @@ fn an_entry_that_names_an_unknown_purpose_is_damage_as_for_the_server() {
         let in_order = verify::verify(&RealDisk, &dir.ledger(), &mut |_, _| {}).unwrap_err();
         assert!(in_order.to_string().contains(&format!("index {at}: ")), "{in_order}");
         let raw = dir.text("raw", bundle(&all).unwrap());
-        let found = run(["verify", "--json", "--raw", &raw]).expect_code(1).json();
+        let found = run(["verify", "--json", "--raw-file", &raw]).expect_code(1).json();
         assert_eq!(found["damage"]["index"], at);
     }
 }

@@ -29,7 +29,7 @@ the ledger stores.
 
 With --raw it writes those bytes themselves, each entry after its length in two bytes, big endian,
 as in the entry bundles of C2SP tlog-tiles. A file that begins with entry 0 can be compared with a
-checkpoint offline: `consent-ledger verify --raw FILE --checkpoint C --key K`. docs/format.md shows
+checkpoint offline: `consent-ledger verify --raw-file F --checkpoint C --key K`. docs/format.md shows
 how to do it without this program.
 
 Examples:

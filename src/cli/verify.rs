@@ -51,7 +51,7 @@ opened, too. A copy that has no vault is verified with --ledger-only.
 The tree must have the hashes of the entries under the checkpoints of the directory. Later hashes
 are unsynced: the server computes them again, and they are not damage.
 
---raw verifies a file that `export --raw` wrote from entry 0 on, instead of a directory.
+--raw-file verifies what `export --raw` wrote from entry 0 on, instead of a directory.
 
 Exit codes: 0 intact, and every checkpoint agrees; 1 damaged, rolled back or changed, or no checkpoint
 verifies with the given keys, or the server of --against does not answer; 2 wrong usage, for example
@@ -63,7 +63,7 @@ Examples:
   consent-ledger verify --data-dir ./data --json | jq .rootHash
   consent-ledger verify --data-dir ./data --checkpoint january.checkpoint --key @ledger.vkey
   consent-ledger verify --against https://ledger.example --key @ledger.vkey --policy w.policy
-  consent-ledger verify --raw ledger.raw --checkpoint january.checkpoint --key @ledger.vkey";
+  consent-ledger verify --raw-file ledger.raw --checkpoint jan.checkpoint --key @ledger.vkey";
 
 /// Options of `verify`.
 #[derive(Debug, Args)]
@@ -74,7 +74,7 @@ pub struct VerifyArgs {
     data_dir: PathBuf,
     /// File of `export --raw` to verify instead of a directory; it begins with entry 0
     #[arg(long, value_name = "FILE")]
-    raw: Option<PathBuf>,
+    raw_file: Option<PathBuf>,
     /// Do not verify the vault: the directory is a copy without it
     #[arg(long)]
     ledger_only: bool,
@@ -145,7 +145,7 @@ impl NotChecked {
             Self::OtherWitnesses => {
                 "witnesses of the policy with another kind of key, such as ML-DSA-44: none of them counts"
             }
-            Self::Vault => "the vault: --ledger-only or --raw was given",
+            Self::Vault => "the vault: --ledger-only or --raw-file was given",
             Self::VaultContents => "what the vault holds: no --kek-file was given",
         }
     }
@@ -165,7 +165,7 @@ async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, Cl
     let trust = trust(args)?;
     let kek = kek(args)?;
     // Read before the entries: a running server only adds to the ledger meanwhile.
-    let mut held = match args.raw {
+    let mut held = match args.raw_file {
         Some(_) => Vec::new(),
         None => Held::of_data_dir(&args.data_dir, trust.as_ref())?,
     };
@@ -183,7 +183,7 @@ async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, Cl
 
     let all = held.iter().chain(remote.as_ref().map(|remote| &remote.held));
     let sizes: Vec<_> = all.filter_map(Held::size).collect();
-    let Read { files, tree, vault } = match &args.raw {
+    let Read { files, tree, vault } = match &args.raw_file {
         Some(file) => Read::of_raw(file, &sizes)?,
         None => {
             // An empty directory is a loss if a checkpoint has entries, and wrong usage otherwise.
@@ -235,7 +235,7 @@ fn not_checked(
         (NotChecked::Signatures, trust.is_none()),
         (NotChecked::Rollback, !has_outside),
         (NotChecked::OtherWitnesses, trust.is_some_and(passes_over)),
-        (NotChecked::Vault, args.ledger_only || args.raw.is_some()),
+        (NotChecked::Vault, args.ledger_only || args.raw_file.is_some()),
         (NotChecked::VaultContents, vault.is_some_and(|vault| !vault.opened)),
     ]
     .into_iter()
