@@ -183,13 +183,15 @@ async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, Cl
 
     let all = held.iter().chain(remote.as_ref().map(|remote| &remote.held));
     let sizes: Vec<_> = all.filter_map(Held::size).collect();
-    let Read { files, tree, vault } = match &args.raw_file {
+    let Read { files, tree, vault, .. } = match &args.raw_file {
         Some(file) => Read::of_raw(file, &sizes)?,
         None => {
             // An empty directory is a loss if a checkpoint has entries, and wrong usage otherwise.
             let is_loss = sizes.iter().any(|size| *size > 0);
-            let kek = (!args.ledger_only).then_some(kek.as_ref());
-            Read::of_dir(&args.data_dir, &sizes, signed, is_loss, kek)?
+            let mut read =
+                Read::of_dir(&args.data_dir, &sizes, signed, is_loss, !args.ledger_only)?;
+            read.read_vault(&args.data_dir, kek.as_ref());
+            read
         }
     };
     let Files { verified, good } = files;
@@ -265,17 +267,18 @@ struct Read {
     files: Files,
     tree: Option<TreeCompared>,
     vault: Option<VaultCompared>,
+    /// The data subjects that entries name; none if the vault is not to be verified.
+    named: Option<NamedSubjects>,
 }
 
 impl Read {
-    /// Reads a directory. `signed` entries are under its own checkpoints, and the vault is opened with
-    /// `kek`, if it is to be verified at all.
+    /// Reads ledger and tree of a directory. `signed` entries are under its own checkpoints.
     fn of_dir(
         dir: &Path,
         sizes: &[u64],
         signed: u64,
         is_loss: bool,
-        kek: Option<Option<&Kek>>,
+        wants_vault: bool,
     ) -> Result<Self, CliError> {
         let tree = TreeFiles::open(dir, signed);
         let mut tree = tree.map_err(|error| CliError::file(&dir.join("tree"), error))?;
@@ -289,7 +292,7 @@ impl Read {
         let asked = Asked {
             roots_at: sizes,
             hashes: Some(&mut hash),
-            subjects: kek.is_some().then_some(&mut subject),
+            subjects: wants_vault.then_some(&mut subject),
         };
         let files = shown(|step| offline::audit_dir(dir, asked, step))?;
         let files = match files {
@@ -297,16 +300,22 @@ impl Read {
             None if is_loss => Files::none(),
             None => return Err(offline::no_ledger(dir)),
         };
-        let ledger_id = files.good.opened.as_ref().map(|opened| opened.ledger_id);
-        let vault = kek.and_then(|kek| VaultCompared::of(dir, ledger_id, named, kek));
-        Ok(Self { files, tree: tree.map(TreeFiles::end), vault })
+        let named = wants_vault.then_some(named);
+        Ok(Self { files, tree: tree.map(TreeFiles::end), vault: None, named })
+    }
+
+    /// Reads the vault of a directory, if it is to be verified.
+    fn read_vault(&mut self, dir: &Path, kek: Option<&Kek>) {
+        let ledger_id = self.files.good.opened.as_ref().map(|opened| opened.ledger_id);
+        let named = self.named.take();
+        self.vault = named.and_then(|named| VaultCompared::of(dir, ledger_id, named, kek));
     }
 
     fn of_raw(file: &Path, sizes: &[u64]) -> Result<Self, CliError> {
         let files = shown(|step| offline::audit_raw(file, sizes, step))?;
         let files = files
             .ok_or_else(|| CliError::usage(format!("{}: it holds no entry", file.display())))?;
-        Ok(Self { files, tree: None, vault: None })
+        Ok(Self { files, tree: None, vault: None, named: None })
     }
 }
 
