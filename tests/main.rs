@@ -17,6 +17,7 @@ mod decision_token;
 mod decisions;
 mod dockerfile;
 mod end_to_end;
+mod forgeries;
 mod format;
 mod import;
 mod import_rows;
