@@ -36,6 +36,7 @@ mod proofs;
 mod propagation;
 mod protocol;
 mod python_client;
+mod random_changes;
 mod readme;
 mod receipts;
 mod reference;

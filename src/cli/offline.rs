@@ -13,7 +13,7 @@ use crate::{
         chain::Tip,
         verify::{self, Audited, Good, TakeHash, TakeSubject, VerifyError, Wanted},
     },
-    storage::{LogError, disk::RealDisk, scan},
+    storage::{self, LogError, disk::RealDisk, scan},
     tlog::{
         checkpoint::SignedCheckpoint,
         merkle::{Hash, empty_root, prove_inclusion},
@@ -90,6 +90,13 @@ pub struct TornTail {
     pub offset: u64,
     /// Its length, in bytes.
     pub bytes: u64,
+}
+
+impl From<storage::TornTail> for TornTail {
+    fn from(torn: storage::TornTail) -> Self {
+        let storage::TornTail { segment, offset, bytes, .. } = torn;
+        Self { segment, offset, bytes }
+    }
 }
 
 /// Damage in a ledger.
@@ -194,11 +201,7 @@ fn files(audited: Audited) -> Result<Option<Files>, CliError> {
             entries: report.entries,
             bytes: report.bytes,
             chain_hash: Some(Bytes(report.chain_hash.to_vec())),
-            torn_tail: report.torn.map(|torn| TornTail {
-                segment: torn.segment,
-                offset: torn.offset,
-                bytes: torn.bytes,
-            }),
+            torn_tail: report.torn.map(TornTail::from),
             damage: None,
         },
         Err(VerifyError::Log(LogError::Damaged(damage))) => before(

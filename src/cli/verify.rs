@@ -21,13 +21,13 @@ use self::{
 use super::{
     Context, Exit,
     error::CliError,
-    offline::{self, Asked, Files, Verified},
+    offline::{self, Asked, Files, TornTail, Verified},
     output::{Output, Tone},
     progress, serve,
     trust::{Trust, TrustArgs},
     words::Bytes,
 };
-use crate::{config::parse_kek, domain::SubjectRef, tlog::BASE64, vault::Kek};
+use crate::{config::parse_kek, domain::SubjectRef, tlog::BASE64, vault::KekFile};
 
 const AFTER_HELP: &str = "\
 Needs no server and no keys, and may run while a server uses the directory. A torn tail is an
@@ -167,13 +167,22 @@ async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, Cl
     // Read before the entries: a running server only adds to the ledger meanwhile.
     let mut held = match args.raw_file {
         Some(_) => Vec::new(),
-        None => Held::of_data_dir(&args.data_dir, trust.as_ref())?,
+        None => Held::of_data_dir(&args.data_dir, !args.ledger_only, trust.as_ref())?,
     };
-    let signed = held.iter().filter_map(Held::size).max().unwrap_or(0);
+    let is_sound = held.iter().all(|held| held.checkpoint.is_ok());
+    let mut signed = held.iter().filter_map(Held::size).max().unwrap_or(0);
     let mut remote = None;
     if let Some(trust) = &trust {
         for path in &args.checkpoint {
-            held.push(Held::file(path, trust)?);
+            let file = Held::file(path, trust)?;
+            if is_sound && args.raw_file.is_none() {
+                held.extend(Held::older_book(&args.data_dir, &file, signed));
+            }
+            held.push(file);
+        }
+        if !is_sound {
+            // Then a checkpoint from elsewhere says how much of the tree was synced.
+            signed = held.iter().filter_map(Held::size).max().unwrap_or(0);
         }
         if let Some(url) = &args.against {
             remote = Some(Remote::fetch(url, trust, &context.global).await?);
@@ -254,10 +263,16 @@ fn trust(args: &VerifyArgs) -> Result<Option<Trust>, CliError> {
 }
 
 /// The key-encryption key, if one is given.
-fn kek(args: &VerifyArgs) -> Result<Option<Kek>, CliError> {
+fn kek(args: &VerifyArgs) -> Result<Option<KekFile>, CliError> {
+    let bare = |kek| Some(KekFile { kek, ledgers: Vec::new() });
     match (&args.kek_file, serve::kek_in_environment()) {
-        (Some(file), _) => Kek::from_file(file).map(Some).map_err(CliError::usage),
-        (None, Some(text)) => parse_kek(&text).map(Some).map_err(CliError::usage),
+        (Some(path), _) => {
+            let file = KekFile::read(path).map_err(CliError::usage)?;
+            let missing =
+                || CliError::usage(format!("--kek-file {}: there is no such file", path.display()));
+            file.ok_or_else(missing).map(Some)
+        }
+        (None, Some(text)) => parse_kek(&text).map(bare).map_err(CliError::usage),
         (None, None) => Ok(None),
     }
 }
@@ -305,10 +320,10 @@ impl Read {
     }
 
     /// Reads the vault of a directory, if it is to be verified.
-    fn read_vault(&mut self, dir: &Path, kek: Option<&Kek>) {
-        let ledger_id = self.files.good.opened.as_ref().map(|opened| opened.ledger_id);
+    fn read_vault(&mut self, dir: &Path, kek: Option<&KekFile>) {
+        let opened = self.files.good.opened.as_ref();
         let named = self.named.take();
-        self.vault = named.and_then(|named| VaultCompared::of(dir, ledger_id, named, kek));
+        self.vault = named.and_then(|named| VaultCompared::of(dir, opened, named, kek));
     }
 
     fn of_raw(file: &Path, sizes: &[u64]) -> Result<Self, CliError> {
@@ -367,10 +382,7 @@ fn print(verification: &Verification, context: &mut Context) -> Result<(), CliEr
     }
     out.line(format!("root hash   {}", verification.root_hash))?;
     if let Some(tail) = &files.torn_tail {
-        out.line(format!(
-            "torn tail   {} bytes at offset {} of {}: an unfinished write",
-            tail.bytes, tail.offset, tail.segment
-        ))?;
+        print_torn_tail(tail, out)?;
     }
     if let Some(tree) = &verification.tree {
         print_tree(tree, out)?;
@@ -382,17 +394,25 @@ fn print(verification: &Verification, context: &mut Context) -> Result<(), CliEr
 }
 
 fn print_vault(vault: &VaultCompared, out: &mut Output) -> Result<(), CliError> {
-    let VaultCompared { subjects, named, opened, fault, .. } = vault;
+    let VaultCompared { subjects, named, opened, torn_tail, fault, .. } = vault;
     match fault {
         None => {
             let opened = if *opened { ", all opened" } else { "" };
-            out.line(format!("vault       {subjects} data subjects{opened}; {named} are named"))
+            out.line(format!("vault       {subjects} data subjects{opened}; {named} are named"))?;
         }
         Some(fault) => {
             let wrong = out.paint(Tone::Bad, "wrong");
-            out.line(format!("vault       {wrong}: {fault}"))
+            out.line(format!("vault       {wrong}: {fault}"))?;
         }
     }
+    torn_tail.iter().try_for_each(|tail| print_torn_tail(tail, out))
+}
+
+fn print_torn_tail(tail: &TornTail, out: &mut Output) -> Result<(), CliError> {
+    let TornTail { segment, offset, bytes } = tail;
+    out.line(format!(
+        "torn tail   {bytes} bytes at offset {offset} of {segment}: an unfinished write"
+    ))
 }
 
 fn print_tree(tree: &TreeCompared, out: &mut Output) -> Result<(), CliError> {

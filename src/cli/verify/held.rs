@@ -14,6 +14,7 @@ use crate::{
     ledger::verify::Good,
     tlog::{BASE64, checkpoint::SignedCheckpoint},
     tree::{self, BOOK_FILE, KEY_FILE},
+    vault,
 };
 
 /// The source of a checkpoint.
@@ -102,6 +103,21 @@ impl Held {
         Self::new(source, name, checkpoint, true, Some(trust))
     }
 
+    /// The finding that the book of a data directory is older than a checkpoint of the ledger, if it is:
+    /// every checkpoint is durable in the book before anybody sees it. `signed` entries are under the book's.
+    pub fn older_book(data_dir: &Path, file: &Self, signed: u64) -> Option<Self> {
+        let size = file.size().filter(|size| *size > signed)?;
+        let is_there = data_dir.join(BOOK_FILE).exists();
+        is_there.then(|| {
+            let problem = format!(
+                "it is of {signed} signed entries, and {} is of {size}: it is older than what this \
+                 ledger has signed",
+                file.name
+            );
+            Self::new(Source::DataDir, BOOK_FILE.to_owned(), Err(problem), false, None)
+        })
+    }
+
     /// A checkpoint in a file.
     ///
     /// # Errors
@@ -116,13 +132,17 @@ impl Held {
     ///
     /// # Errors
     /// The file can not be read.
-    pub fn of_data_dir(data_dir: &Path, trust: Option<&Trust>) -> Result<Vec<Self>, CliError> {
+    pub fn of_data_dir(
+        data_dir: &Path,
+        is_whole: bool,
+        trust: Option<&Trust>,
+    ) -> Result<Vec<Self>, CliError> {
         let held = |checkpoint, released| {
             Self::new(Source::DataDir, BOOK_FILE.to_owned(), checkpoint, released, trust)
         };
         let book = match offline::book(data_dir)? {
             Ok(Some(book)) => book,
-            Ok(None) if has_signed(data_dir)? => {
+            Ok(None) if has_signed(data_dir, is_whole)? => {
                 return Ok(vec![held(Err(MISSING.to_owned()), false)]);
             }
             Ok(None) => return Ok(Vec::new()),
@@ -198,7 +218,7 @@ impl Held {
             )),
             None if is_whole => Some(format!(
                 "the checkpoint is of {size} entries, the ledger has {entries}: it was rolled back \
-                 or cut"
+                 or cut, or it is another ledger"
             )),
             None => Some(format!(
                 "the checkpoint is of {size} entries, only the first {entries} are good"
@@ -247,16 +267,17 @@ impl Compared {
 }
 
 /// The finding about a directory without checkpoints.
-const MISSING: &str = "it is missing, although this directory has signed checkpoints: a server \
-                       refuses to start";
+const MISSING: &str =
+    "it is missing, and it says what this ledger has signed: a server refuses to start";
 
-/// Whether a data directory has a key or a tree, so that it must have signed.
-fn has_signed(data_dir: &Path) -> Result<bool, CliError> {
+/// Whether a data directory is one that a server used, and not a copy for an auditor: then it has had a
+/// book from the beginning. `is_whole` if it is said to have a vault.
+fn has_signed(data_dir: &Path, is_whole: bool) -> Result<bool, CliError> {
     let exists = |name| {
         let path = data_dir.join(name);
         path.try_exists().map_err(|error| CliError::file(&path, error))
     };
-    Ok(exists(KEY_FILE)? || exists(tree::DIR)?)
+    Ok(exists(KEY_FILE)? || exists(tree::DIR)? || (is_whole && exists(vault::DIR)?))
 }
 
 /// A checkpoint of the data directory, verified with the trusted keys, if there are any.

@@ -73,9 +73,9 @@ impl TreeFiles {
                 }
                 Err(error) => return Err(error),
             };
-            let on_disk = file.metadata()?.len() / HASH_BYTES as u64;
-            files.note_missing(level, hashes, on_disk);
-            files.unsynced += on_disk.saturating_sub(hashes);
+            let bytes = file.metadata()?.len();
+            files.note_missing(level, hashes, bytes / HASH_BYTES as u64);
+            files.unsynced += bytes.div_ceil(HASH_BYTES as u64).saturating_sub(hashes);
             files.levels.push(Level { file: BufReader::with_capacity(64 * 1024, file), hashes });
         }
         Ok(Some(files))
