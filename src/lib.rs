@@ -31,7 +31,7 @@
 
 pub use consent_ledger_client as client;
 pub use consent_ledger_core::{
-    decide, domain, entry, event, fold, history, jws, ledger, obligations, receipt, seal, token,
+    decide, domain, entry, event, fold, history, jws, ledger, obligations, receipt, token,
 };
 pub use consent_ledger_format as format;
 pub use consent_ledger_tlog as tlog;

@@ -17,14 +17,14 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::{
-    seal::{self, SecretKey},
+    format::secret::Key,
     storage::{AtPath as _, FileError, if_exists, secret},
     tlog::{hex, unhex},
 };
 
 /// The key that wraps every other key of the vault.
 #[derive(Clone)]
-pub struct Kek(SecretKey);
+pub struct Kek(Key);
 
 /// Why there is no usable key-encryption key.
 #[derive(Debug, Error)]
@@ -53,7 +53,7 @@ impl Kek {
     /// A fresh random key.
     #[must_use]
     pub fn random() -> Self {
-        Self(seal::random_key())
+        Self(Key::random(&mut rand::rng()))
     }
 
     /// Parses 64 hexadecimal digits.
@@ -62,7 +62,7 @@ impl Kek {
     /// [`KekError::Malformed`].
     pub fn parse(text: &str) -> Result<Self, KekError> {
         let hash = blake3::Hash::from_hex(text.trim()).map_err(|_| KekError::Malformed)?;
-        Ok(Self(Zeroizing::new(*hash.as_bytes())))
+        Ok(Self(Key::new(*hash.as_bytes())))
     }
 
     /// Reads the key from a file.
@@ -74,8 +74,8 @@ impl Kek {
         Ok(file.kek)
     }
 
-    /// The key's bytes, for the vault alone.
-    pub(super) fn bytes(&self) -> &[u8; 32] {
+    /// The key, for the vault alone.
+    pub(super) fn key(&self) -> &Key {
         &self.0
     }
 
@@ -84,7 +84,7 @@ impl Kek {
     }
 
     fn text(&self) -> Zeroizing<String> {
-        Zeroizing::new(blake3::Hash::from_bytes(*self.0).to_hex().to_string())
+        Zeroizing::new(blake3::Hash::from_bytes(*self.0.bytes()).to_hex().to_string())
     }
 }
 
@@ -195,8 +195,8 @@ mod tests {
         assert!(matches!(Kek::from_file(&path), Err(KekError::Missing(_))));
         let key = KekFile::read_or_create(&path).unwrap().kek;
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(KekFile::read_or_create(&path).unwrap().kek.bytes(), key.bytes());
-        assert_eq!(Kek::from_file(&path).unwrap().bytes(), key.bytes());
+        assert_eq!(KekFile::read_or_create(&path).unwrap().kek.key(), key.key());
+        assert_eq!(Kek::from_file(&path).unwrap().key(), key.key());
         for bad in ["nonsense", &format!("{}\nledger", "00".repeat(32))] {
             fs::write(&path, bad).unwrap();
             assert!(matches!(Kek::from_file(&path), Err(KekError::MalformedFile(_))), "{bad}");
@@ -219,7 +219,7 @@ mod tests {
         }
         assert_eq!(read().ledgers, ledgers);
         assert_eq!(read().ledger_of("2.example"), Some(&ledgers[1]));
-        assert_eq!(read().kek.bytes(), &[0x5a; 32]);
+        assert_eq!(read().kek.key(), &Key::new([0x5a; 32]));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o400);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
     }
@@ -240,7 +240,7 @@ mod tests {
         let first = Kek::random();
         first.write_new(&path).unwrap();
         Kek::random().write_new(&path).unwrap();
-        assert_eq!(KekFile::read_or_create(&path).unwrap().kek.bytes(), first.bytes());
+        assert_eq!(KekFile::read_or_create(&path).unwrap().kek.key(), first.key());
         let names = fs::read_dir(dir.path()).unwrap().count();
         assert_eq!(names, 1, "nothing is left beside the key");
     }

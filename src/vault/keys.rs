@@ -6,7 +6,7 @@
 //! | `10` lookup | identity hash (32) | subject_ref (16), vault frame (8, big-endian) |
 //! | `11` frame | subject_ref (16) | vault frame (8, big-endian) |
 //! | `12` first tag | tag (16) | subject_ref (16), lane (1) |
-//! | `ff 'w'` indexed | | number of vault frames indexed (8, big-endian) |
+//! | `ff 'w'` indexed | | number of vault frames indexed (8, big-endian), the MAC of the last (32) |
 //!
 //! The mark (`ff`) sorts last on purpose: the index writes rows to disk in key order, so a mark never
 //! arrives before the rows that it counts.

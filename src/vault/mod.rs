@@ -1,10 +1,10 @@
 //! The vault: the identities and keys of subjects. The only primary data that may ever be deleted.
 //!
-//! Its frames are stored like those of the ledger, and are durable before the first entry that needs
-//! them. Identities are looked up by a keyed hash, so that no clear identity is on disk. The index maps
-//! each hash to a frame; these rows can be rebuilt from the frames at any time.
+//! Its frames ([`crate::format::vault`]) are stored like those of the ledger, and are durable before the
+//! first entry that needs them. Each is sealed under the vault's key, which the key-encryption key wraps,
+//! and bound to all frames before it. The index finds a frame by a keyed hash of the identity; these rows
+//! can be rebuilt from the frames at any time.
 
-mod frame;
 mod kek;
 mod keys;
 mod offline;
@@ -16,31 +16,27 @@ use std::{
     sync::Arc,
 };
 
-pub use frame::FrameError;
-use frame::{Frame, Opened, SubjectFrame};
 use hashbrown::DefaultHashBuilder;
 pub use kek::{Kek, KekError, KekFile, LedgerNote};
 use keys::Key;
-pub use offline::People;
+pub use offline::{Inspected, People, inspect};
 use parking_lot::Mutex;
 use quick_cache::{UnitWeighter, sync::Cache};
 use rand::RngExt;
 use thiserror::Error;
-use zeroize::Zeroizing;
 
 use crate::{
-    domain::{Identity, Sealed, Subject, SubjectError, SubjectRef},
+    domain::{Identity, Subject, SubjectError, SubjectRef},
     format::{
         Tag,
         keys::{
             ledger::{ConfidentialRoot, LedgerSecret},
             person::PersonKeys,
-            tree::KeyTree,
         },
-        secret,
+        secret::Key as SecretKey,
+        vault::{self as format, Content, Secrets, Vault as Chain},
     },
     ledger::sealed::{Lane, Person},
-    seal::{self, OpenError as SealError, SecretKey, context},
     storage::{
         FrameAt, FrameLog, LogError, LogReader, LogSpec, TornTail,
         disk::Disk,
@@ -54,8 +50,8 @@ pub const LOG_KIND: [u8; 4] = *b"VALT";
 /// Name of the vault's folder in a data directory.
 pub const DIR: &str = "vault";
 
-/// The largest frame; a subject's frame has about 450 bytes.
-const FRAME_BYTES_MAX: u32 = 4_096;
+/// The largest frame; most have about 650 bytes.
+const FRAME_BYTES_MAX: u32 = 36 << 10;
 /// Vault segments are small, so that each can be compacted by itself; in tests, so that there are several.
 const SEGMENT_BYTES_MAX: u64 = if cfg!(test) { 4 << 10 } else { 16 << 20 };
 /// The greatest number of opened subjects that are kept in memory.
@@ -64,8 +60,6 @@ const PERSONS_MAX: usize = 50_000;
 const INDEX_STEP: u64 = 1_000;
 /// How many bytes of frames are read at once while indexing, at most.
 const INDEX_READ_BYTES_MAX: usize = 1 << 20;
-
-const LOOKUP_CONTEXT: &str = "consent-ledger v1 identity lookup";
 
 /// Why an operation of the vault failed.
 #[derive(Debug, Error)]
@@ -76,26 +70,15 @@ pub enum VaultError {
     /// The index failed.
     #[error("vault look-up: {0}")]
     Index(#[from] IndexError),
-    /// A frame is intact, but malformed or of an unknown format.
-    #[error("vault frame {frame}: {problem}")]
-    Frame {
-        /// Number of the frame.
-        frame: u64,
-        /// The error.
-        problem: FrameError,
-    },
-    /// The first frame does not open the vault, or another one does.
-    #[error("vault frame {0} is not what stands there in a vault")]
-    Order(u64),
+    /// A frame is none, is not the next one, or does not open.
+    #[error(transparent)]
+    Frame(format::VaultError),
     /// The key-encryption key is not the one that the vault was sealed with.
     #[error(
         "the key-encryption key is not the one that the vault was sealed with; give the right one \
          by --kek-file or CONSENT_LEDGER_KEK"
     )]
     WrongKey,
-    /// A subject's key or identity can not be opened.
-    #[error("what the vault holds of {0:?} can not be opened")]
-    Sealed(SubjectRef),
     /// The vault does not know a subject that the ledger names.
     #[error("the vault does not know {0:?}")]
     UnknownSubject(SubjectRef),
@@ -124,22 +107,22 @@ type Lru<K, V> = Cache<K, V, UnitWeighter, DefaultHashBuilder>;
 /// The vault.
 #[derive(Debug)]
 pub struct Vault {
-    log: Mutex<FrameLog>,
+    log: Mutex<Written>,
     reader: LogReader,
     dir: PathBuf,
     index: Arc<Index>,
-    kek: Kek,
-    ledger_id: [u8; 16],
-    secrets: Secrets,
+    /// The vault after its first frame, which opens every other.
+    opened: Chain,
+    confidential: ConfidentialRoot,
     lookups: Lru<[u8; 32], SubjectRef>,
     persons: Lru<SubjectRef, Arc<Person>>,
 }
 
-/// What follows from the vault's master secret.
-struct Secrets {
-    lookup: SecretKey,
-    ledger: LedgerSecret,
-    confidential: ConfidentialRoot,
+/// The log, and what continues it.
+#[derive(Debug)]
+struct Written {
+    frames: FrameLog,
+    chain: Chain,
 }
 
 /// The opened files of the vault, before look-ups are possible.
@@ -147,7 +130,7 @@ struct Secrets {
 pub struct VaultFiles {
     dir: PathBuf,
     log: FrameLog,
-    opened: Opened,
+    first_frame: Vec<u8>,
 }
 
 impl VaultFiles {
@@ -164,12 +147,12 @@ impl VaultFiles {
     ) -> Result<Self, VaultError> {
         let (mut log, _) = FrameLog::open(disk, Self::spec(dir.clone(), 0), new_ledger_id)?;
         if log.next_index() == 0 {
-            let context = context(&log.id(), b"master", &[]);
-            let master = seal::seal(kek.bytes(), &context, &*seal::random_key());
-            log.append(&[Frame::Opened(Opened { ledger_id: log.id(), master }).encode()])?;
+            let rng = &mut rand::rng();
+            let (_, frame) = Chain::create(log.id(), kek.key(), Secrets::random(rng), rng)?;
+            log.append(&[frame])?;
         }
         let files = Self::of(log, dir)?;
-        files.opened.master(kek)?;
+        files.unlock(kek)?;
         Ok(files)
     }
 
@@ -194,16 +177,19 @@ impl VaultFiles {
     }
 
     fn of(log: FrameLog, dir: PathBuf) -> Result<Self, VaultError> {
-        match decode(0, &log.reader().read(0)?)? {
-            Frame::Opened(opened) => Ok(Self { dir, log, opened }),
-            Frame::Subject(_) => Err(VaultError::Order(0)),
-        }
+        let first_frame = log.reader().read(0)?;
+        format::ledger_of(&first_frame)?;
+        Ok(Self { dir, log, first_frame })
+    }
+
+    fn unlock(&self, kek: &Kek) -> Result<Chain, VaultError> {
+        Ok(Chain::open(self.log.id(), kek.key(), &self.first_frame)?)
     }
 
     /// Identity of the ledger that the vault belongs to.
     #[must_use]
     pub fn ledger_id(&self) -> [u8; 16] {
-        self.opened.ledger_id
+        self.log.id()
     }
 
     /// Whether the vault has no subjects.
@@ -227,11 +213,12 @@ pub fn id_of(disk: &dyn Disk, dir: &Path) -> Result<Option<[u8; 16]>, VaultError
     }
 }
 
-impl Opened {
-    /// Opens the secret from which the other keys of the vault are derived.
-    fn master(&self, kek: &Kek) -> Result<Zeroizing<Vec<u8>>, VaultError> {
-        let context = context(&self.ledger_id, b"master", &[]);
-        seal::open(kek.bytes(), &context, &self.master).map_err(|SealError| VaultError::WrongKey)
+impl From<format::VaultError> for VaultError {
+    fn from(error: format::VaultError) -> Self {
+        match error {
+            format::VaultError::WrongKey => Self::WrongKey,
+            error => Self::Frame(error),
+        }
     }
 }
 
@@ -241,11 +228,7 @@ pub struct NewSubject {
     /// Who it is, and its keys.
     pub person: Arc<Person>,
     lookup: [u8; 32],
-    frame: Vec<u8>,
 }
-
-/// Bytes of a subject's three roots.
-const ROOTS_BYTES: usize = 96;
 
 impl Vault {
     /// Unlocks the vault. Look-ups are complete only after [`Self::catch_up`]; up to `hot_subjects_max`
@@ -256,19 +239,18 @@ impl Vault {
     pub fn open(
         files: VaultFiles,
         index: Arc<Index>,
-        kek: Kek,
+        kek: &Kek,
         hot_subjects_max: usize,
     ) -> Result<Self, VaultError> {
-        let VaultFiles { dir, log, opened } = files;
-        let master = opened.master(&kek)?;
+        let opened = files.unlock(kek)?;
+        let VaultFiles { dir, log, .. } = files;
         Ok(Self {
             reader: log.reader(),
             dir,
-            log: Mutex::new(log),
+            log: Mutex::new(Written { frames: log, chain: opened.clone() }),
             index,
-            kek,
-            ledger_id: opened.ledger_id,
-            secrets: Secrets::derive(&master)?,
+            confidential: opened.secrets().ledger.confidential(),
+            opened,
             lookups: cache(hot_subjects_max),
             persons: cache(PERSONS_MAX),
         })
@@ -280,34 +262,34 @@ impl Vault {
     /// A frame can not be read, or the vault has lost frames.
     pub fn catch_up(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<(), VaultError> {
         let frames = self.reader.next_index();
+        let mut log = self.log.lock();
         let known = match self.index.get(&Key::Indexed.encode())? {
-            None => 0,
-            Some(bytes) => u64::from_be_bytes(bytes.try_into().map_err(|_| VaultError::Row)?),
+            None => 1,
+            Some(row) => {
+                let (known, mac) = row.split_first_chunk().ok_or(VaultError::Row)?;
+                let known = u64::from_be_bytes(*known);
+                if known > frames {
+                    return Err(VaultError::LostFrames { frames, known });
+                }
+                let (last, mac) = (known.saturating_sub(1), mac.try_into());
+                let mac = mac.map_err(|_| VaultError::Row)?;
+                log.chain.resume(last, mac, &self.reader.read(last)?)?;
+                known
+            }
         };
-        if known > frames {
-            return Err(VaultError::LostFrames { frames, known });
-        }
         let mut next = known;
         while next < frames {
             let end = frames.min(next + INDEX_STEP);
             let mut rows = Vec::new();
             for bytes in self.reader.read_range(next, end, INDEX_READ_BYTES_MAX)? {
-                match decode(next, &bytes)? {
-                    Frame::Opened(_) if next == 0 => {}
-                    Frame::Subject(subject) if next > 0 => {
-                        let keys = open_keys(&self.ledger_id, &self.kek, &subject)?;
-                        rows.extend(subject_rows(
-                            &subject.lookup,
-                            subject.subject_ref,
-                            &keys,
-                            next,
-                        ));
-                    }
-                    _ => return Err(VaultError::Order(next)),
+                let (id, content) = log.chain.follow(&bytes)?;
+                if let Content::Person(person) = content {
+                    let lookup = self.opened.secrets().lookup(&person.identity);
+                    rows.extend(subject_rows(&lookup, SubjectRef(id), &person.keys, next));
                 }
                 next += 1;
             }
-            rows.push(indexed_row(next));
+            rows.push(indexed_row(&log.chain));
             self.index.put(rows)?;
             progress(next, frames);
         }
@@ -325,13 +307,16 @@ impl Vault {
         visit: &mut dyn FnMut(&[u8], u64) -> ControlFlow<()>,
     ) -> Result<bool, VaultError> {
         let end = self.reader.first_index_of_last_segment();
-        let mut next = 0;
+        let (mut next, mut chain) = (0, self.opened.clone());
         let mut problem = None;
         let walked = scan(disk, &self.dir, LOG_KIND, FRAME_BYTES_MAX, 0, &mut |frame| {
             if frame.index == end {
                 return ControlFlow::Break(String::new());
             }
-            problem = decode(frame.index, frame.payload).err();
+            problem = match frame.index {
+                0 => format::check_form(0, frame.payload).err(),
+                _ => chain.pass(frame.payload).err(),
+            };
             next = frame.index + 1;
             match (&problem, visit(frame.payload, frame.index)) {
                 (None, ControlFlow::Continue(())) => ControlFlow::Continue(()),
@@ -339,7 +324,7 @@ impl Vault {
             }
         });
         match (problem, walked) {
-            (Some(problem), _) => Err(problem),
+            (Some(problem), _) => Err(problem.into()),
             // The walk was stopped here, in the middle or where the newest segment begins.
             (None, Err(LogError::Damaged(damage))) if damage.problem.is_empty() => Ok(next == end),
             (None, walked) => walked.map(|_| next == end).map_err(VaultError::from),
@@ -381,9 +366,13 @@ impl Vault {
         first: u64,
     ) -> impl Iterator<Item = Result<(SubjectRef, Identity), VaultError>> {
         let frames = first.saturating_add(1)..self.reader.next_index();
-        frames.map(|at| match decode(at, &self.reader.read(at)?)? {
-            Frame::Subject(frame) => Ok((frame.subject_ref, self.identity(frame.subject_ref)?)),
-            _ => Err(VaultError::Order(at)),
+        frames.filter_map(|at| match self.read(at) {
+            Ok(None) => None,
+            Ok(Some(person)) if self.has_erased(person.subject_ref) => {
+                Some(Ok((person.subject_ref, Identity::Erased)))
+            }
+            Ok(Some(person)) => Some(Ok((person.subject_ref, Identity::Known(person.identity)))),
+            Err(error) => Some(Err(error)),
         })
     }
 
@@ -409,24 +398,8 @@ impl Vault {
     pub fn create(&self, subject: &Subject) -> NewSubject {
         let subject_ref = SubjectRef(rand::rng().random());
         let keys = PersonKeys::random(&mut rand::rng());
-        let identity_key = identity_key(&keys);
-        let lookup = self.lookup(subject);
-        let frame = Frame::Subject(SubjectFrame {
-            subject_ref,
-            lookup,
-            key: seal::seal(
-                self.kek.bytes(),
-                &key_context(&self.ledger_id, subject_ref),
-                &roots(&keys),
-            ),
-            identity: seal::seal(
-                &identity_key,
-                &identity_context(&self.ledger_id, subject_ref),
-                subject.as_str().as_bytes(),
-            ),
-        });
         let person = Arc::new(Person { subject_ref, keys, identity: subject.clone() });
-        NewSubject { person, lookup, frame: frame.encode() }
+        NewSubject { person, lookup: self.lookup(subject) }
     }
 
     /// Stores new subjects: durable, and found by look-ups, when the call returns.
@@ -438,15 +411,22 @@ impl Vault {
             return Ok(());
         }
         let mut log = self.log.lock();
-        let first = log.next_index();
+        let Written { frames, chain } = &mut *log;
+        let first = chain.next_number();
         let subjects: Vec<&NewSubject> = subjects.iter().map(Borrow::borrow).collect();
-        log.append(&subjects.iter().map(|subject| &subject.frame).collect::<Vec<_>>())?;
+        let sealed = subjects.iter().map(|subject| {
+            let Person { subject_ref, keys, identity } = &*subject.person;
+            let person =
+                format::Person { keys: keys.clone(), identity: identity.as_str().to_owned() };
+            chain.append_as(subject_ref.0, &Content::Person(person), &mut rand::rng())
+        });
+        frames.append(&sealed.collect::<Result<Vec<_>, _>>()?)?;
         let mut rows = Vec::with_capacity(4 * subjects.len() + 1);
         for (frame, subject) in (first..).zip(&subjects) {
             let Person { subject_ref, keys, .. } = &*subject.person;
             rows.extend(subject_rows(&subject.lookup, *subject_ref, keys, frame));
         }
-        rows.push(indexed_row(log.next_index()));
+        rows.push(indexed_row(chain));
         self.index.put(rows)?;
         for subject in subjects {
             self.lookups.insert(subject.lookup, subject.person.subject_ref);
@@ -464,7 +444,7 @@ impl Vault {
         if let Some(person) = self.persons.get(&subject) {
             return Ok(person);
         }
-        let person = Arc::new(open_person(&self.ledger_id, &self.kek, &self.frame(subject)?)?);
+        let person = Arc::new(self.frame(subject)?);
         self.persons.insert(subject, Arc::clone(&person));
         Ok(person)
     }
@@ -480,9 +460,7 @@ impl Vault {
         if let Some(person) = self.persons.get(&subject) {
             return Ok(Identity::Known(person.identity.clone()));
         }
-        Ok(Identity::Known(
-            open_person(&self.ledger_id, &self.kek, &self.frame(subject)?)?.identity,
-        ))
+        Ok(Identity::Known(self.frame(subject)?.identity))
     }
 
     /// The subject whose first tag in a lane this is.
@@ -501,19 +479,19 @@ impl Vault {
     /// Identity of the ledger.
     #[must_use]
     pub fn ledger_id(&self) -> [u8; 16] {
-        self.ledger_id
+        *self.opened.ledger_id()
     }
 
     /// The ledger's secret.
     #[must_use]
     pub fn ledger_secret(&self) -> &LedgerSecret {
-        &self.secrets.ledger
+        &self.opened.secrets().ledger
     }
 
     /// The keys of what is confidential and names nobody.
     #[must_use]
     pub fn confidential(&self) -> &ConfidentialRoot {
-        &self.secrets.confidential
+        &self.confidential
     }
 
     /// Whether a subject of the ledger is in the vault, or erased. If not, the vault has lost it.
@@ -533,119 +511,48 @@ impl Vault {
 
     #[cfg(test)]
     fn has_erased(&self, subject: SubjectRef) -> bool {
-        tests::ERASED.lock().contains(&(self.ledger_id, subject))
+        tests::ERASED.lock().contains(&(self.ledger_id(), subject))
     }
 
     /// Makes a subject appear erased, in every vault of this ledger.
     #[cfg(test)]
     pub(crate) fn pretend_erased(&self, subject: SubjectRef) {
-        tests::ERASED.lock().insert((self.ledger_id, subject));
+        tests::ERASED.lock().insert((self.ledger_id(), subject));
         self.persons.remove(&subject);
         self.lookups.clear();
     }
 
-    fn frame(&self, subject: SubjectRef) -> Result<SubjectFrame, VaultError> {
+    fn frame(&self, subject: SubjectRef) -> Result<Person, VaultError> {
         let row = self.index.get(&Key::Frame(subject.0).encode())?;
         let row = row.ok_or(VaultError::UnknownSubject(subject))?;
         let frame = u64::from_be_bytes(row.try_into().map_err(|_| VaultError::Row)?);
-        match decode(frame, &self.reader.read(frame)?)? {
-            Frame::Subject(found) if found.subject_ref == subject => Ok(found),
-            _ => Err(VaultError::Order(frame)),
+        match self.read(frame)? {
+            Some(person) if person.subject_ref == subject => Ok(person),
+            _ => Err(VaultError::Row),
         }
     }
 
+    /// The person of a frame; none if it is a tombstone.
+    fn read(&self, frame: u64) -> Result<Option<Person>, VaultError> {
+        let (id, content) = self.opened.open_at(frame, &self.reader.read(frame)?)?;
+        person(id, content)
+    }
+
     fn lookup(&self, subject: &Subject) -> [u8; 32] {
-        *blake3::keyed_hash(&self.secrets.lookup, subject.as_str().as_bytes()).as_bytes()
+        self.opened.secrets().lookup(subject.as_str())
     }
 }
 
-impl Secrets {
-    fn derive(master: &[u8]) -> Result<Self, VaultError> {
-        let key = secret::Key::from_slice(master).ok_or(VaultError::WrongKey)?;
-        let ledger = LedgerSecret::new(key);
-        let lookup = Zeroizing::new(blake3::derive_key(LOOKUP_CONTEXT, master));
-        Ok(Self { lookup, confidential: ledger.confidential(), ledger })
-    }
-}
-
-impl std::fmt::Debug for Secrets {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secrets(…)")
-    }
-}
-
-fn key_context(ledger_id: &[u8; 16], subject: SubjectRef) -> Vec<u8> {
-    context(ledger_id, b"subject key", &subject.0)
-}
-
-fn identity_context(ledger_id: &[u8; 16], subject: SubjectRef) -> Vec<u8> {
-    context(ledger_id, b"identity", &subject.0)
-}
-
-fn open_keys(
-    ledger_id: &[u8; 16],
-    kek: &Kek,
-    frame: &SubjectFrame,
-) -> Result<PersonKeys, VaultError> {
-    let subject = frame.subject_ref;
-    let bytes = open(subject, kek.bytes(), &key_context(ledger_id, subject), &frame.key)?;
-    let roots: &[u8; ROOTS_BYTES] =
-        bytes.as_slice().try_into().map_err(|_| VaultError::Sealed(subject))?;
-    let ([master, evidence, uses], []) = roots.as_chunks::<32>() else {
-        return Err(VaultError::Sealed(subject));
-    };
-    let key = |bytes: &[u8; 32]| secret::Key::new(*bytes);
-    Ok(PersonKeys {
-        master: key(master),
-        evidence: KeyTree::whole(key(evidence)),
-        uses: KeyTree::whole(key(uses)),
-    })
-}
-
-fn open_person(
-    ledger_id: &[u8; 16],
-    kek: &Kek,
-    frame: &SubjectFrame,
-) -> Result<Person, VaultError> {
-    let subject_ref = frame.subject_ref;
-    let keys = open_keys(ledger_id, kek, frame)?;
-    let context = identity_context(ledger_id, subject_ref);
-    let identity = open(subject_ref, &identity_key(&keys), &context, &frame.identity)?;
-    let text = std::str::from_utf8(&identity).map_err(|_| VaultError::Sealed(subject_ref))?;
-    let identity = Subject::parse(text).map_err(VaultError::Identity)?;
-    Ok(Person { subject_ref, keys, identity })
-}
-
-/// The key that seals the identity of a subject.
-fn identity_key(keys: &PersonKeys) -> SecretKey {
-    Zeroizing::new(*keys.identity().bytes())
-}
-
-/// The three roots of a subject, one after the other.
-fn roots(keys: &PersonKeys) -> Zeroizing<Vec<u8>> {
-    let root = |tree: &KeyTree| tree.nodes().first().map(|node| *node.key.bytes());
-    let trees = [root(&keys.evidence), root(&keys.uses)];
-    let roots = std::iter::once(Some(*keys.master.bytes())).chain(trees).flatten();
-    Zeroizing::new(roots.flatten().collect())
+/// The person that a frame holds; none if it is a tombstone.
+fn person(id: [u8; 16], content: Content) -> Result<Option<Person>, VaultError> {
+    let Content::Person(format::Person { keys, identity }) = content else { return Ok(None) };
+    let identity = Subject::parse(&identity).map_err(VaultError::Identity)?;
+    Ok(Some(Person { subject_ref: SubjectRef(id), keys, identity }))
 }
 
 fn cache<K: Eq + std::hash::Hash, V: Clone>(items_max: usize) -> Lru<K, V> {
     let hasher = DefaultHashBuilder::default();
     Cache::with(items_max, items_max as u64, UnitWeighter, hasher, Default::default())
-}
-
-/// Opens a sealed text of a subject.
-fn open(
-    subject: SubjectRef,
-    key: &[u8; 32],
-    context: &[u8],
-    sealed: &Sealed,
-) -> Result<Zeroizing<Vec<u8>>, VaultError> {
-    seal::open(key, context, sealed).map_err(|SealError| VaultError::Sealed(subject))
-}
-
-fn decode(frame: u64, bytes: &[u8]) -> Result<Frame, VaultError> {
-    Frame::decode(bytes).map_err(|problem| VaultError::Frame { frame, problem })
 }
 
 /// The rows that find a subject: by its identity, by its reference, and by its first tag in each lane.
@@ -667,8 +574,9 @@ fn subject_rows(
     rows.into_iter().chain(keys.use_tag(0).map(|tag| first_tag(tag, 1)))
 }
 
-fn indexed_row(frames: u64) -> Row {
-    (Key::Indexed.encode(), Some(frames.to_be_bytes().to_vec()))
+fn indexed_row(chain: &Chain) -> Row {
+    let (frames, mac) = (chain.next_number().to_be_bytes(), chain.mac());
+    (Key::Indexed.encode(), Some([frames.as_slice(), &mac].concat()))
 }
 
 #[cfg(test)]
@@ -705,7 +613,7 @@ mod tests {
             }
             let (files, torn) = VaultFiles::open(Arc::new(RealDisk), dir)?;
             assert_eq!(torn, None);
-            let vault = Vault::open(files, Arc::new(index), kek, 100)?;
+            let vault = Vault::open(files, Arc::new(index), &kek, 100)?;
             vault.catch_up(&mut |_, _| {})?;
             Ok(vault)
         }

@@ -8,8 +8,7 @@
 //! * [`decide`]: the pure decision over those values.
 //! * [`obligations`]: the conditions that come with an ALLOW, and the earliest moment for the use;
 //!   also pure.
-//! * [`ledger`]: envelopes, the hash chain over them, verification.
-//! * [`seal`]: encryption with a one-time key, plus a key commitment.
+//! * [`ledger`]: sealing and opening entries, verification of their chain.
 //! * [`jws`]: JSON Web Signatures with Ed25519.
 //! * [`token`]: a decision as a signed statement that travels with data.
 //! * [`receipt`]: an act as a signed statement for the data subject.
@@ -24,7 +23,6 @@ pub mod jws;
 pub mod ledger;
 pub mod obligations;
 pub mod receipt;
-pub mod seal;
 pub mod token;
 
 use consent_ledger_format as format;

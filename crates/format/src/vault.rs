@@ -81,7 +81,7 @@ pub struct Secrets {
 }
 
 /// A vault that is read or written in the order of its frames.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Vault {
     ledger_id: LedgerId,
     generation: u64,
@@ -323,6 +323,12 @@ impl Vault {
         Ok(vault)
     }
 
+    /// The ledger that it belongs to.
+    #[must_use]
+    pub fn ledger_id(&self) -> &LedgerId {
+        &self.ledger_id
+    }
+
     /// The generation.
     #[must_use]
     pub fn generation(&self) -> u64 {
@@ -350,11 +356,45 @@ impl Vault {
         content: &Content,
         rng: &mut impl CryptoRng,
     ) -> Result<Vec<u8>, VaultError> {
+        self.append_as(random(rng), content, rng)
+    }
+
+    /// As [`Self::append`], with an id that was chosen before. It is random, and used for no other frame.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn append_as(
+        &mut self,
+        id: [u8; 16],
+        content: &Content,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Vec<u8>, VaultError> {
         let number = self.next_number;
         check_content(content).map_err(|problem| VaultError::Field { number, problem })?;
         let message = Zeroizing::new(encode_content(content));
-        let frame = self.seal(&message, None, rng)?;
+        let frame = self.seal(&message, id, None, rng)?;
         Ok(frame.encode_to_vec())
+    }
+
+    /// The MAC of the frame before the next.
+    #[must_use]
+    pub fn mac(&self) -> [u8; 32] {
+        self.mac
+    }
+
+    /// Goes on after a frame that was followed before, when the vault had this MAC.
+    ///
+    /// # Errors
+    /// It is another frame than then.
+    pub fn resume(&mut self, number: u64, mac: [u8; 32], frame: &[u8]) -> Result<(), VaultError> {
+        let frame = decode(number, frame)?;
+        self.check_place(&frame, number)?;
+        if frame.mac != mac {
+            return Err(VaultError::Chain(number));
+        }
+        self.mac = mac;
+        self.next_number = number.saturating_add(1);
+        Ok(())
     }
 
     /// Follows the vault over the next frame without opening it: its place and the chain.
@@ -378,13 +418,15 @@ impl Vault {
     }
 
     /// Opens a frame at its number, without the chain. The frames up to it have been followed before.
+    /// Returns the frame's id and what it holds.
     ///
     /// # Errors
     /// It is of another place or generation, or damaged.
-    pub fn open_at(&self, number: u64, frame: &[u8]) -> Result<Content, VaultError> {
+    pub fn open_at(&self, number: u64, frame: &[u8]) -> Result<([u8; 16], Content), VaultError> {
         let frame = decode(number, frame)?;
         self.check_place(&frame, number)?;
-        self.content(&frame, number)
+        let id = fixed("id", &frame.id).map_err(|problem| VaultError::Field { number, problem })?;
+        Ok((id, self.content(&frame, number)?))
     }
 
     fn begin(
@@ -409,18 +451,19 @@ impl Vault {
         let mac = [0; 32];
         let mut vault =
             Self { ledger_id, generation, key, chain_key, secrets, next_number: 0, mac };
-        let frame = vault.seal(&message, Some(opened), rng)?;
+        let frame = vault.seal(&message, random(rng), Some(opened), rng)?;
         Ok((vault, frame.encode_to_vec()))
     }
 
     fn seal(
         &mut self,
         message: &[u8],
+        id: [u8; 16],
         opened: Option<VaultOpened>,
         rng: &mut impl CryptoRng,
     ) -> Result<VaultFrame, VaultError> {
         let text = pad(Buckets::VAULT, message)?;
-        let (id, salt): ([u8; 16], [u8; 16]) = (random(rng), random(rng));
+        let salt: [u8; 16] = random(rng);
         let aad = frame_aad(&self.ledger_id, self.generation, self.next_number, &id);
         let mut frame = VaultFrame {
             generation: self.generation,
@@ -485,6 +528,19 @@ pub fn check_form(number: u64, frame: &[u8]) -> Result<u64, VaultError> {
         return Err(VaultError::Number { want: number, got: frame.number });
     }
     Ok(frame.generation)
+}
+
+/// The ledger that frame 0 names.
+///
+/// # Errors
+/// It is not frame 0 of a vault of this format.
+pub fn ledger_of(frame: &[u8]) -> Result<LedgerId, VaultError> {
+    let at = |problem| VaultError::Field { number: 0, problem };
+    let opened = decode(0, frame)?.opened.ok_or(at(FieldError::Unknown("opened")))?;
+    if opened.format_version != FORMAT_VERSION {
+        return Err(VaultError::Format(opened.format_version));
+    }
+    fixed("opened.ledger_id", &opened.ledger_id).map_err(at)
 }
 
 /// What has been met in a vault: no identity, no id and no tombstone comes twice.
@@ -772,7 +828,10 @@ mod tests {
         assert_eq!(read(&frames), Ok(contents.clone()));
         for (number, content) in (1..).zip(&contents) {
             let frame = &frames[usize::try_from(number).unwrap()];
-            assert_eq!(vault.open_at(number, frame).as_ref(), Ok(content));
+            assert_eq!(
+                vault.open_at(number, frame).map(|(_, content)| content).as_ref(),
+                Ok(content)
+            );
             assert_eq!(check_form(number, frame), Ok(1));
         }
         let mut passing = Vault::open(LEDGER, &kek(), &frames[0]).unwrap();

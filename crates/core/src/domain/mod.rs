@@ -11,7 +11,6 @@ mod identity;
 mod namespace;
 mod region;
 mod scope;
-mod sealed;
 mod state;
 mod subject;
 mod subscription;
@@ -41,7 +40,6 @@ pub use identity::Identity;
 pub use namespace::Namespace;
 pub use region::{REGION_BYTES_MAX, Region, RegionError};
 pub use scope::{KEY_BYTES_MAX, Key, KeyError, Scope, ScopeKeys};
-pub use sealed::Sealed;
 pub use state::{CellState, Exception, Grant, Link, LinkConfidence, Mark, Stop, SubjectState};
 pub use subject::{SUBJECT_BYTES_MAX, Subject, SubjectError, SubjectRef, spells};
 pub use subscription::{

@@ -6,6 +6,7 @@
 //! is compared with the roots of the tree over the entries (`audit`).
 
 mod audit;
+mod bundle;
 
 use std::{
     ops::ControlFlow,
@@ -14,7 +15,10 @@ use std::{
 
 use thiserror::Error;
 
-pub use self::audit::{Audited, Good, TakeHash, Wanted, audit, workers};
+pub use self::{
+    audit::{Audited, Good, TakeHash, Wanted, audit, workers},
+    bundle::audit_bundle,
+};
 use super::{ENTRY_BYTES_MAX, LOG_KIND, Tip};
 use crate::{
     domain::{LedgerOpened, Millis},
@@ -129,6 +133,11 @@ fn opened(entry: &Entry) -> Option<LedgerOpened> {
         Body::Opened(opened) => LedgerOpened::try_from(opened).ok(),
         _ => None,
     }
+}
+
+/// Whether an entry has tags of data subjects.
+fn is_of_persons(entry: &Entry) -> bool {
+    matches!(entry.body, Body::Persons(_) | Body::Uses(_))
 }
 
 /// A walk along the chain.

@@ -1,0 +1,158 @@
+//! The vault on disk, and whether it has the keys of the ledger's entries.
+//!
+//! It is read after the entries: a data subject is in the vault before the first entry about it.
+
+use std::{ops::ControlFlow, path::Path};
+
+use serde::Serialize;
+
+use crate::{
+    cli::offline::TornTail,
+    domain::LedgerOpened,
+    entry::EntryError,
+    fold::CatalogAt,
+    ledger::{self, verify::Good},
+    opener::Offline,
+    storage::{disk::RealDisk, holds_segments},
+    vault::{self, Inspected, KekFile, LedgerNote, People, VaultError},
+};
+
+/// The result of the comparison.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VaultCompared {
+    /// Number of data subjects in the vault; 0 if it is missing or damaged.
+    pub subjects: u64,
+    /// Whether all of it was opened with the key-encryption key, and the entries with its keys.
+    pub opened: bool,
+    /// An unfinished write at the end. Not damage.
+    pub torn_tail: Option<TornTail>,
+    /// Whether the vault is intact, and nothing that was opened is wrong.
+    pub agrees: bool,
+    /// The first fault.
+    #[serde(rename = "what")]
+    pub fault: Option<String>,
+}
+
+impl VaultCompared {
+    /// Verifies the vault of a data directory whose entries are good. None if there is none and no entry
+    /// needs one.
+    pub fn of(data_dir: &Path, good: &Good, kek: Option<&KekFile>) -> Option<Self> {
+        let dir = data_dir.join(vault::DIR);
+        // A folder that can not be listed is reported by the inspection.
+        let is_there = holds_segments(&RealDisk, &dir).unwrap_or(true);
+        let fault = |fault: String| Self {
+            subjects: 0,
+            opened: false,
+            torn_tail: None,
+            agrees: false,
+            fault: Some(fault),
+        };
+        match (is_there, good.of_persons) {
+            (true, _) => {}
+            (false, 0) => return None,
+            (false, count) => {
+                let problem = format!(
+                    "it is missing, and {count} entries are about data subjects; --ledger-only verifies \
+                     a copy that has none"
+                );
+                return Some(fault(problem));
+            }
+        }
+        let read = match kek {
+            None => vault::inspect(&RealDisk, &dir).map(|inspected| (inspected, None)),
+            Some(file) => People::read(&RealDisk, &dir, &file.kek).map(|mut people| {
+                let subjects = people.persons.len() as u64;
+                let (ledger_id, torn) = (people.ledger_id, people.torn.take());
+                (Inspected { ledger_id, subjects, torn }, Some((file, people)))
+            }),
+        };
+        let opened = good.opened.as_ref();
+        let is_foreign = |id| opened.is_some_and(|opened| opened.ledger_id != id);
+        let (inspected, people) = match read {
+            Ok(read) => read,
+            // Another ledger's vault has another key, too.
+            Err(VaultError::WrongKey) if vault_id(&dir).is_some_and(is_foreign) => {
+                return Some(fault(FOREIGN.to_owned()));
+            }
+            Err(error) => return Some(fault(problem(&error))),
+        };
+        let was_opened = people.is_some();
+        let fault = match (is_foreign(inspected.ledger_id), people) {
+            (true, _) => Some(FOREIGN.to_owned()),
+            (false, None) => None,
+            (false, Some((file, people))) => {
+                let ledger_dir = data_dir.join(ledger::DIR);
+                first_not_opened(&ledger_dir, good.tip.next_index, people)
+                    .or_else(|| unnamed(file, inspected.ledger_id, opened))
+            }
+        };
+        Some(Self {
+            subjects: inspected.subjects,
+            opened: was_opened,
+            torn_tail: inspected.torn.map(TornTail::from),
+            agrees: fault.is_none(),
+            fault,
+        })
+    }
+}
+
+/// The fault of the first of the good entries that does not open with the keys of a vault.
+fn first_not_opened(dir: &Path, entries: u64, people: People) -> Option<String> {
+    let (opener, mut catalog) = (Offline::new(people), CatalogAt::default());
+    let mut fault = None;
+    // Damage behind the good entries is reported elsewhere.
+    let _ = ledger::verify::verify_before(&RealDisk, dir, entries, &mut |entry, _| match opener
+        .open(entry, &catalog.catalog)
+    {
+        Ok(opened) => {
+            catalog.fold(opened.entry.fact());
+            ControlFlow::Continue(())
+        }
+        Err(EntryError::NoKey { .. }) => {
+            let index = entry.index;
+            fault = Some(format!(
+                "it lacks the keys of entry {index}: it has lost data, or is older than the ledger"
+            ));
+            ControlFlow::Break(())
+        }
+        Err(error) => {
+            fault = Some(format!("entry {} does not open with its keys: {error}", entry.index));
+            ControlFlow::Break(())
+        }
+    });
+    fault
+}
+
+const FOREIGN: &str = "it is of another ledger than the entries";
+
+/// The ledger that a vault belongs to.
+fn vault_id(dir: &Path) -> Option<[u8; 16]> {
+    vault::id_of(&RealDisk, dir).ok().flatten()
+}
+
+/// The fault of a key-encryption key's file that names only other ledgers. Without any name, the file was
+/// read-only when the ledger was made, or the key did not come from a file.
+fn unnamed(file: &KekFile, ledger_id: [u8; 16], opened: Option<&LedgerOpened>) -> Option<String> {
+    let origin = opened.map(|opened| opened.origin.as_str());
+    let is_this = |note: &LedgerNote| {
+        note.id == ledger_id && origin.is_none_or(|origin| origin == note.origin)
+    };
+    let is_named = file.ledgers.iter().any(is_this);
+    (!is_named && !file.ledgers.is_empty()).then(|| {
+        "the file of the key-encryption key opens it, and names other ledgers only: it was changed, \
+         or the line of this ledger is missing"
+            .to_owned()
+    })
+}
+
+/// The fault, for people. A log names itself when it is damaged.
+fn problem(error: &VaultError) -> String {
+    match error {
+        VaultError::Log(error) => error.to_string(),
+        VaultError::WrongKey => {
+            "it was sealed with another key-encryption key than the given one".to_owned()
+        }
+        error => error.to_string(),
+    }
+}
