@@ -4,7 +4,12 @@
 //! effective time does not make it a deviation. The uses of an audience are decided once more as they are
 //! recorded: an audience is of one moment, and a stop or a use may have been recorded since.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+};
+
+use rand::seq::SliceRandom as _;
 
 use super::{
     Checked, Node, Question,
@@ -124,18 +129,35 @@ impl Node {
     /// See [`WriteError`]. Some of the uses may be recorded.
     pub async fn record_uses(&self, mut uses: UseBatch) -> Result<UsesRecorded, WriteError> {
         let subjects = std::mem::take(&mut uses.subjects);
+        let order = random_order(&subjects);
         let mut all = UsesRecorded { revision: self.revision(), refused: Vec::new() };
-        for (part, subjects) in subjects.chunks(SUBJECTS_MAX).enumerate() {
-            let uses = UseBatch { subjects: subjects.to_vec(), ..uses.clone() };
+        for part in order.chunks(SUBJECTS_MAX) {
+            let of_part = part.iter().filter_map(|position| subjects.get(*position)).cloned();
+            let uses = UseBatch { subjects: of_part.collect(), ..uses.clone() };
             let answer = self.queue(move |batch| batch.record_uses(&uses)).await?;
             let recorded = answer.await.unwrap_or_else(|_| writer::ended_early())?;
             all.revision = recorded.revision;
-            let first = part * SUBJECTS_MAX;
             let refused = recorded.refused.into_iter();
-            all.refused.extend(refused.map(|(position, checked)| (first + position, checked)));
+            all.refused.extend(refused.filter_map(|(place, checked)| {
+                part.get(place).map(|position| (*position, checked))
+            }));
         }
+        all.refused.sort_unstable_by_key(|(position, _)| *position);
         Ok(all)
     }
+}
+
+/// The positions of data subjects in a random order, so that an entry does not tell the places in a list.
+/// Those of one data subject keep their order.
+fn random_order(subjects: &[Subject]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..subjects.len()).collect();
+    order.shuffle(&mut rand::rng());
+    let mut positions: HashMap<&Subject, VecDeque<usize>> = HashMap::new();
+    for (position, subject) in subjects.iter().enumerate() {
+        positions.entry(subject).or_default().push_back(position);
+    }
+    let of = |position: usize| positions.get_mut(subjects.get(position)?)?.pop_front();
+    order.into_iter().filter_map(of).collect()
 }
 
 impl Batch<'_> {

@@ -33,7 +33,6 @@ use crate::{
             ledger::{ConfidentialRoot, LedgerSecret},
             person::PersonKeys,
         },
-        secret::Key as SecretKey,
         vault::{self as format, Content, Secrets, Vault as Chain},
     },
     ledger::sealed::{Lane, Person},

@@ -8,6 +8,7 @@ use std::{
 
 use super::{Audited, Good, Report, VerifyError, Wanted, is_of_persons, opened};
 use crate::{
+    domain::Millis,
     ledger::Tip,
     storage::{Damage, LogError},
     tlog::merkle::{Range, empty_root, leaf_hash},
@@ -106,7 +107,7 @@ impl<'a> Walk<'a> {
                 entries: good.tip.next_index,
                 bytes: offset,
                 chain_hash: good.tip.hash,
-                recorded_at: good.tip.recorded_at,
+                recorded_at: Millis(good.tip.recorded_at_s.saturating_mul(1_000)),
                 torn: None,
             }),
         };
