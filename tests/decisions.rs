@@ -267,6 +267,7 @@ async fn kinds(clients: &mut Clients) -> BTreeMap<&'static str, usize> {
             B::UseRecorded(_) => "use",
             B::PurposePut(_) | B::ChannelPut(_) | B::NamespacePut(_) => "catalog",
             B::LedgerOpened(_) => "opened",
+            B::SigningKeyChanged(_) => "signing key",
             _ => "subscriptions",
         };
         *kinds.entry(kind).or_default() += 1;

@@ -53,6 +53,6 @@ pub use time::Millis;
 pub use crate::entry::{
     Body, ChannelPut, ConfirmationOffer, ConsentAct, ConsentConfirmed, Delivered, DeliveryFailed,
     DeliveryOverdue, Entry, FailedDelivery, GrantExpired, IdempotencyMark, LedgerOpened,
-    LinkChange, NamespacePut, ObligationKind, PurposePut, SubscriptionCreated, SubscriptionDeleted,
-    SubscriptionEntry, UseRecorded,
+    LinkChange, NamespacePut, ObligationKind, PurposePut, SigningKeyChanged, SubscriptionCreated,
+    SubscriptionDeleted, SubscriptionEntry, UseRecorded,
 };

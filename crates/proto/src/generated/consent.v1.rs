@@ -4550,7 +4550,7 @@ pub struct Entry {
     /// What the entry says.
     #[prost(
         oneof = "entry::Body",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 26"
     )]
     pub body: ::core::option::Option<entry::Body>,
 }
@@ -4604,6 +4604,9 @@ pub mod entry {
         /// A namespace was added to the catalogue or changed.
         #[prost(message, tag = "24")]
         NamespacePut(super::NamespacePut),
+        /// From here on another key signs the ledger's checkpoints.
+        #[prost(message, tag = "26")]
+        SigningKeyChanged(super::SigningKeyChanged),
     }
 }
 impl ::prost::Name for Entry {
@@ -5058,6 +5061,27 @@ impl ::prost::Name for NamespacePut {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/consent.v1.NamespacePut".into()
+    }
+}
+/// From here on another key signs the ledger's checkpoints. The first checkpoint over this entry is
+/// signed by both keys, unless the one before was lost.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SigningKeyChanged {
+    /// The key that signs from here on, as in C2SP signed-note: name, key id and public key.
+    #[prost(string, tag = "1")]
+    pub next_key: ::prost::alloc::string::String,
+    /// The key that signed until here, in the same form; empty if it was lost.
+    #[prost(string, tag = "2")]
+    pub previous_key: ::prost::alloc::string::String,
+}
+impl ::prost::Name for SigningKeyChanged {
+    const NAME: &'static str = "SigningKeyChanged";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.SigningKeyChanged".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.SigningKeyChanged".into()
     }
 }
 /// A durable subscription was created. Other entries name it by the index of this one.
