@@ -867,6 +867,11 @@ pub struct GetCheckpointResponse {
     /// there is no policy.
     #[prost(bool, tag = "10")]
     pub witnessed: bool,
+    /// The changes of the signing key from one key to another, in order: each as the text of a C2SP
+    /// tlog-proof of the entry that names both keys, under a checkpoint that both have signed. Somebody who
+    /// trusts the key before can trust the next one with nothing else.
+    #[prost(string, repeated, tag = "11")]
+    pub key_changes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 impl ::prost::Name for GetCheckpointResponse {
     const NAME: &'static str = "GetCheckpointResponse";
