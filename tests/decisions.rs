@@ -268,6 +268,7 @@ fn kinds(dir: &Path) -> BTreeMap<&'static str, usize> {
             Body::PurposePut(_) | Body::ChannelPut(_) | Body::NamespacePut(_) => "catalog",
             Body::Opened(_) => "opened",
             Body::Subscription(_) => "subscriptions",
+            Body::SigningKeyChanged(_) => "signing key",
         };
         *kinds.entry(kind).or_default() += 1;
     }

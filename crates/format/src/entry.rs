@@ -428,7 +428,6 @@ fn check_party(put: &PartyPut) -> Result<(), FieldError> {
 }
 
 fn check_transition(transition: &KeyTransition) -> Result<(), FieldError> {
-    present_if("key_transition.old_key", true, !transition.old_key.is_empty())?;
     present_if("key_transition.new_key", true, !transition.new_key.is_empty())?;
     let is_same = transition.old_key == transition.new_key;
     absent_unless("key_transition.new_key", !is_same, true)

@@ -5,7 +5,7 @@ use crate::{
     domain::{Catalog, Subject},
     node::{Checkpoint, Consistency, Inclusion},
     proto::{self, get_inclusion_proof_request, get_receipt_request},
-    tlog::{key::VerifierKey, merkle::leaf_hash},
+    tlog::{key::VerifierKey, merkle::leaf_hash, proof::TlogProof},
     tree::Signed,
 };
 
@@ -83,6 +83,7 @@ pub fn checkpoint(
     head: Checkpoint,
     released: Option<&Signed>,
     key: &VerifierKey,
+    key_changes: &str,
 ) -> proto::GetCheckpointResponse {
     proto::GetCheckpointResponse {
         origin: head.origin,
@@ -95,6 +96,7 @@ pub fn checkpoint(
         root_hash: released.map_or_else(Vec::new, |released| released.root().to_vec()),
         verifier_key: key.to_string(),
         witnessed: released.is_some_and(|released| released.witnessed),
+        key_changes: TlogProof::split(key_changes).map(str::to_owned).collect(),
     }
 }
 

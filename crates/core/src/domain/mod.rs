@@ -51,6 +51,6 @@ pub use time::Millis;
 pub use crate::entry::{
     Body, ChannelPut, ConfirmationOffer, ConsentAct, ConsentConfirmed, Delivered, DeliveryFailed,
     DeliveryOverdue, Door, Entry, FailedDelivery, GrantExpired, IdempotencyMark, LedgerOpened,
-    LinkChange, NamespacePut, ObligationKind, PurposePut, SubscriptionCreated, SubscriptionDeleted,
-    SubscriptionEntry, UseRecorded,
+    LinkChange, NamespacePut, ObligationKind, PurposePut, SigningKeyChanged, SubscriptionCreated,
+    SubscriptionDeleted, SubscriptionEntry, UseRecorded,
 };

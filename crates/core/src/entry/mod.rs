@@ -28,6 +28,7 @@ mod link;
 mod namespace;
 mod opened;
 mod purpose;
+mod signing_key;
 mod subscription;
 mod uses;
 
@@ -47,6 +48,7 @@ pub use link::LinkChange;
 pub use namespace::{NamespacePut, namespace_kind_to_proto};
 pub use opened::LedgerOpened;
 pub use purpose::{PurposePut, bases_to_proto, obligation_to_proto};
+pub use signing_key::SigningKeyChanged;
 use smallvec::SmallVec;
 pub use subscription::{
     Delivered, DeliveryFailed, DeliveryOverdue, FailedDelivery, SubscriptionCreated,
@@ -127,6 +129,8 @@ pub enum Body {
     Use(UseRecorded),
     /// A durable subscription changed, or events were delivered to it.
     Subscription(SubscriptionEntry),
+    /// Another key signs from here on.
+    SigningKeyChanged(SigningKeyChanged),
 }
 
 impl Body {
@@ -144,6 +148,7 @@ impl Body {
             Self::Link(link) => link,
             Self::Use(used) => used,
             Self::Subscription(entry) => entry.kind(),
+            Self::SigningKeyChanged(change) => change,
         }
     }
 
@@ -161,6 +166,7 @@ impl Body {
             Self::Link(_) => "a link of data subjects",
             Self::Use(_) => "a record of use",
             Self::Subscription(entry) => entry.noun(),
+            Self::SigningKeyChanged(_) => "a change of the signing key",
         }
     }
 
@@ -171,11 +177,11 @@ impl Body {
             ClearBody::Purpose(message) => Self::PurposePut(message.try_into()?),
             ClearBody::Channel(message) => Self::ChannelPut(message.try_into()?),
             ClearBody::Namespace(message) => Self::NamespacePut(message.try_into()?),
+            ClearBody::KeyTransition(message) => Self::SigningKeyChanged(message.try_into()?),
             ClearBody::Persons(_)
             | ClearBody::Party(_)
             | ClearBody::Uses(_)
             | ClearBody::Confidential(_)
-            | ClearBody::KeyTransition(_)
             | ClearBody::Level(_) => return Err(EntryError::Kind(body.noun())),
         })
     }
@@ -419,7 +425,8 @@ pub(crate) mod tests {
         act::tests::any_act, channel::tests::any_channel_put, confirmed::tests::any_confirmed,
         expired::tests::any_expired, link::tests::any_link, namespace::tests::any_namespace_put,
         opened::tests::any_opened, purpose::tests::any_purpose_put,
-        subscription::tests::any_subscription_entry, uses::tests::any_use, *,
+        signing_key::tests::any_key_change, subscription::tests::any_subscription_entry,
+        uses::tests::any_use, *,
     };
 
     fn any_body() -> impl Strategy<Value = Body> {
@@ -434,6 +441,7 @@ pub(crate) mod tests {
             any_link().prop_map(Body::Link),
             any_use().prop_map(Body::Use),
             any_subscription_entry().prop_map(Body::Subscription),
+            any_key_change().prop_map(Body::SigningKeyChanged),
         ]
     }
 
