@@ -3,7 +3,7 @@
 //! An entry says nothing about a person without that person's keys. This crate knows the keys, tags,
 //! seals and commitments, the entries that they make, the frames of the vault, and the statements that open
 //! one entry or some persons' entries. It knows no clock, no file and no service, and does not know what an
-//! act means for a decision. `docs/format2.md` describes every byte.
+//! act means for a decision. `docs/format.md` describes every byte.
 //!
 //! In reading order:
 //!

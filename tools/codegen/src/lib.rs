@@ -79,7 +79,7 @@ pub fn generate(root: &Path) -> Result<Vec<Generated>, Box<dyn Error>> {
                     .compile_fds(fds)
             })?,
         ),
-        ("docs/format2-messages.md", messages::document(&ledger, LEDGER)?.into_bytes()),
+        ("docs/format-messages.md", messages::document(&ledger, LEDGER)?.into_bytes()),
         ("docs/errors.md", tables::errors_document(&reasons).into_bytes()),
     ])
 }

@@ -1,4 +1,4 @@
-//! `docs/format2-messages.md`: every message, field and enum number of the ledger's own bytes.
+//! `docs/format-messages.md`: every message, field and enum number of the ledger's own bytes.
 
 use std::{collections::BTreeMap, error::Error, fmt::Write as _};
 

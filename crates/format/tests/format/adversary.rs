@@ -1,5 +1,5 @@
 //! What somebody learns who has all bytes of the ledger, knows every derivation, and holds what the test
-//! gives them. What is left over is named in `docs/format2.md`.
+//! gives them. What is left over is named in `docs/format.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-"""Vectors of format 2, computed from docs/format2.md alone.
+"""Vectors of format 2, computed from docs/format.md alone.
 
     python vectors.py > vectors.json
 

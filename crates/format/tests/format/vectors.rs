@@ -1,4 +1,4 @@
-//! The values that a program computed from `docs/format2.md` alone: `vectors.py`, which wrote
+//! The values that a program computed from `docs/format.md` alone: `vectors.py`, which wrote
 //! `vectors.json`.
 
 use std::convert::Infallible;
