@@ -6,12 +6,14 @@ use std::{
 
 use serde::Serialize;
 
-use super::{checkpoint, error::CliError, trust::Trust, words::Bytes};
+use super::{checkpoint, error::CliError, serve, trust::Trust, words::Bytes};
 use crate::{
+    config::parse_kek,
     ledger::{
         self, ENTRY_BYTES_MAX, Tip,
         verify::{self, Audited, Good, TakeHash, VerifyError, Wanted},
     },
+    node::KEK_FILE,
     storage::{self, LogError, disk::RealDisk, scan},
     tlog::{
         checkpoint::SignedCheckpoint,
@@ -21,6 +23,7 @@ use crate::{
         tile,
     },
     tree::{Book, BookError},
+    vault::{Kek, People},
 };
 
 /// Callback for an entry: its index and exact bytes.
@@ -144,6 +147,23 @@ pub struct Asked<'a> {
     pub roots_at: &'a [u64],
     /// Takes the hashes of the tree.
     pub hashes: Option<&'a mut TakeHash<'a>>,
+}
+
+/// The data subjects and keys of the vault in `dir`, opened with the key-encryption key of the environment,
+/// or of a file, which is `kek` beside the folder unless it is given.
+///
+/// # Errors
+/// The vault can not be read or opened.
+pub fn people(dir: &Path, kek_file: Option<&Path>) -> Result<People, CliError> {
+    let kek = match serve::kek_in_environment() {
+        Some(text) => parse_kek(&text).map_err(CliError::usage)?,
+        None => {
+            let beside = || dir.with_file_name(KEK_FILE);
+            let file = kek_file.map_or_else(beside, Path::to_owned);
+            Kek::from_file(&file).map_err(CliError::failed)?
+        }
+    };
+    People::read(&RealDisk, dir, &kek).map_err(CliError::failed)
 }
 
 /// Verifies checksums, chain and order of the whole ledger, and computes the roots of its Merkle

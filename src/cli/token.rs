@@ -1,5 +1,7 @@
 //! `token`: verifies decision tokens offline, and fetches the key for that from a server.
 
+use std::path::{Path, PathBuf};
+
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -7,12 +9,14 @@ use serde::Serialize;
 use super::{
     Context, Exit, client,
     error::CliError,
+    offline,
     output::Tone,
     trust::text_or_file,
     words::{self, Word as _, rfc3339_ms},
 };
 use crate::{
     domain::{Millis, Region},
+    format::{self, token::Grounds},
     messages,
     proto::{Effect, GetDecisionKeyRequest, Reason, check_service_client::CheckServiceClient},
     tlog::key::{Algorithm, VerifierKey},
@@ -31,8 +35,8 @@ pub enum TokenCommand {
 
 const VERIFY_HELP: &str = "\
 A token holds the answer to one check (`consent-ledger check --token`) at the time of that check;
-later changes are not in it. A token does not name its data subject: give --subject to confirm
-that the token is about them. An address, a domain or an id may be spelled in any way that names the
+later changes are not in it. It names neither its data subject nor the entry that decided: give --subject
+to confirm that the token is about them, and --vault for the entry. An address, a domain or an id may be spelled in any way that names the
 same person; a phone number needs its country code, as the default region is known to the ledger
 alone.
 
@@ -78,6 +82,12 @@ pub struct VerifyArgs {
     /// Data category that the token must be about, itself or one above it; may be repeated
     #[arg(long, value_name = "CATEGORY", value_delimiter = ',')]
     data_category: Vec<String>,
+    /// Folder of the ledger's vault, to say which entry decided, and at which revision
+    #[arg(long, value_name = "DIR")]
+    vault: Option<PathBuf>,
+    /// File of the key-encryption key [default: `kek` beside the folder of the vault]
+    #[arg(long, value_name = "FILE", requires = "vault")]
+    kek_file: Option<PathBuf>,
     /// Time at which the token must be valid [default: now]
     #[arg(long, value_name = "TIME", value_parser = words::time)]
     at: Option<Timestamp>,
@@ -116,10 +126,10 @@ struct TokenVerified {
     not_before: Option<String>,
     /// Whether it is ALLOW only because the check ignored obligations.
     obligations_ignored: bool,
-    /// Index of the entry that decided it.
+    /// With --vault: index of the entry that decided it.
     decided_by_index: Option<u64>,
-    /// Revision of the answer.
-    revision: u64,
+    /// With --vault: revision of the answer.
+    revision: Option<u64>,
     /// The ledger's origin.
     issuer: String,
     /// When the token was issued.
@@ -131,7 +141,7 @@ struct TokenVerified {
 }
 
 impl TokenVerified {
-    fn new(statement: &Statement, subject_confirmed: bool) -> Self {
+    fn new(statement: &Statement, subject_confirmed: bool, grounds: Option<Grounds>) -> Self {
         let lifetime = statement.lifetime;
         let time = |seconds: i64| rfc3339_ms(seconds.saturating_mul(1_000));
         Self {
@@ -145,8 +155,8 @@ impl TokenVerified {
             has_obligations: statement.has_obligations,
             not_before: statement.not_before.map(|moment| rfc3339_ms(moment.0)),
             obligations_ignored: statement.obligations_ignored,
-            decided_by_index: statement.decided_by,
-            revision: statement.revision,
+            decided_by_index: grounds.and_then(|grounds| grounds.decided_by),
+            revision: grounds.map(|grounds| grounds.revision),
             issuer: statement.issuer.clone(),
             issued_at: time(lifetime.issued_at_s),
             expires_at: time(lifetime.expires_at_s),
@@ -184,10 +194,18 @@ pub(super) fn verify(args: &VerifyArgs, context: &mut Context) -> Result<Exit, C
         data_categories: &data_categories,
     };
     let statement = token::verify(args.token.trim(), &key, &demand, now)?;
-    let verified = TokenVerified::new(&statement, args.subject.is_some());
+    let grounds = args.vault.as_deref().map(|dir| grounds(&statement, dir, args)).transpose()?;
+    let verified = TokenVerified::new(&statement, args.subject.is_some(), grounds);
     let printed = print(&verified, context);
     context.out.finish(printed)?;
     Ok(Exit::of(verified.effect))
+}
+
+/// What a token's decision rests on, read with the keys of the ledger's vault.
+fn grounds(statement: &Statement, vault: &Path, args: &VerifyArgs) -> Result<Grounds, CliError> {
+    let people = offline::people(vault, args.kek_file.as_deref())?;
+    let (key, claims) = (people.secret.tokens(), statement.ungrounded());
+    format::token::open(&key, &statement.grounds, &claims).map_err(CliError::failed)
 }
 
 fn public_key(text: &str) -> Result<PublicKey, CliError> {
@@ -233,7 +251,9 @@ fn print(verified: &TokenVerified, context: &mut Context) -> Result<(), CliError
     if let Some(index) = verified.decided_by_index {
         out.line(format!("decided by   #{index}"))?;
     }
-    out.line(format!("revision     {}", verified.revision))?;
+    if let Some(revision) = verified.revision {
+        out.line(format!("revision     {revision}"))?;
+    }
     out.line(format!("ledger       {}", verified.issuer))?;
     out.line(format!("issued at    {}", verified.issued_at))?;
     out.line(format!("good until   {}", verified.expires_at))
@@ -269,8 +289,7 @@ mod tests {
             data_categories: Vec::new(),
             effect: reason.effect(),
             reason,
-            revision: 36,
-            decided_by: Some(35),
+            grounds: String::new(),
             valid_until: None,
             has_obligations: true,
             not_before: None,
@@ -284,6 +303,8 @@ mod tests {
             channel: None,
             region: None,
             data_category: Vec::new(),
+            vault: None,
+            kek_file: None,
             token: token(reason),
             key: key.to_owned(),
             subject: Some("user:42".to_owned()),
@@ -305,7 +326,7 @@ mod tests {
         assert_eq!(
             text,
             "ALLOW  granted\nsubject      confirmed\ncell         marketing.newsletter:email\n\
-             obligations  some: `check` prints them\ndecided by   #35\nrevision     36\n\
+             obligations  some: `check` prints them\n\
              ledger       localhost/consent\nissued at    2026-10-26T06:13:20.000Z\n\
              good until   2026-10-26T06:28:20.000Z\n"
         );

@@ -7,6 +7,7 @@ use rand::RngExt;
 use super::{Checked, Core, Node, NodeConfig, Question, ReadError};
 use crate::{
     domain::{Decision, Effect, Millis},
+    format::{self, token::Grounds},
     tlog::key::SignerKey,
     token::{Lifetime, PublicKey, Signer, Statement, SubjectHash},
 };
@@ -29,7 +30,7 @@ impl Core {
     /// The token of a decision. It is valid from `now` on.
     fn decision_token(&self, question: &Question<'_>, checked: &Checked, now: Millis) -> String {
         let decision = &checked.decision;
-        self.tokens.signer.sign(&Statement {
+        let mut statement = Statement {
             issuer: self.ledger.origin.clone(),
             lifetime: Lifetime::new(now, checked.valid_until, self.tokens.validity),
             subject: SubjectHash::new(question.subject.as_str(), rand::rng().random()),
@@ -39,13 +40,17 @@ impl Core {
             data_categories: data_categories(question, decision),
             effect: checked.effect,
             reason: decision.reason,
-            revision: checked.revision,
-            decided_by: decision.decided_by,
+            grounds: String::new(),
             valid_until: checked.valid_until,
             has_obligations: !checked.due.obligations.is_empty(),
             not_before: checked.due.not_before.filter(|_| checked.effect == Effect::NotNow),
             obligations_ignored: checked.obligations_ignored,
-        })
+        };
+        let grounds = Grounds { decided_by: decision.decided_by, revision: checked.revision };
+        let key = self.vault.ledger_secret().tokens();
+        let claims = statement.ungrounded();
+        statement.grounds = format::token::seal(&key, grounds, &claims, &mut rand::rng());
+        self.tokens.signer.sign(&statement)
     }
 }
 

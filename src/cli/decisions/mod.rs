@@ -20,31 +20,29 @@ use super::{
     Context, Exit, checkpoint, client,
     entries::Entries,
     error::CliError,
+    offline,
     output::{Output, Table, Tone},
-    progress, serve,
+    progress,
     trust::{Trust, TrustArgs, read_text},
     words::{Bytes, hex},
 };
 use crate::{
-    config::parse_kek,
     domain::Entry,
     fold::Replay,
     format::entry::{Body, Entry as SealedEntry},
     grpc::decisions::message,
     ledger::{Tip, sealed::Persons as _},
-    node::KEK_FILE,
     opener::Offline,
     proto::{
         GetCheckpointRequest, GetCheckpointResponse, audit_service_client::AuditServiceClient,
         ledger::LedgerOpened,
     },
-    storage::disk::RealDisk,
     tlog::{
         BASE64,
         checkpoint::SignedCheckpoint,
         merkle::{Range, leaf_hash},
     },
-    vault::{self, Kek, People},
+    vault,
 };
 
 mod answers;
@@ -146,16 +144,7 @@ fn opener(args: &DecisionsArgs) -> Result<Offline, CliError> {
     let Some(dir) = args.vault.clone().or(in_data_dir) else {
         return Err(CliError::usage("--vault or --data-dir must name the vault"));
     };
-    let kek = match serve::kek_in_environment() {
-        Some(text) => parse_kek(&text).map_err(CliError::usage)?,
-        None => {
-            let beside = || dir.with_file_name(KEK_FILE);
-            let file = args.kek_file.clone().unwrap_or_else(beside);
-            Kek::from_file(&file).map_err(CliError::failed)?
-        }
-    };
-    let people = People::read(&RealDisk, &dir, &kek).map_err(CliError::failed)?;
-    Ok(Offline::new(people))
+    offline::people(&dir, args.kek_file.as_deref()).map(Offline::new)
 }
 
 /// The trusted keys, which a checkpoint from outside requires.

@@ -26,9 +26,8 @@ struct Claims {
     data_categories: Vec<String>,
     effect: String,
     reason: String,
-    revision: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    decided_by_index: Option<u64>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    grounds: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     valid_until_ms: Option<i64>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -54,8 +53,7 @@ pub(super) fn claims(statement: &Statement) -> Vec<u8> {
         data_categories: statement.data_categories.clone(),
         effect: statement.effect.name().to_owned(),
         reason: statement.reason.name().to_owned(),
-        revision: statement.revision,
-        decided_by_index: statement.decided_by,
+        grounds: statement.grounds.clone(),
         valid_until_ms: statement.valid_until.map(|end| end.0),
         has_obligations: statement.has_obligations,
         not_before_ms: statement.not_before.map(|moment| moment.0),
@@ -83,8 +81,7 @@ pub(super) fn statement(json: &[u8]) -> Result<Statement, TokenError> {
         data_categories: claims.data_categories,
         effect,
         reason,
-        revision: claims.revision,
-        decided_by: claims.decided_by_index,
+        grounds: claims.grounds,
         valid_until: claims.valid_until_ms.map(Millis),
         has_obligations: claims.has_obligations,
         not_before: claims.not_before_ms.map(Millis),

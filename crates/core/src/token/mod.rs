@@ -9,7 +9,7 @@
 //! {"iss":"consent.example.org/eu","iat":1793000000,"exp":1793000900,
 //!  "sub":"sha256:6KD-yEM5te84S0wWj30PPfn5D0C5PIBUBauW6Ws2v2g","salt":"AAECAwQFBgcICQoLDA0ODw",
 //!  "purpose":"marketing.newsletter","channel":"email","region":"DE","effect":"ALLOW",
-//!  "reason":"GRANTED","revision":36,"decided_by_index":35}
+//!  "reason":"GRANTED","grounds":"AAECAwQFBgcICQoLDA0OD…"}
 //! ```
 //!
 //! Limits and invariants:
@@ -25,6 +25,9 @@
 //! * **It does not contain obligations,** only whether there are some (`has_obligations`). While they are
 //!   not met, `effect` is `NOT_NOW`, and `not_before_ms` says when they are. An ALLOW ends before quiet
 //!   hours begin. Like a withdrawal, a use that uses a limit up after `iat` does not change a token.
+//!
+//! * **It does not name the entry that decided.** `grounds` is for the ledger alone, and bound to the other
+//!   claims.
 //!
 //! This module knows no clock, no random numbers, no keys at rest and no protocol.
 
@@ -73,10 +76,9 @@ pub struct Statement {
     pub effect: Effect,
     /// Why.
     pub reason: Reason,
-    /// The number of entries that the answer takes into account.
-    pub revision: u64,
-    /// Index of the entry that decided, if one did.
-    pub decided_by: Option<u64>,
+    /// The entry that decided and the revision, which the ledger alone can read (`grounds`,
+    /// [`crate::format::token`]).
+    pub grounds: String,
     /// First moment at which effect or reason could change with no new entry (`valid_until_ms`).
     pub valid_until: Option<Millis>,
     /// Whether the answer comes with obligations; a check returns them.
@@ -85,6 +87,14 @@ pub struct Statement {
     pub not_before: Option<Millis>,
     /// Whether it is ALLOW only because the question ignored obligations.
     pub obligations_ignored: bool,
+}
+
+impl Statement {
+    /// Its claims without `grounds`, to which the value of that is bound.
+    #[must_use]
+    pub fn ungrounded(&self) -> Vec<u8> {
+        claims::claims(&Self { grounds: String::new(), ..self.clone() })
+    }
 }
 
 /// Signs statements.

@@ -24,8 +24,7 @@ fn statement() -> Statement {
         data_categories: vec!["user.contact.email".to_owned()],
         effect: Effect::Allow,
         reason: Reason::Granted,
-        revision: 36,
-        decided_by: Some(35),
+        grounds: "opaque".to_owned(),
         valid_until: None,
         has_obligations: true,
         not_before: None,
@@ -66,7 +65,7 @@ fn a_token_is_these_bytes() {
          \"sub\":\"sha256:zUnuuDQk03LGigeH5-bZRMrm0f0-AT_R8fkoOu8GGic\",\"salt\":\"MDEyMzQ1Njc4OWFiY2RlZg\",\
          \"purpose\":\"marketing.newsletter\",\"channel\":\"email\",\"region\":\"DE\",\
          \"data_categories\":[\"user.contact.email\"],\"effect\":\"ALLOW\",\"reason\":\"GRANTED\",\
-         \"revision\":36,\"decided_by_index\":35,\"has_obligations\":true}"
+         \"grounds\":\"opaque\",\"has_obligations\":true}"
     );
     assert_eq!(token, signer().sign(&statement()), "nothing about it is left to chance");
     assert!(!token.contains(SUBJECT) && !part(&token, 1).contains("42\""));
@@ -318,15 +317,15 @@ fn any_statement() -> impl Strategy<Value = (Statement, String)> {
     let categories = prop::collection::vec("[a-z.]{1,20}", 0..4);
     let options = (
         any::<prop::sample::Index>(),
-        any::<Option<u64>>(),
+        "[A-Za-z0-9_-]{0,64}",
         any::<Option<i64>>(),
         any::<bool>(),
         prop::option::of(Just("US-CA")),
         (any::<bool>(), any::<Option<i64>>(), any::<bool>()),
     );
-    (subject, any::<[u8; 16]>(), times, "\\PC{0,20}", categories, any::<u64>(), options).prop_map(
-        |(subject, salt, (from, span), text, data_categories, revision, options)| {
-            let (reason, decided_by, valid_until, has_obligations, region, now) = options;
+    (subject, any::<[u8; 16]>(), times, "\\PC{0,20}", categories, options).prop_map(
+        |(subject, salt, (from, span), text, data_categories, options)| {
+            let (reason, grounds, valid_until, has_obligations, region, now) = options;
             let reason = *reason.get(&Reason::ALL);
             let (is_later, not_before, obligations_ignored) = now;
             let is_later = is_later && reason.effect() == Effect::Allow;
@@ -340,8 +339,7 @@ fn any_statement() -> impl Strategy<Value = (Statement, String)> {
                 data_categories,
                 effect: if is_later { Effect::NotNow } else { reason.effect() },
                 reason,
-                revision,
-                decided_by,
+                grounds,
                 valid_until: valid_until.map(Millis),
                 has_obligations,
                 not_before: not_before.map(Millis),
