@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used)] // a test may fail where it stands
 
 mod audience;
+mod blocked_grants;
 mod cli;
 mod client;
 mod consume;

@@ -163,9 +163,9 @@ impl Batch<'_> {
             let Some(purpose) = catalog.purpose(purpose_id) else { return false };
             let before = due.at.plus_ms(-1);
             let standing = Standing::of(whole, purpose, purpose_id, channel_id, before);
-            let Standing::Given(grant) = standing else { return false };
-            grant.mark.index == due.grant_index
-                && grant.ends_at() == Some(due.at)
+            let Standing::Given(given) = standing else { return false };
+            given.latest.mark.index == due.grant_index
+                && given.ends_at() == Some(due.at)
                 && purpose.current().has_basis(LegalBasis::Consent)
         };
         let grants = act.changes.iter().filter(|change| change.action == Action::Grant);

@@ -168,7 +168,12 @@ impl Known<'_> {
         let Some(purpose) = self.catalog.purpose(purpose_id) else { return false };
         let says_the_same = |grant: &Grant| says_the_same(grant, requested, change);
         match Standing::of(self.state, purpose, purpose_id, channel_id, self.now) {
-            Standing::Given(grant) => says_the_same(grant),
+            Standing::Given(given) => {
+                given.iter().any(says_the_same)
+                    || self.idle_grants(scope).any(|grant| {
+                        self.is_as_late(grant.mark.effective_at) && says_the_same(grant)
+                    })
+            }
             Standing::Pending(grant) => !grant.has_expired(self.now) && says_the_same(grant),
             // The grant was recorded before, and blocked by the stop.
             Standing::Stopped(stop) => self.grants(scope).any(|grant| {
@@ -187,7 +192,19 @@ impl Known<'_> {
 
     fn grants(&self, scope: Option<Scope>) -> impl Iterator<Item = &Grant> {
         let cells = scope.into_iter().flat_map(|scope| self.state.cells_in(scope));
-        cells.flat_map(|cell| cell.grant.iter().chain(cell.pending.as_deref()))
+        cells.flat_map(CellState::grants)
+    }
+
+    /// The grants of others that are on record and count for nothing: they have ended, or a stop
+    /// covered them.
+    fn idle_grants(&self, scope: Option<Scope>) -> impl Iterator<Item = &Grant> {
+        let (state, now) = (self.state, self.now);
+        let cells = scope.into_iter().flat_map(|scope| state.cells_in(scope));
+        cells.flat_map(move |cell| {
+            let is_covered = state.others_that_count(cell).is_none();
+            let grants = cell.others.iter().flat_map(|others| others.iter());
+            grants.filter(move |grant| is_covered || grant.has_expired(now))
+        })
     }
 
     /// A link may be removed, and with it the stops of the other subject: so the stop must stand
@@ -216,9 +233,12 @@ impl Known<'_> {
         }
         !state.cells_in(scope).any(|cell| {
             let (purpose, channel) = (cell.purpose, cell.channel);
-            let waiting = cell.pending.as_ref().filter(|grant| grant.actor.speaks_for_subject());
             state.live_stop(purpose, channel).is_none()
-                || waiting.is_some_and(|grant| !state.stops_bar(purpose, channel, grant.mark))
+                || cell
+                    .own
+                    .pending
+                    .as_ref()
+                    .is_some_and(|grant| !state.stops_bar(purpose, channel, grant.mark))
         })
     }
 

@@ -9,7 +9,7 @@ use prost::Message;
 use thiserror::Error;
 
 use crate::domain::{
-    Actor, CellState, ChannelId, Contact, Exception, Field, FrequencyCap, Grant, Link,
+    Actor, CellState, ChannelId, Contact, Exception, Field, FrequencyCap, Grant, Grants, Link,
     LinkConfidence, Mark, Millis, PurposeId, QuietSpan, Scope, Stop, StopKind, SubjectRef,
     SubjectState,
 };
@@ -120,14 +120,20 @@ struct CellMessage {
     purpose: u32,
     #[prost(uint32, tag = "2")]
     channel: u32,
-    #[prost(message, optional, tag = "3")]
-    grant: Option<GrantMessage>,
+    #[prost(message, required, tag = "3")]
+    own: GrantsMessage,
     #[prost(message, optional, tag = "4")]
-    lifted: Option<MarkMessage>,
+    others: Option<GrantsMessage>,
     #[prost(message, optional, tag = "5")]
-    pending: Option<GrantMessage>,
-    #[prost(message, optional, tag = "6")]
     exception: Option<ExceptionMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct GrantsMessage {
+    #[prost(message, optional, tag = "1")]
+    given: Option<GrantMessage>,
+    #[prost(message, optional, tag = "2")]
+    pending: Option<GrantMessage>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -285,29 +291,40 @@ fn cell_message(cell: &CellState) -> CellMessage {
     CellMessage {
         purpose: cell.purpose.0,
         channel: cell.channel.0,
-        grant: cell.grant.as_ref().map(grant_message),
-        lifted: cell.lifted.map(mark_message),
+        own: grants_message(&cell.own),
+        others: cell.others.as_deref().map(grants_message),
         exception: cell.exception.as_deref().map(|exception| ExceptionMessage {
             mark: mark_message(exception.mark),
             lifts: exception.lifts,
         }),
-        pending: cell.pending.as_deref().map(grant_message),
     }
+}
+
+fn grants_message(grants: &Grants) -> GrantsMessage {
+    GrantsMessage {
+        given: grants.given.as_ref().map(grant_message),
+        pending: grants.pending.as_deref().map(grant_message),
+    }
+}
+
+fn grants(message: GrantsMessage) -> Option<Grants> {
+    let read =
+        |message: Option<GrantMessage>| message.map(grant).map_or(Some(None), |it| it.map(Some));
+    Some(Grants { given: read(message.given)?, pending: read(message.pending)?.map(Box::new) })
 }
 
 fn cell(message: CellMessage) -> Option<CellState> {
     Some(CellState {
         purpose: PurposeId(message.purpose),
         channel: ChannelId(message.channel),
-        grant: message.grant.map(grant).map_or(Some(None), |grant| grant.map(Some))?,
-        lifted: message.lifted.map(mark),
+        own: grants(message.own)?,
+        others: match message.others {
+            Some(message) => Some(Box::new(grants(message)?)),
+            None => None,
+        },
         exception: message.exception.map(|exception| {
             Box::new(Exception { mark: mark(exception.mark), lifts: exception.lifts })
         }),
-        pending: message
-            .pending
-            .map(grant)
-            .map_or(Some(None), |grant| grant.map(|grant| Some(Box::new(grant))))?,
     })
 }
 
@@ -423,16 +440,18 @@ mod tests {
 
     fn any_state() -> impl Strategy<Value = SubjectState> {
         let exception = option::of((any_mark(), any::<bool>()));
-        let grants =
-            (option::of(any_grant()), option::of(any_mark()), exception, option::of(any_grant()));
+        let grants = || {
+            (option::of(any_grant()), option::of(any_grant()))
+                .prop_map(|(given, pending)| Grants { given, pending: pending.map(Box::new) })
+        };
+        let grants = (grants(), option::of(grants()), exception);
         let cell = (any::<u32>(), any::<u32>(), grants).prop_map(
-            |(purpose, channel, (grant, lifted, exception, pending))| CellState {
+            |(purpose, channel, (own, others, exception))| CellState {
                 purpose: PurposeId(purpose),
                 channel: ChannelId(channel),
-                grant,
-                lifted,
+                own,
+                others: others.map(Box::new),
                 exception: exception.map(|(mark, lifts)| Box::new(Exception { mark, lifts })),
-                pending: pending.map(Box::new),
             },
         );
         let rest = (option::of(any_contact()), vec(any_link(), 0..3), any::<(Option<u64>, u64)>());

@@ -87,8 +87,10 @@ and `object` are **stops**; a stop may cover one purpose over one channel, a pur
 2. A stop is lifted only by a later grant of someone who speaks for the person, and only for the purpose
    and channel that the grant names. A grant of anybody else never lifts a stop, and does not count
    later.
-3. Where no stop stands, the latest grant decides, no matter who gave it. Its expiry is tested only
-   then: an expired grant never revives an older one.
+3. Where no stop stands, the latest grant decides. Its expiry is tested only then: an expired grant
+   never revives an older one. A grant of anybody who does not speak for the person counts only where
+   no stop ever covered the purpose and channel, lifted or not. And it never ends, shortens or narrows
+   the person's own: as long as that one counts, it allows what it covers.
 4. A request that waits for its double opt-in lifts no stop and ends no grant. Once confirmed, it
    counts from the time of the request: a stop after the request still stands.
 5. Stops never expire, and no new version of a purpose ends them. A stop by `operator`, `system` or
@@ -131,7 +133,8 @@ with that of a second, deliberately simple program that reads the whole history 
 - The order of arrival never matters.
 - A stop never turns a DENY into an ALLOW, not even through a link.
 - An erasure never turns a DENY into an ALLOW.
-- A grant by `operator`, `system` or `import` never lifts a stop, confirmed or not.
+- A grant by `operator`, `system` or `import` never lifts a stop, confirmed or not. One that a stop
+  blocked never changes an answer, whatever comes later.
 - An asserted link never turns a DENY into an ALLOW. A verified link reopens what a stop closed only
   where a later grant of the same person lifts it.
 - Unlinking brings back exactly what was.

@@ -32,8 +32,12 @@ pub const GROUPS: &[Group] = &[
             ("6 import grant news:email",                          "5 subject grant news:email", "SUPERSEDED by 100"),
             // The later stop is lifted too: the cause is the grant that decides.
             ("6 subject withdraw *:*; 7 subject grant news:email", "5 subject grant news:email", "SUPERSEDED by 101"),
-            // A late grant reopened the cell by lifting the stop, though a blocked import decides.
+            // The import was blocked, and never counts.
             ("5 subject withdraw *:*; 7 import grant news:email",  "6 subject grant news:email", "APPLIED"),
+            // Nobody else's grant ends the person's own.
+            ("6 import grant news:email until 9",                  "5 subject grant news:email", "APPLIED"),
+            ("6 import grant news:email only user.name",           "5 subject grant news:email", "APPLIED"),
+            ("6 import grant news:email until 9",                  "5 subject grant news:email until 9", "SUPERSEDED by 100"),
         ],
     },
     Group {
@@ -43,7 +47,11 @@ pub const GROUPS: &[Group] = &[
             ("5 subject withdraw *:*",                             "6 import grant news:email", "BLOCKED by 100"),
             ("5 import refuse news:*",                             "6 operator grant news:email", "BLOCKED by 100"),
             ("6 subject withdraw *:*",                             "5 system grant news:email", "BLOCKED by 100"),
-            ("5 subject withdraw *:*; 6 subject grant news:email", "7 import grant news:email", "APPLIED"),
+            ("5 subject withdraw *:*; 6 subject grant news:email", "7 import grant news:email", "NO_EFFECT"),
+            ("5 subject withdraw *:*; 6 subject grant offers:email; confirm 101", "7 import grant offers:email", "NO_EFFECT"),
+            ("5 subject grant news:email",                         "6 import grant news:email", "APPLIED"),
+            ("5 subject grant news:email",                         "6 import grant news:email until 9", "NO_EFFECT"),
+            ("5 subject grant news:email until 9",                 "6 import grant news:email until 9", "APPLIED"),
             ("5 subject withdraw *:*; 7 subject grant news:email", "6 import grant news:email", "SUPERSEDED by 101"),
         ],
     },
@@ -109,6 +117,9 @@ pub const GROUPS: &[Group] = &[
             ("5 subject grant news:email",                           "5 subject withdraw news:email", "APPLIED"),
             ("5 subject withdraw news:email",                        "6 import withdraw news:email", "NO_EFFECT"),
             ("6 import grant news:email",                            "5 subject withdraw news:email", "APPLIED"),
+            // The person's own grant lifts it, but does not give what the import gave.
+            ("6 subject grant news:email until 9; 7 import grant news:email", "5 subject withdraw news:email", "APPLIED"),
+            ("6 subject grant news:email; 7 import grant news:email", "5 subject withdraw news:email", "SUPERSEDED by 100"),
             ("5 subject grant news:email until 20",                  "6 subject withdraw news:email", "NO_EFFECT"),
             ("5 subject grant news:email until 20",                  "6 subject refuse news:email", "APPLIED"),
             ("5 subject grant profile:email v1",                     "6 subject withdraw profile:email", "APPLIED"),

@@ -42,7 +42,9 @@ pub use namespace::Namespace;
 pub use region::{REGION_BYTES_MAX, Region, RegionError};
 pub use scope::{KEY_BYTES_MAX, Key, KeyError, Scope, ScopeKeys};
 pub use sealed::Sealed;
-pub use state::{CellState, Exception, Grant, Link, LinkConfidence, Mark, Stop, SubjectState};
+pub use state::{
+    CellState, Exception, Grant, Grants, Link, LinkConfidence, Mark, Stop, SubjectState,
+};
 pub use subject::{GivenSubject, SUBJECT_BYTES_MAX, Subject, SubjectError, SubjectRef};
 pub use subscription::{
     OWNER_BYTES_MAX, Overdue, SHARDS_MAX, Settled, ShardState, Snapshot, Subscription,

@@ -140,9 +140,10 @@ impl GrantExpired {
         let Some(purpose) = catalog.purpose(purpose_id) else { return false };
         let before = self.expired_at.plus_ms(-1);
         let standing = Standing::of(state, purpose, purpose_id, channel_id, before);
-        let Standing::Given(grant) = standing else { return false };
+        let Standing::Given(given) = standing else { return false };
+        let grant = given.latest;
         grant.mark.index == self.grant_index
-            && grant.ends_at() == Some(self.expired_at)
+            && given.ends_at() == Some(self.expired_at)
             && change.action == Action::Expire
             && change.outcome == Outcome::Applied
             && change.expires_at == grant.expires_at

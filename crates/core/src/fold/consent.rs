@@ -20,19 +20,25 @@
 //! 2. A live stop covers the cell and the actor may not lift it: BLOCKED_BY_STOP.
 //! 3. A live stop covers the cell and is later: SUPERSEDED_BY_LATER, that stop.
 //! 4. A live stop covers the cell and is not later. Only a grant that waits for its double opt-in
-//!    leaves it so: PENDING_CONFIRMATION, or SUPERSEDED_BY_LATER if the latest grant that waits is
-//!    later and could lift the stop too.
+//!    leaves it so: PENDING_CONFIRMATION, or SUPERSEDED_BY_LATER if a later one of somebody who may
+//!    lift the stop waits and could do so too.
 //! 5. The purpose rests on consent nowhere: APPLIED if this is the grant that lifts a stop,
 //!    SUPERSEDED_BY_LATER if a later grant does, NO_EFFECT if there is none to lift.
-//! 6. It lifted a stop that was live before: APPLIED. This holds even where a later grant, which
-//!    the stop had blocked, now decides.
-//! 7. A later grant stands: SUPERSEDED_BY_LATER, that grant.
-//! 8. Its version needs no double opt-in, or it is the confirmation of one: APPLIED.
-//! 9. A later grant waits for its double opt-in: SUPERSEDED_BY_LATER, that grant.
-//! 10. A confirmed grant stands that counts now and says all that this one does, of the same or a newer
-//!     version, with the same end and categories: NO_EFFECT. A request never downgrades it, and one
-//!     that asks for something else waits beside it, while the confirmed one goes on.
-//! 11. PENDING_CONFIRMATION.
+//! 6. It lifted a stop that was live before: APPLIED.
+//! 7. The actor may not lift stops, and one was lifted in the cell: SUPERSEDED_BY_LATER if the grant
+//!    that lifted it is later, else NO_EFFECT. Only the data subject's own grants count there.
+//! 8. A later grant stands, and not one of somebody else over an own one: SUPERSEDED_BY_LATER, the
+//!    latest.
+//! 9. Its version needs a double opt-in, and it is no confirmation: SUPERSEDED_BY_LATER if a later grant,
+//!    as in 8, waits for its own; NO_EFFECT if a confirmed grant stands that counts now and
+//!    says all that this one does, of the same or a newer version, with the same end and categories;
+//!    else PENDING_CONFIRMATION. A request never downgrades a confirmed grant, and one that asks for
+//!    something else waits beside it, while the confirmed one goes on.
+//! 10. A later grant of somebody else stands: SUPERSEDED_BY_LATER, that grant, if it leaves nothing to
+//!     this one, nor to the own one that this one replaces.
+//! 11. It is somebody else's that does not count now, beside an own one that counts: NO_EFFECT, unless
+//!     it took the place of one that did count.
+//! 12. APPLIED.
 //!
 //! A **stop** is looked at cell by cell. The cells that can matter are those of its scope that some
 //! grant named and, unless a stop of at least its width stood before, the live cells of its scope
@@ -42,7 +48,8 @@
 //! 1. APPLIED if it decides some cell and changed something there: no stop stood and it closed an
 //!    open cell, took back a grant that was not past its expiry or that waited for its double
 //!    opt-in, or answered a question (refusal or objection of a live cell); or a stop stood, and
-//!    the latest grant that waits could have lifted that one when confirmed.
+//!    the latest own grant that waits could have lifted that one when confirmed. Also if an own grant
+//!    lifts it, and it took from others what that one does not give.
 //! 2. SUPERSEDED_BY_LATER if a later stop of at least its width stands, or if a later stop or a
 //!    later lifting grant decides some cell that can matter. The cause is one of these.
 //! 3. NO_EFFECT otherwise: withdrawn where nothing was known, or stopped again.
@@ -50,7 +57,7 @@
 use smallvec::SmallVec;
 
 use crate::{
-    decide::Standing,
+    decide::{Given, Standing, counts, includes},
     domain::{
         Action, Actor, Catalog, CellState, ChangeRecord, ChannelId, Exception, Grant, LegalBasis,
         Mark, Millis, Outcome, Purpose, PurposeId, Scope, Stop, SubjectState, UnknownKey,
@@ -290,7 +297,6 @@ impl Judge<'_> {
         if let Some(index) = self.after.erased_by {
             return Outcome::BlockedByStop(index);
         }
-        let later_pending = cell.pending.as_deref().filter(|grant| grant.mark > self.mark);
         if let Some(stop) = self.after.live_stop(purpose_id, channel_id) {
             return if !self.actor.speaks_for_subject() {
                 Outcome::BlockedByStop(stop.mark.index)
@@ -298,18 +304,17 @@ impl Judge<'_> {
                 let latest = self.after.latest_stop(purpose_id, channel_id).unwrap_or(stop);
                 Outcome::SupersededByLater(latest.mark.index)
             } else {
-                let lifting = later_pending.filter(|grant| {
-                    grant.actor.speaks_for_subject()
-                        && !self.after.stops_bar(purpose_id, channel_id, grant.mark)
+                let lifting = cell.own.pending.as_deref().map(|grant| grant.mark).filter(|&mark| {
+                    mark > self.mark && !self.after.stops_bar(purpose_id, channel_id, mark)
                 });
-                superseded_or(lifting.map(|grant| grant.mark), Outcome::PendingConfirmation)
+                superseded_or(lifting, Outcome::PendingConfirmation)
             };
         }
 
         let was_stopped = self.before.live_stop(purpose_id, channel_id).is_some();
         // A later grant of the same moment may be barred by the stop that this one stands beside.
         let is_exception = cell.exception.as_ref().is_some_and(|one| one.mark == self.mark);
-        let lifts = cell.lifted == Some(self.mark) || is_exception && was_stopped;
+        let lifts = cell.lifted() == Some(self.mark) || is_exception && was_stopped;
         let waits =
             !self.is_confirmation && waits(self.catalog, purpose_id, change.purpose_version);
         if !purpose.current().has_basis(LegalBasis::Consent) {
@@ -317,28 +322,65 @@ impl Judge<'_> {
             return match self.after.latest_stop(purpose_id, channel_id) {
                 Some(_) if lifts => Outcome::Applied,
                 // The stop is lifted, and not by this grant, so by a later one.
-                Some(_) if may_lift => superseded_or(cell.lifted, Outcome::NoEffect),
+                Some(_) if may_lift => superseded_or(cell.lifted(), Outcome::NoEffect),
                 _ => Outcome::NoEffect,
             };
         }
         if lifts && was_stopped {
             return Outcome::Applied;
         }
-        if let Some(grant) = &cell.grant
-            && grant.mark > self.mark
-        {
-            return Outcome::SupersededByLater(grant.mark.index);
+        let others = self.after.others_that_count(cell);
+        let is_own = self.actor.speaks_for_subject();
+        let is_idle = !is_own && self.after.latest_stop(purpose_id, channel_id).is_some();
+        if is_idle {
+            return superseded_or(self.later(cell.own.given.as_ref()), Outcome::NoEffect);
+        }
+        // Nobody else's grant takes the place of an own one.
+        let rivals = || [&cell.own].into_iter().chain(others.filter(|_| !is_own));
+        if let Some(later) = rivals().filter_map(|side| self.later(side.given.as_ref())).max() {
+            return Outcome::SupersededByLater(later.index);
         }
         if !waits {
-            return Outcome::Applied;
+            let other = self.later(others.and_then(|others| others.given.as_ref()));
+            return match self.changes_what_is_given(purpose, cell) {
+                true => Outcome::Applied,
+                false => superseded_or(other, Outcome::NoEffect),
+            };
         }
-        if let Some(grant) = later_pending {
-            return Outcome::SupersededByLater(grant.mark.index);
+        if let Some(later) = rivals().filter_map(|side| self.later(side.pending.as_deref())).max() {
+            return Outcome::SupersededByLater(later.index);
         }
         match Standing::of(self.after, purpose, purpose_id, channel_id, self.now) {
-            Standing::Given(grant) if says_no_more(grant, change) => Outcome::NoEffect,
+            Standing::Given(given) if given.iter().any(|grant| says_no_more(grant, change)) => {
+                Outcome::NoEffect
+            }
             _ => Outcome::PendingConfirmation,
         }
+    }
+
+    /// The place of a grant, if it is later than the judged change.
+    fn later(&self, grant: Option<&Grant>) -> Option<Mark> {
+        grant.map(|grant| grant.mark).filter(|&mark| mark > self.mark)
+    }
+
+    /// Whether a grant, the latest of its side, changed what is given in an unstopped cell.
+    fn changes_what_is_given(&self, purpose: &Purpose, after: &CellState) -> bool {
+        let before = self.before.cell(after.purpose, after.channel);
+        let counting = |grant: &&Grant| counts(purpose, grant, self.now);
+        let own = after.own.given.as_ref();
+        let other = self.after.others_that_count(after).and_then(|others| others.given.as_ref());
+        if self.actor.speaks_for_subject() {
+            let Some(later) = other.filter(|grant| grant.mark > self.mark) else { return true };
+            let replaced = before.and_then(|cell| cell.own.given.as_ref());
+            let covers = counts(purpose, later, self.now);
+            let mut counted = own.into_iter().chain(replaced).filter(counting);
+            return counted.any(|grant| !covers || !includes(purpose, later, grant));
+        }
+        let Some(own) = own.filter(counting) else { return true };
+        let replaced = before.and_then(|cell| cell.others.as_ref()?.given.as_ref());
+        let replaced = replaced.filter(|grant| grant.mark > own.mark).filter(counting);
+        other.filter(counting).is_some()
+            || replaced.is_some_and(|grant| !includes(purpose, own, grant))
     }
 
     fn stop(&self, action: Action, scope: Scope) -> Outcome {
@@ -370,11 +412,12 @@ impl Judge<'_> {
         let Some(purpose) = self.stoppable(purpose_id) else { return AtCell::Unchanged };
         let stands = self.after.live_stop(purpose_id, channel_id).is_some();
         let latest = self.after.latest_stop(purpose_id, channel_id).filter(|_| stands);
-        match (latest, cell.lifted) {
+        match (latest, cell.lifted()) {
             (Some(stop), _) if stop.mark > self.mark => {
                 return AtCell::DecidedLater(stop.mark.index);
             }
             (Some(_), _) => {}
+            (None, _) if self.takes_from_others(purpose, cell) => return AtCell::Changed,
             // The act's own grant is an exception from its stop, not a later act.
             (None, Some(grant)) if grant.index != self.mark.index => {
                 return AtCell::DecidedLater(grant.index);
@@ -389,17 +432,30 @@ impl Judge<'_> {
             Standing::Stopped(_) => self
                 .before
                 .cell(purpose_id, channel_id)
-                .and_then(|cell| cell.pending.as_deref())
-                .is_some_and(|grant| {
-                    grant.actor.speaks_for_subject()
-                        && !self.before.stops_bar(purpose_id, channel_id, grant.mark)
-                }),
+                .and_then(|cell| cell.own.pending.as_deref())
+                .is_some_and(|grant| !self.before.stops_bar(purpose_id, channel_id, grant.mark)),
             Standing::Nothing | Standing::Expired(_) => {
                 can_matter(action, purpose) && self.is_live(channel_id)
             }
             Standing::Erased(_) => false,
         };
         if changed { AtCell::Changed } else { AtCell::Unchanged }
+    }
+
+    /// Whether a stop, lifted at once, ended what others had given in a cell, and the own grant that
+    /// lifts it does not give as much.
+    fn takes_from_others(&self, purpose: &Purpose, cell: &CellState) -> bool {
+        let standing = |state| Standing::of(state, purpose, cell.purpose, cell.channel, self.now);
+        let is_others = |grant: &&Grant| !grant.actor.speaks_for_subject();
+        let taken = match standing(self.before) {
+            Standing::Given(Given { latest, .. }) => latest,
+            Standing::Pending(grant) => grant,
+            _ => return false,
+        };
+        let left = cell.own.given.as_ref().filter(|own| counts(purpose, own, self.now));
+        Some(taken)
+            .filter(is_others)
+            .is_some_and(|taken| left.is_none_or(|own| !includes(purpose, own, taken)))
     }
 
     /// Whether the scope has a cell that can matter and that no grant named and no stop covered.
