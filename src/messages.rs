@@ -218,6 +218,7 @@ pub fn change_result(record: &ChangeRecord) -> proto::ChangeResult {
         purpose_version: record.purpose_version,
         expires_at: record.expires_at.map(timestamp),
         data_categories: record.data_categories.clone(),
+        linked_subjects: record.linked_subjects,
     }
 }
 

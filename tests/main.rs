@@ -22,6 +22,7 @@ mod import;
 mod import_rows;
 mod independent;
 mod linked_names;
+mod linked_outcomes;
 mod links;
 mod names;
 mod near_keys;

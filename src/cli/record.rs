@@ -6,7 +6,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use jiff::Timestamp;
 
 use super::{
-    Context, Exit, client,
+    Context, Exit, act_text, client,
     error::CliError,
     output::{Table, Tone},
     words,
@@ -326,7 +326,7 @@ pub(super) fn results_table(results: &[ChangeResult]) -> Table {
         table.row(
             tone(result.outcome()),
             [
-                words::word::<Outcome>(result.outcome),
+                act_text::outcome(result),
                 words::word::<Action>(result.action),
                 words::scope_text(result.scope.as_ref()),
                 result.cause_index.map(|index| format!("#{index}")).unwrap_or_default(),

@@ -185,6 +185,7 @@ mod tests {
             expires_at: None,
             data_categories: Vec::new(),
             outcome: Outcome::Applied,
+            linked_subjects: 0,
         };
         EventDetail::Consent(ConsentDetail {
             subject: Subject::parse("user:42").unwrap(),

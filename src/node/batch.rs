@@ -26,8 +26,7 @@ use crate::{
     entry::{Fact, Kind, Place, encode_evidence},
     event::{self, CatalogDetail, Event, Surroundings},
     fold::{
-        After, Effect, Fold, FoldError, Linked, Subscriptions, UseCell, around, consent, reach,
-        unite,
+        Acted, After, Effect, Fold, FoldError, Linked, Subscriptions, UseCell, around, reach, unite,
     },
     ledger::{
         ENTRY_BYTES_MAX,
@@ -211,26 +210,18 @@ impl<'a> Batch<'a> {
     pub(super) fn outcomes(
         &self,
         subject: SubjectRef,
-        before: &SubjectState,
-        after: &SubjectState,
+        before: &Arc<SubjectState>,
+        after: &Arc<SubjectState>,
         mark: Mark,
         actor: Actor,
         is_confirmation: bool,
         changes: &mut [ChangeRecord],
     ) -> Result<(), WriteError> {
-        let linked = self.linked(subject, before)?;
-        let (whole_before, whole_after);
-        let (before, after) = if linked.is_empty() {
-            (before, after)
-        } else {
-            (whole_before, whole_after) = (unite(before, &linked), unite(after, &linked));
-            (&whole_before, &whole_after)
-        };
-        let catalog = self.catalog();
-        let now = self.recorded_at();
-        let judge = consent::Judge { catalog, before, after, mark, actor, now, is_confirmation };
-        let index = self.tip.next_index;
-        judge.outcomes(changes).map_err(|problem| FoldError::UnknownKey { index, problem })?;
+        let linked = &self.linked(subject, before)?;
+        let (catalog, now, index) = (self.catalog(), self.recorded_at(), self.tip.next_index);
+        let acted =
+            Acted { catalog, subject, before, after, linked, mark, actor, now, is_confirmation };
+        acted.outcomes(changes).map_err(|problem| FoldError::UnknownKey { index, problem })?;
         Ok(())
     }
 
@@ -479,6 +470,7 @@ impl<'a> Batch<'a> {
             expires_at: None,
             data_categories: Vec::new(),
             outcome: Outcome::NoEffect,
+            linked_subjects: 0,
         };
         if requested.action != Action::Grant {
             return Ok(record);

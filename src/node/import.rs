@@ -386,6 +386,7 @@ mod tests {
                 expires_at: Some(Millis(end.unwrap_or(1_000))),
                 data_categories: requested.data_categories.clone(),
                 outcome: crate::domain::Outcome::NoEffect,
+                linked_subjects: 0,
             };
             says_the_same(&recorded, &requested, &change)
         };

@@ -199,6 +199,7 @@ mod tests {
             expires_at: None,
             data_categories: Vec::new(),
             outcome,
+            linked_subjects: 0,
         }
     }
 

@@ -211,6 +211,7 @@ mod tests {
             expires_at: None,
             data_categories: Vec::new(),
             outcome: Outcome::Applied,
+            linked_subjects: 0,
         })
     }
 

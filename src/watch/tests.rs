@@ -49,6 +49,7 @@ fn event(index: u64, purpose: Option<&str>, namespace: &str) -> Event {
         expires_at: None,
         data_categories: Vec::new(),
         outcome: Outcome::Applied,
+        linked_subjects: 0,
     };
     let detail = EventDetail::Consent(ConsentDetail {
         subject: Subject::parse(&format!("{namespace}:{index}")).unwrap(),

@@ -168,6 +168,7 @@ mod tests {
             expires_at: (action == Action::Grant).then_some(Millis(86_400_000)),
             data_categories: Vec::new(),
             outcome,
+            linked_subjects: 0,
         }
     }
 

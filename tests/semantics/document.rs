@@ -97,7 +97,8 @@ and `object` are **stops**; a stop may cover one purpose over one channel, a pur
    `import` over a standing stop of the person often only reports it back: the answer goes on to name
    the person's own. An objection is the person's own, whoever reports it.
 6. Acts of linked identifiers count as if they were the person's own: all acts if the link is verified,
-   stops alone if it is asserted.
+   stops alone if it is asserted. So a stop of one identifier may change the answer about another, and its
+   outcome says that it did.
 ";
 
 const RULES: &str = "\
@@ -109,12 +110,16 @@ The first rule that applies decides.
 const OUTCOMES: &str = "\
 ## What becomes of a change
 
-Every act is recorded, even if it changes nothing. The answer gives the outcome of each change. A change
-without effect is never reported as a success.
+Every act is recorded, even if it changes nothing. The answer gives the outcome of each
+change. A change without effect is never reported as a success.
+
+An act is judged for all identifiers that are linked to its own: for those that are the same person, and
+with its stops also for those that may be. The answer says to how many of them a change applied, never to
+which.
 
 | outcome | meaning |
 | --- | --- |
-| `APPLIED` | The change now decides for something that it covers. |
+| `APPLIED` | The change now decides for something that it covers, of this identifier or of a linked one. |
 | `NO_EFFECT` | The change is recorded, but no answer and no consent on record changed. |
 | `BLOCKED_BY_STOP` | The grant may not lift the stop with this index, or it comes after an erasure. |
 | `SUPERSEDED_BY_LATER` | The act with this index took effect later, and decides. |
@@ -140,7 +145,8 @@ with that of a second, deliberately simple program that reads the whole history 
 - Unlinking brings back exactly what was.
 - Identifiers connected by verified links get the same answer.
 - \"Valid until\" is the first moment at which the answer changes by itself.
-- No answer changes from ALLOW to DENY or back without a change whose outcome is `APPLIED`.
+- No answer about anybody, linked or not, changes from ALLOW to DENY or back without a change whose outcome
+  is `APPLIED`, and the outcome counts all linked identifiers whose answers changed.
 ";
 
 #[test]

@@ -474,12 +474,33 @@ impl Verdict {
 }
 
 /// The outcome of a change of the last entry, an act or a confirmation, by the rules that the fold
-/// module documents.
+/// module documents, and to how many linked data subjects it applied.
 pub fn verdict(
     catalog: &Catalog,
     entries: &[Entry],
     change: &ChangeRecord,
     now: Millis,
+) -> (Verdict, u32) {
+    let name = entries.last().unwrap().names()[0];
+    let verdict_for = |name| verdict_for(catalog, entries, change, now, name);
+    // A grant counts only for those who are surely the same person.
+    let [surely, maybe] = linked(entries, name);
+    let others = if change.action == Action::Grant { surely } else { maybe };
+    let others = others.into_iter().filter(|other| *other != name);
+    let applied = others.filter(|&other| verdict_for(other) == Verdict::Is(Outcome::Applied));
+    match u32::try_from(applied.count()).unwrap() {
+        0 => (verdict_for(name), 0),
+        count => (Verdict::Is(Outcome::Applied), count),
+    }
+}
+
+/// The outcome for one of the data subjects.
+fn verdict_for(
+    catalog: &Catalog,
+    entries: &[Entry],
+    change: &ChangeRecord,
+    now: Millis,
+    name: Name,
 ) -> Verdict {
     let (last, earlier) = entries.split_last().unwrap();
     let judged = match &last.content {
@@ -492,7 +513,6 @@ pub fn verdict(
         },
         _ => panic!("nothing becomes of {last:?}"),
     };
-    let name = judged.act.subject;
     let judgement = Judgement {
         catalog,
         judged,

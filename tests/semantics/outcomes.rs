@@ -193,11 +193,21 @@ pub const GROUPS: &[Group] = &[
         ],
     },
     Group {
-        about: "Linked identifiers: all that counts for the one who acts.",
+        about: "Linked identifiers: a change is judged for all of them. `+1` says that it applied to one \
+            more, whatever it was for the one who acts.",
         cases: &[
-            ("5 subject withdraw *:*; verify a b",     "b 6 subject grant news:email", "APPLIED"),
+            ("5 subject withdraw *:*; verify a b",     "b 6 subject grant news:email", "APPLIED +1"),
             ("6 subject withdraw *:*; verify a b",     "b 5 subject grant news:email", "SUPERSEDED by 100"),
-            ("5 subject grant news:email; verify a b", "b 6 subject withdraw news:*", "APPLIED"),
+            ("5 subject grant news:email; verify a b", "b 6 subject withdraw news:*", "APPLIED +1"),
+            ("5 subject grant news:email; assert a b", "b 6 subject withdraw news:*", "APPLIED +1"),
+            ("5 subject grant news:email; assert a b", "b 6 import withdraw *:*", "APPLIED +1"),
+            ("7 subject grant news:email; assert a b", "b 6 subject withdraw news:*", "NO_EFFECT"),
+            ("5 subject grant news:email; assert a b", "b 6 subject withdraw news:* and grant news:email", "APPLIED +1, APPLIED"),
+            ("b 4 subject refuse news:*; 5 subject grant news:email; assert a b", "b 6 subject refuse news:*", "APPLIED +1"),
+            ("5 subject grant news:email; c 5 subject grant news:email; verify a b; assert b c", "b 6 subject withdraw news:*", "APPLIED +2"),
+            ("5 subject grant news:email; c 5 subject grant news:sms; assert a b; verify a c", "b 6 subject withdraw news:*", "APPLIED +2"),
+            ("5 subject grant news:email; assert a b; erase", "b 6 subject withdraw news:*", "NO_EFFECT"),
+            ("5 subject grant news:email; assert a b; unlink a b", "b 6 subject withdraw news:*", "NO_EFFECT"),
             ("5 subject withdraw *:*; assert a b",     "b 6 import grant news:email", "BLOCKED by 100"),
             ("6 subject withdraw *:*; assert a b",     "b 5 subject grant news:email", "SUPERSEDED by 100"),
             ("5 subject withdraw *:*; assert a b",     "b 6 subject grant news:email", "APPLIED"),
@@ -234,7 +244,11 @@ fn outcomes(before: &str, last: &str) -> String {
     let last = entries.pop().unwrap();
     let mut people = People::after(&catalog, &entries);
     let changes = people.record(&catalog, &last, RECORDED_AT);
-    changes.iter().map(|change| in_words(change.outcome)).collect::<Vec<_>>().join(", ")
+    let words = changes.iter().map(|change| match change.linked_subjects {
+        0 => in_words(change.outcome),
+        count => format!("{} +{count}", in_words(change.outcome)),
+    });
+    words.collect::<Vec<_>>().join(", ")
 }
 
 fn in_words(outcome: Outcome) -> String {

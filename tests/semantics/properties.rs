@@ -619,9 +619,12 @@ proptest! {
             let now = Millis(LAST_EFFECT + i64::try_from(count).unwrap());
             for judged in people.record(&world.catalog, entry, now) {
                 let known = &world.entries[..count];
-                let want = naive::verdict(&world.catalog, known, &judged, now);
+                let (want, linked) = naive::verdict(&world.catalog, known, &judged, now);
                 let got = judged.outcome;
-                prop_assert!(want.admits(got), "{judged:?} of entry {}: want {want:?}", entry.index);
+                let is_right = want.admits(got) && linked == judged.linked_subjects;
+                prop_assert!(
+                    is_right, "{judged:?} of entry {}: want {want:?} +{linked}", entry.index
+                );
             }
         }
         prop_assert_eq!(people, world.people());
@@ -641,23 +644,34 @@ proptest! {
             if changes.is_empty() {
                 continue;
             }
-            let name = entry.names()[0];
-            let (before, after) = (earlier.whole(name), people.whole(name));
+            let own = entry.names()[0];
             for cell in world.cells() {
-                let was = world.ask_for(&before, &cell, &categories, region, now);
-                let is = world.ask_for(&after, &cell, &categories, region, now);
-                // No effect changes without a change whose outcome is APPLIED. A grant can end an
-                // ALLOW too: the later one wins, and may be shorter or of an older version.
-                let is_applied = |change: &ChangeRecord| {
-                    change.outcome == Outcome::Applied
-                        && (change.action == Action::Grant || is.effect() == Effect::Deny)
-                };
-                let mut in_cell = changes.iter().filter(|c| naive::covers(&c.scope, &cell));
-                prop_assert!(
-                    was.effect() == is.effect() || in_cell.any(is_applied),
-                    "{}:{} {was:?} {is:?} {changes:?}", cell.0, cell.1
-                );
+                let in_cell = || changes.iter().filter(|c| naive::covers(&c.scope, &cell));
+                let mut flipped = 0;
+                for name in NAMES {
+                    let ask = |people: &People| {
+                        world.ask_for(&people.whole(name), &cell, &categories, region, now)
+                    };
+                    let (was, is) = (ask(&earlier), ask(&people));
+                    if was.effect() == is.effect() {
+                        continue;
+                    }
+                    flipped += u32::from(name != own);
+                    // No effect changes without a change whose outcome is APPLIED. A grant can end
+                    // an ALLOW too: the later one wins, and may be shorter or of an older version.
+                    let is_applied = |change: &ChangeRecord| {
+                        change.outcome == Outcome::Applied
+                            && (change.action == Action::Grant || is.effect() == Effect::Deny)
+                    };
+                    prop_assert!(
+                        in_cell().any(is_applied),
+                        "{name} {}:{} {was:?} {is:?} {changes:?}", cell.0, cell.1
+                    );
+                }
+                let said: u32 = in_cell().map(|change| change.linked_subjects).sum();
+                prop_assert!(flipped <= said, "{}:{} {flipped} {changes:?}", cell.0, cell.1);
             }
+            let after = people.whole(own);
             for change in &changes {
                 if let Outcome::BlockedByStop(cause) = change.outcome {
                     let keys = change.scope.clone();

@@ -25,11 +25,7 @@ use consent_ledger::{
         Outcome, PurposePut, PurposeVersion, Region, ScopeKeys, SubjectRef, SubjectState,
     },
     entry::{Fact, Place},
-    fold::{
-        self,
-        consent::{self, ActFacts},
-        reach, unite,
-    },
+    fold::{self, Acted, Linked, consent::ActFacts, reach, unite},
 };
 
 /// Index of the first entry after those of the catalogue.
@@ -201,12 +197,15 @@ impl People {
 
     /// The state including the contributions of linked data subjects.
     pub fn whole(&self, name: Name) -> SubjectState {
-        let own_state = self.own_state(name);
+        unite(&self.own_state(name), &self.linked(name))
+    }
+
+    fn linked(&self, name: Name) -> Vec<Linked> {
         let state_of = |other: SubjectRef| {
             Ok::<_, Infallible>(Arc::new(self.own_state(char::from(other.0[0]))))
         };
-        let Ok(linked) = reach(name_ref(name), &own_state, state_of);
-        unite(&own_state, &linked)
+        let Ok(linked) = reach(name_ref(name), &self.own_state(name), state_of);
+        linked
     }
 
     /// Folds in an entry; returns its changes with their outcomes.
@@ -224,19 +223,21 @@ impl People {
                 return Vec::new();
             }
         };
-        let before = self.whole(act.subject);
+        let before = Arc::new(self.own_state(act.subject));
+        let linked = self.linked(act.subject);
         self.fold(catalog, entry);
-        let after = self.whole(act.subject);
-        let judge = consent::Judge {
+        let acted = Acted {
             catalog,
+            subject: name_ref(act.subject),
             before: &before,
-            after: &after,
+            after: &Arc::new(self.own_state(act.subject)),
+            linked: &linked,
             mark: Mark { effective_at: act.effective_at, index: request_index },
             actor: act.actor,
             now,
             is_confirmation,
         };
-        judge.outcomes(&mut changes).expect("the tests name what the catalogue has");
+        acted.outcomes(&mut changes).expect("the tests name what the catalogue has");
         changes
     }
 }
@@ -403,6 +404,7 @@ pub fn change(action: Action, scope: ScopeKeys, purpose_version: u32) -> ChangeR
         data_categories: Vec::new(),
         // The fold must not read the outcome of an act: start from one that is never right here.
         outcome: Outcome::SupersededByLater(u64::MAX),
+        linked_subjects: u32::MAX,
     }
 }
 

@@ -357,6 +357,7 @@ mod tests {
             expires_at: None,
             data_categories: Vec::new(),
             outcome: Outcome::Applied,
+            linked_subjects: 0,
         };
         let consent = ConsentDetail {
             subject: Subject::parse("user:42").unwrap(),

@@ -146,6 +146,7 @@ pub struct Tally {
     rejects: Vec<proto::ImportReject>,
     warned: u64,
     warnings: Vec<proto::ImportWarning>,
+    changes_of_linked_subjects: u64,
 }
 
 impl Tally {
@@ -169,6 +170,7 @@ impl Tally {
         self.recorded += 1;
         for change in &recorded.changes {
             *self.outcomes.entry(change.outcome.into()).or_default() += 1;
+            self.changes_of_linked_subjects += u64::from(change.linked_subjects > 0);
         }
     }
 
@@ -211,6 +213,7 @@ impl Tally {
             revision,
             warnings: self.warnings,
             warned: self.warned,
+            changes_of_linked_subjects: self.changes_of_linked_subjects,
         }
     }
 }

@@ -871,6 +871,7 @@ fn outcomes_keep_the_index_of_what_is_in_the_way() {
         expires_at: Some(Millis(-1)),
         data_categories: Vec::new(),
         outcome,
+        linked_subjects: 0,
     };
     for (outcome, number, cause) in [
         (Outcome::Applied, 1, None),

@@ -141,6 +141,7 @@ fn act(effective_at: Millis, rng: &mut StdRng) -> Body {
             expires_at: None,
             data_categories: Vec::new(),
             outcome: Outcome::Applied,
+            linked_subjects: 0,
         }],
         evidence: Some(Sealed { salt: rng.random(), ciphertext, commitment: rng.random() }),
         idempotency: None,

@@ -85,7 +85,7 @@ impl StopKind {
 /// The outcome of a change when it was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// The change now decides at least one cell of its scope.
+    /// The change now decides at least one cell of its scope, of its data subject or a linked one.
     Applied,
     /// Recorded, but no decision and no standing consent changed.
     NoEffect,
@@ -138,4 +138,6 @@ pub struct ChangeRecord {
     pub data_categories: Vec<String>,
     /// The outcome when it was written.
     pub outcome: Outcome,
+    /// To how many linked data subjects the change applied too, or instead.
+    pub linked_subjects: u32,
 }

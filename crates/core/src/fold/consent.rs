@@ -187,13 +187,14 @@ pub struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// Sets the outcome of each change.
+    /// Sets the outcome of each change, for this state alone.
     ///
     /// # Errors
     /// The first key that the catalogue lacks; no outcome is set then.
     pub fn outcomes(&self, changes: &mut [ChangeRecord]) -> Result<(), UnknownKey> {
         let scopes = resolve(self.catalog, changes)?;
         for (change, &scope) in changes.iter_mut().zip(&scopes) {
+            change.linked_subjects = 0;
             change.outcome = match (change.action, scope.as_cell()) {
                 (Action::Grant, Some((purpose, channel))) => self.grant(purpose, channel, change),
                 (Action::Grant, None) | (Action::Expire, _) => Outcome::NoEffect,

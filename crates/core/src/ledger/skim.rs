@@ -79,6 +79,7 @@ fn change(bytes: &[u8]) -> Sure<()> {
                 has_cause = true;
             }
             7 => drop(value.text()?),
+            8 => sure(u32::try_from(value.number()?).is_ok())?,
             _ => return Err(Doubt),
         }
     }

@@ -55,6 +55,7 @@ fn change(action: Action, purpose: &str, channel: &str, outcome: Outcome) -> Cha
         expires_at: (action == Action::Grant).then(|| AT.plus_ms(86_400_000)),
         data_categories: Vec::new(),
         outcome,
+        linked_subjects: 0,
     }
 }
 

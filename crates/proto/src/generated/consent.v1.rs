@@ -2681,6 +2681,10 @@ pub struct ImportConsentsResponse {
     /// Rows with a warning.
     #[prost(uint64, tag = "10")]
     pub warned: u64,
+    /// The changes of the rows that were recorded that applied to linked data subjects, as in
+    /// `ChangeResult.linked_subjects`.
+    #[prost(uint64, tag = "11")]
+    pub changes_of_linked_subjects: u64,
 }
 impl ::prost::Name for ImportConsentsResponse {
     const NAME: &'static str = "ImportConsentsResponse";
@@ -2868,6 +2872,11 @@ pub struct ChangeResult {
     /// For grants: the data categories that the grant is narrowed to; empty: all of the version's.
     #[prost(string, repeated, tag = "7")]
     pub data_categories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// To how many linked data subjects the change applied: all that are verified to be the same person,
+    /// and with a stop also those that are only said to be. Never which. With at least one the outcome is
+    /// APPLIED, also where the data subject itself had nothing to stop.
+    #[prost(uint32, tag = "8")]
+    pub linked_subjects: u32,
 }
 impl ::prost::Name for ChangeResult {
     const NAME: &'static str = "ChangeResult";
@@ -4889,6 +4898,10 @@ pub struct ChangeRecord {
     /// version declares.
     #[prost(string, repeated, tag = "7")]
     pub data_categories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// To how many linked data subjects the change applied. With at least one it is APPLIED, whatever
+    /// became of it for its own data subject.
+    #[prost(uint32, tag = "8")]
+    pub linked_subjects: u32,
 }
 impl ::prost::Name for ChangeRecord {
     const NAME: &'static str = "ChangeRecord";

@@ -29,6 +29,7 @@ fn change_to_proto(change: &ChangeRecord) -> proto::ChangeRecord {
         outcome: proto::Outcome::from(change.outcome).into(),
         cause_index: change.outcome.cause_index(),
         data_categories: change.data_categories.clone(),
+        linked_subjects: change.linked_subjects,
     }
 }
 
@@ -53,6 +54,7 @@ fn change_from_proto(change: proto::ChangeRecord) -> Result<ChangeRecord, EntryE
         expires_at: change.expires_at_ms.map(Millis),
         data_categories: change.data_categories,
         outcome,
+        linked_subjects: change.linked_subjects,
     })
 }
 
@@ -114,8 +116,9 @@ pub(in crate::entry) mod tests {
             (Action::Grant, ScopeKeys { purpose: Some(purpose), channel: Some(channel) })
         });
         let details = (any::<u32>(), option::of(any::<i64>()), any_categories());
-        (prop_oneof![stop, grant], details, any_outcome()).prop_map(
-            |((action, scope), (purpose_version, expires_at, data_categories), outcome)| {
+        (prop_oneof![stop, grant], details, (any_outcome(), any::<u32>())).prop_map(
+            |((action, scope), details, (outcome, linked_subjects))| {
+                let (purpose_version, expires_at, data_categories) = details;
                 let expires_at = expires_at.map(Millis);
                 ChangeRecord {
                     action,
@@ -124,6 +127,7 @@ pub(in crate::entry) mod tests {
                     expires_at,
                     data_categories,
                     outcome,
+                    linked_subjects,
                 }
             },
         )
