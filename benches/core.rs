@@ -110,6 +110,7 @@ fn act(number: u64) -> Act {
         }],
         contact: ContactChange::default(),
         effective_at: None,
+        record_only_news: false,
         confirmation_validity_ms: None,
         evidence: Evidence { touchpoint: "onboarding".to_owned(), ..Evidence::default() },
         // A new key for each act, as callers should use it.

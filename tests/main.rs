@@ -28,6 +28,7 @@ mod names;
 mod near_keys;
 mod node;
 mod obligations;
+mod only_news;
 mod options;
 mod preview;
 mod proofs;

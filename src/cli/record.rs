@@ -78,6 +78,10 @@ pub struct RecordArgs {
     /// Wait until a signed checkpoint covers the act, and print the checkpoint
     #[arg(long)]
     wait_for_checkpoint: bool,
+    /// Record the act only if it says something that does not stand already: for signals that come with
+    /// every page view
+    #[arg(long)]
+    only_news: bool,
     /// Key of your choice for this act: with it, the command can safely be repeated
     #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
     idempotency_key: String,
@@ -294,6 +298,7 @@ fn request(args: RecordArgs) -> RecordConsentRequest {
         preferences: args.contact.wire(),
         confirmation_validity: args.confirmation_validity.and_then(|span| span.try_into().ok()),
         wait_for_checkpoint: args.wait_for_checkpoint,
+        record_only_news: args.only_news,
     }
 }
 
@@ -302,7 +307,13 @@ fn print(answer: &RecordConsentResponse, context: &mut Context) -> Result<(), Cl
         return context.out.message(answer);
     }
     let before = if answer.replayed { " (recorded before)" } else { "" };
-    context.out.line(format!("index {}  revision {}{before}", answer.index, answer.revision))?;
+    if answer.nothing_recorded {
+        context.out.line(format!("nothing recorded: entry {} says it already", answer.index))?;
+    } else {
+        context
+            .out
+            .line(format!("index {}  revision {}{before}", answer.index, answer.revision))?;
+    }
     if let Some(confirmation) = &answer.confirmation {
         let until = words::rfc3339_or_empty(confirmation.expires_at.as_ref());
         context.out.line(format!("confirm with {}  until {until}", confirmation.token))?;

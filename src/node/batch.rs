@@ -14,6 +14,7 @@ use super::{
     catalog::{NamespaceDraft, PurposeDraft, Put},
     error::{CatalogError, EffectiveAtInFuture, RecordError, WriteError},
     names::NamespaceUse,
+    news,
     stops::UnclearStop,
 };
 use crate::{
@@ -141,9 +142,15 @@ impl<'a> Batch<'a> {
             return Ok(self.core.recorded(entry)?);
         }
         let validity_ms = act.confirmation_validity_ms;
+        let asked = news::Asked::of(&act);
         let (mut prepared, refused) =
             self.prepare_stops_at_least(act, mark, UnclearStop::RefusesAct)?;
         let folded = self.judge(&mut prepared)?;
+        if let Some(asked) = asked.filter(|_| refused == Refused::default())
+            && let Some(standing) = self.stands_already(&asked, &prepared)?
+        {
+            return Ok(standing);
+        }
         let recorded_at = prepared.recorded_at;
         let confirmation = self.core.offer(&self.tip, recorded_at, &mut prepared.body, validity_ms);
         let recorded = self.commit(prepared, folded)?;
@@ -719,6 +726,7 @@ impl Core {
             effective_at: act.effective_at,
             changes: act.changes,
             replayed: true,
+            nothing_recorded: false,
             confirmation,
             refused: Refused::default(),
         })

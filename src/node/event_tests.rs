@@ -250,6 +250,7 @@ fn act(name: &str, changes: &[(Action, usize, Option<usize>)], language: bool) -
         changes: changes.iter().map(change).collect(),
         contact: ContactChange { language, ..ContactChange::default() },
         effective_at: None,
+        record_only_news: false,
         confirmation_validity_ms: None,
         evidence: Evidence { touchpoint: "shop".to_owned(), ..Evidence::default() },
         idempotency: None,

@@ -248,6 +248,7 @@ mod tests {
             changes: vec![change],
             contact: ContactChange::default(),
             effective_at: None,
+            record_only_news: false,
             confirmation_validity_ms: None,
             evidence: Evidence::default(),
             idempotency: None,

@@ -231,15 +231,7 @@ impl Known<'_> {
                 Ordering::Less => false,
             };
         }
-        !state.cells_in(scope).any(|cell| {
-            let (purpose, channel) = (cell.purpose, cell.channel);
-            state.live_stop(purpose, channel).is_none()
-                || cell
-                    .own
-                    .pending
-                    .as_ref()
-                    .is_some_and(|grant| !state.stops_bar(purpose, channel, grant.mark))
-        })
+        !state.is_lifted_in(scope)
     }
 
     /// Whether `at` is not before the claimed time of the row.

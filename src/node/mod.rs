@@ -19,6 +19,7 @@ mod history;
 mod import;
 mod link;
 mod names;
+mod news;
 mod open;
 mod past;
 mod preferences;

@@ -208,6 +208,7 @@ mod tests {
             effective_at: None,
             evidence: Evidence::default(),
             idempotency: None,
+            record_only_news: false,
             confirmation_validity_ms: None,
         }
     }

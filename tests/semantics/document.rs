@@ -110,8 +110,8 @@ The first rule that applies decides.
 const OUTCOMES: &str = "\
 ## What becomes of a change
 
-Every act is recorded, even if it changes nothing. The answer gives the outcome of each
-change. A change without effect is never reported as a success.
+Every act is recorded, even if it changes nothing, unless the caller asks to record only news. The answer
+gives the outcome of each change. A change without effect is never reported as a success.
 
 An act is judged for all identifiers that are linked to its own: for those that are the same person, and
 with its stops also for those that may be. The answer says to how many of them a change applied, never to

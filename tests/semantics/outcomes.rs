@@ -258,6 +258,7 @@ fn in_words(outcome: Outcome) -> String {
         Outcome::BlockedByStop(index) => format!("BLOCKED by {index}"),
         Outcome::SupersededByLater(index) => format!("SUPERSEDED by {index}"),
         Outcome::PendingConfirmation => "PENDING".to_owned(),
+        Outcome::StandsAlready(index) => panic!("{index} is no outcome of a recorded change"),
     }
 }
 

@@ -61,6 +61,7 @@ pub fn act(who: &str, changes: Vec<Change>) -> Act {
         changes,
         contact: ContactChange::default(),
         effective_at: None,
+        record_only_news: false,
         confirmation_validity_ms: None,
         evidence: Evidence { touchpoint: "onboarding".to_owned(), ..Evidence::default() },
         idempotency: None,

@@ -57,6 +57,7 @@ pub fn act(
         effective_at,
         evidence,
         idempotency,
+        record_only_news: request.record_only_news,
         confirmation_validity_ms: validity_ms.flatten(),
     };
     let left_out = faults.settle(&mut act, changes)?;

@@ -104,6 +104,7 @@ pub fn import_row(
         effective_at,
         evidence,
         idempotency: Some(identity(source, proto::ImportRow { row_key, ..content })),
+        record_only_news: false,
         confirmation_validity_ms: None,
     };
     let left_out = faults.settle(&mut act, changes)?;

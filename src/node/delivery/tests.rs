@@ -99,6 +99,7 @@ async fn act(node: &Node, subject: &str, action: Action) -> u64 {
         changes: vec![change],
         contact: ContactChange::default(),
         effective_at: None,
+        record_only_news: false,
         confirmation_validity_ms: None,
         evidence: Evidence::default(),
         idempotency: None,

@@ -74,8 +74,14 @@ impl Stop {
     /// A stop that one act makes.
     #[must_use]
     pub fn new(scope: Scope, kind: StopKind, actor: Actor, mark: Mark) -> Self {
-        let is_subjects = actor.speaks_for_subject() || kind == StopKind::Objected;
+        let is_subjects = Self::is_of_subject(kind, actor);
         Self { scope, kind, is_subjects, mark, first_index: mark.index }
+    }
+
+    /// Whether a stop of this kind by this actor is the data subject's own.
+    #[must_use]
+    pub fn is_of_subject(kind: StopKind, actor: Actor) -> bool {
+        actor.speaks_for_subject() || kind == StopKind::Objected
     }
 
     fn key(&self) -> (Scope, bool) {
@@ -398,6 +404,17 @@ impl SubjectState {
         }
         let subjects = || covering().filter(|stop| stop.is_subjects);
         if stands(Latest::of(subjects())) { latest(subjects()) } else { latest(covering()) }
+    }
+
+    /// Whether an own grant lifts the stops of some cell of a scope, or would once it is confirmed.
+    #[must_use]
+    pub fn is_lifted_in(&self, scope: Scope) -> bool {
+        self.cells_in(scope).any(|cell| {
+            let (purpose, channel) = (cell.purpose, cell.channel);
+            let pending = cell.own.pending.as_ref();
+            self.live_stop(purpose, channel).is_none()
+                || pending.is_some_and(|grant| !self.stops_bar(purpose, channel, grant.mark))
+        })
     }
 
     /// The grants of a cell by those who can not lift stops, if no stop ever covered it.

@@ -61,7 +61,9 @@ fn change_from_proto(change: proto::ChangeRecord) -> Result<ChangeRecord, EntryE
 fn outcome_from_proto(outcome: proto::Outcome, cause: Option<u64>) -> Result<Outcome, EntryError> {
     let cause = cause.ok_or(field("cause_index"));
     Ok(match outcome {
-        proto::Outcome::Unspecified | proto::Outcome::NotRecorded => return Err(field("outcome")),
+        proto::Outcome::Unspecified
+        | proto::Outcome::NotRecorded
+        | proto::Outcome::StandsAlready => return Err(field("outcome")),
         proto::Outcome::Applied => Outcome::Applied,
         proto::Outcome::NoEffect => Outcome::NoEffect,
         proto::Outcome::BlockedByStop => Outcome::BlockedByStop(cause?),
@@ -87,6 +89,7 @@ impl From<Outcome> for proto::Outcome {
             Outcome::BlockedByStop(_) => Self::BlockedByStop,
             Outcome::SupersededByLater(_) => Self::SupersededByLater,
             Outcome::PendingConfirmation => Self::PendingConfirmation,
+            Outcome::StandsAlready(_) => Self::StandsAlready,
         }
     }
 }
