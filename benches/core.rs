@@ -103,7 +103,7 @@ fn act(number: u64) -> Act {
         actor: Actor::Subject,
         changes: vec![Change {
             action: Action::Grant,
-            scope: ScopeKeys { purpose: Some(key(PURPOSE)), channel: Some(key(CHANNEL)) },
+            scope: ScopeKeys { purpose: Some(key(PURPOSE).into()), channel: Some(key(CHANNEL)) },
             purpose_version: None,
             expires_at: None,
             data_categories: Vec::new(),

@@ -8,6 +8,7 @@
 
 mod audience;
 mod blocked_grants;
+mod classes;
 mod cli;
 mod client;
 mod consume;

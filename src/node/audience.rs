@@ -4,12 +4,15 @@
 //! is folded again from the ledger. So an audience holds no lock and no copy of the state, however
 //! long it lasts and whatever is written meanwhile.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     Checked, Core, Node,
     due::{CountedUses, due},
-    error::ReadError,
+    error::{AudienceTooOld, ReadError},
     past::Past,
 };
 use crate::{
@@ -47,6 +50,26 @@ pub struct Audience {
     channel: Option<ChannelId>,
     cell: UseCell,
     past: Past,
+    began: Instant,
+    age_max: Duration,
+}
+
+/// The answer about a data subject of an audience.
+#[derive(Debug)]
+pub struct Member {
+    /// The answer.
+    pub checked: Checked,
+    /// The person whom it is about.
+    pub person: Person,
+}
+
+/// A person of an audience: the same for all names that are verified to be of one person.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Person {
+    /// On record. The least of the references stands for all.
+    OnRecord(SubjectRef),
+    /// Not on record.
+    Unknown(Subject),
 }
 
 /// The state of a data subject, united with those of the linked ones, and these.
@@ -68,6 +91,8 @@ impl Node {
             cell: UseCell::new(query.purpose.as_str(), query.channel.as_str()),
             query,
             past: Past { catalog, end, until: None, now: self.core.now() },
+            began: Instant::now(),
+            age_max: self.audience_age_max,
         }
     }
 }
@@ -91,6 +116,19 @@ impl Audience {
         self.past.now
     }
 
+    /// Whether the audience is young enough to answer as of the moment at which it began: a stop that was
+    /// recorded since does not count.
+    ///
+    /// # Errors
+    /// [`AudienceTooOld`].
+    pub fn check_age(&self) -> Result<(), AudienceTooOld> {
+        let age = self.began.elapsed();
+        match age > self.age_max {
+            true => Err(AudienceTooOld { age, age_max: self.age_max }),
+            false => Ok(()),
+        }
+    }
+
     /// The data subject that a text means, by the catalogue of the revision.
     ///
     /// # Errors
@@ -103,7 +141,7 @@ impl Audience {
     ///
     /// # Errors
     /// [`ReadError::StateUnreadable`].
-    pub fn decide(&self, subject: &Subject) -> Result<Checked, ReadError> {
+    pub fn decide(&self, name: &Subject) -> Result<Member, ReadError> {
         let query = Query {
             purpose: self.purpose,
             channel: self.channel,
@@ -111,7 +149,7 @@ impl Audience {
             region: self.query.region,
         };
         let Past { catalog, end, now, .. } = &self.past;
-        let subject = self.core.vault.find(subject)?;
+        let subject = self.core.vault.find(name)?;
         let (state, linked) = match subject {
             Some(subject) => self.state(subject)?,
             None => Default::default(),
@@ -119,12 +157,17 @@ impl Audience {
         let decision = decide(&catalog.catalog, &state, &query, *now);
         self.core.metrics.decision(decision.reason);
         let contact = state.contact.as_deref();
+        // The uses that this audience records, too, come after its revision.
+        let counted = CountedUses::new(subject, &linked, self.cell, *end);
         let due = due(&decision, contact, self.query.region, *now, |widest| {
-            // The uses that this audience records, too, come after its revision.
-            let counted = CountedUses::new(subject, &linked, self.cell, *end);
             self.core.uses(&counted, widest, *now)
         })?;
-        Ok(Checked::new(decision, due, self.query.ignore_obligations, *end, None))
+        let person = match counted.person.iter().min() {
+            Some(least) => Person::OnRecord(*least),
+            None => Person::Unknown(name.clone()),
+        };
+        let checked = Checked::new(decision, due, self.query.ignore_obligations, *end, None);
+        Ok(Member { checked, person })
     }
 
     /// The state of a data subject at the revision, and the linked ones.

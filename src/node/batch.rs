@@ -482,7 +482,7 @@ impl<'a> Batch<'a> {
         if requested.action != Action::Grant {
             return Ok(record);
         }
-        let purpose = scope.purpose.and_then(|id| catalog.purpose(id));
+        let purpose = scope.as_purpose().and_then(|id| catalog.purpose(id));
         let channel = scope.channel.and_then(|id| catalog.channel(id));
         let (Some(purpose), Some(channel)) = (purpose, channel) else {
             return Err(RecordError::GrantNotOneCell { change });

@@ -92,6 +92,11 @@ pub struct NodeConfig {
     #[arg(long, value_name = "TIME", value_parser = parse_duration, within = ..=HOUR)]
     #[arg(default_value = "8s", help_heading = LIMITS)]
     pub checkpoint_wait: Duration,
+    /// Maximum age of an audience: it answers as of the moment at which it began, and data subjects that
+    /// arrive later than that are refused with AUDIENCE_TOO_OLD
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, within = MILLISECOND..=HOUR)]
+    #[arg(default_value = "2m", help_heading = LIMITS)]
+    pub audience_age_max: Duration,
 
     /// Validity of a confirmation token of a double opt-in, unless the act sets its own
     #[arg(long, value_name = "TIME", value_parser = parse_duration, within = SECOND..=90 * DAY)]

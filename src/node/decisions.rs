@@ -253,7 +253,7 @@ mod tests {
         let (purpose, channel) = keys.unzip();
         let change = Change {
             action,
-            scope: ScopeKeys { purpose, channel },
+            scope: ScopeKeys { purpose: purpose.map(Into::into), channel },
             purpose_version: None,
             expires_at: None,
             data_categories: Vec::new(),

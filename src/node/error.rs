@@ -7,8 +7,14 @@ use thiserror::Error;
 
 use super::act::CLOCK_SKEW_MS_MAX;
 use crate::{
-    backend::BackendError, domain::Key, entry::EntryError, fold::FoldError, tree::TreeError,
-    vault::VaultError, view::ViewError, watch::WatchError,
+    backend::BackendError,
+    domain::{Key, PurposeName},
+    entry::EntryError,
+    fold::FoldError,
+    tree::TreeError,
+    vault::VaultError,
+    view::ViewError,
+    watch::WatchError,
 };
 
 /// Why any write may fail.
@@ -74,8 +80,8 @@ pub enum RecordError {
     UnknownPurpose {
         /// Position of the change.
         change: usize,
-        /// The key.
-        key: Key,
+        /// The purpose, or a class without purposes.
+        key: PurposeName,
     },
     /// The catalogue lacks the channel of a change.
     #[error("no channel `{key}` in the catalogue")]
@@ -367,6 +373,20 @@ pub struct RevisionNotReached {
     pub wanted: u64,
     /// The revision that the node is at.
     pub reached: u64,
+}
+
+/// An audience began too long ago.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "the audience began {} s ago and answers as of then; the limit is {} s: begin a new one",
+    age.as_secs(),
+    age_max.as_secs_f64()
+)]
+pub struct AudienceTooOld {
+    /// How long ago.
+    pub age: Duration,
+    /// The limit.
+    pub age_max: Duration,
 }
 
 /// Why a read of the past failed.

@@ -237,7 +237,7 @@ fn act(name: &str, changes: &[(Action, usize, Option<usize>)], language: bool) -
         let channel = channel.or(is_grant.then_some(0)).map(|channel| key(CHANNELS[channel]));
         Change {
             action,
-            scope: ScopeKeys { purpose: Some(key(PURPOSES[purpose])), channel },
+            scope: ScopeKeys { purpose: Some(key(PURPOSES[purpose]).into()), channel },
             purpose_version: None,
             expires_at: is_grant.then(|| Millis::now().plus_ms(VALIDITY_MS)),
             data_categories: Vec::new(),

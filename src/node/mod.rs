@@ -74,7 +74,7 @@ pub use subscription::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
-pub use uses::{Use, UseBatch, Used};
+pub use uses::{Use, UseBatch, Used, UsesRecorded};
 pub use webhook::REPLAYS_MAX;
 
 use crate::{
@@ -106,6 +106,8 @@ pub struct Node {
     revision_wait: Duration,
     /// How long a caller waits for a checkpoint.
     checkpoint_wait: Duration,
+    /// How long an audience answers as of the revision at which it began.
+    audience_age_max: Duration,
     /// The controller that receipts name.
     controller: Controller,
     /// The index of vault and view. Flushed once all threads have ended.
@@ -274,6 +276,7 @@ impl Node {
             threads,
             revision_wait: config.revision_wait,
             checkpoint_wait: config.checkpoint_wait,
+            audience_age_max: config.audience_age_max,
             controller: config.controller.clone(),
             index: stores.index,
             _lock: stores.lock,

@@ -192,7 +192,7 @@ mod tests {
     }
 
     fn act(subject: &str, action: Action) -> Act {
-        let scope = ScopeKeys { purpose: Some(key("news")), channel: Some(key("email")) };
+        let scope = ScopeKeys { purpose: Some(key("news").into()), channel: Some(key("email")) };
         let change = Change {
             action,
             scope,

@@ -94,8 +94,7 @@ impl Known<'_> {
         requested_end: Option<Millis>,
     ) -> Option<u64> {
         let (purpose_id, channel_id) = self.scope(change)?.as_cell()?;
-        let purpose = self.catalog.purpose(purpose_id)?;
-        let standing = Standing::of(self.state, purpose, purpose_id, channel_id, self.now);
+        let standing = Standing::of(self.catalog, self.state, purpose_id, channel_id, self.now);
         let Standing::Given(given) = standing else { return None };
         let actor = prepared.body.actor;
         let is_same = |grant: &&Grant| {
@@ -123,7 +122,7 @@ impl Known<'_> {
         let later_ms = body.effective_at.0.saturating_sub(stop.mark.effective_at.0);
         let stands = change.outcome != Outcome::Applied
             && later_ms < STANDING_STOP_MS_MAX
-            && !self.state.is_lifted_in(scope);
+            && !self.state.is_lifted_in(self.catalog, scope);
         stands.then_some(stop.mark.index)
     }
 

@@ -1,31 +1,34 @@
 //! Records of use: which data was used, and whether a decision allowed it.
 //!
 //! A use is decided by the entries that were recorded when it happened. A later entry with an earlier
-//! effective time does not make it a deviation.
+//! effective time does not make it a deviation. The uses of an audience are decided once more as they are
+//! recorded: an audience is of one moment, and a stop or a use may have been recorded since.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Node, Question,
+    Checked, Node, Question,
     act::Idempotency,
-    batch::{Batch, claimed},
+    batch::{Batch, Sealer, claimed},
     due::{CountedUses, due},
-    error::{UseError, WriteError},
+    error::{ReadError, UseError, WriteError},
     past::{AsOf, Then},
     writer,
 };
 use crate::{
     decide::decide,
     domain::{
-        Body, Effect, Entry, Key, Millis, ObligationKind, Query, Reason, Region, Subject,
-        SubjectRef, SubjectState, UseRecorded,
+        Body, Effect, Entry, FrequencyCap, Key, Millis, ObligationKind, Query, Reason, Region,
+        Subject, SubjectRef, SubjectState, UseRecorded,
     },
-    fold::UseCell,
+    fold::{Linked, UseCell, unite},
+    obligations::overspends,
 };
 
-/// The greatest number of data subjects in one entry. At 16 bytes each they leave 17 KiB of the largest
-/// entry, which is enough for a hundred data categories and all names of maximum length.
-const SUBJECTS_MAX: usize = 3_000;
+/// The greatest number of data subjects in one write. The writer decides all of them, and other calls
+/// wait so long. They fit into one entry, beside a hundred data categories and all names of maximum
+/// length.
+const SUBJECTS_MAX: usize = 1_000;
 
 /// One use of one data subject's data.
 #[derive(Debug, Clone)]
@@ -50,7 +53,7 @@ pub struct Use {
     pub idempotency: Option<Idempotency>,
 }
 
-/// Allowed uses of the data of many data subjects.
+/// Uses, at this moment, of the data of many data subjects.
 #[derive(Debug, Clone)]
 pub struct UseBatch {
     /// The data subjects.
@@ -63,16 +66,22 @@ pub struct UseBatch {
     pub data_categories: Vec<String>,
     /// Region of the data subject.
     pub region: Option<Region>,
-    /// When.
-    pub used_at: Millis,
-    /// Reason of the ALLOW.
-    pub reason: Reason,
-    /// The obligations that are not met, and that the caller ignores.
-    pub broken_obligations: Vec<ObligationKind>,
+    /// Whether obligations that are not met leave an ALLOW as it is.
+    pub ignore_obligations: bool,
     /// Name of the segment; empty if there is none.
     pub segment: String,
     /// Name of the campaign; empty if there is none.
     pub campaign: String,
+}
+
+/// The uses of many data subjects that are recorded, and those that are not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsesRecorded {
+    /// The first revision that includes all of them.
+    pub revision: u64,
+    /// The data subjects that are not allowed at this moment, by position, with the decision. Their use is
+    /// not recorded.
+    pub refused: Vec<(usize, Checked)>,
 }
 
 /// A use that is recorded.
@@ -105,34 +114,26 @@ impl Node {
         self.write(move |batch| batch.record_use(used)).await
     }
 
-    /// Records allowed uses, and answers the first revision that includes them all.
+    /// Records the uses of those data subjects that are allowed at this moment.
     ///
     /// Waits for a place if too many appends are in flight, as imports do: a refused caller would
     /// repeat the audience, and record its first uses twice.
     ///
     /// # Errors
     /// See [`WriteError`]. Some of the uses may be recorded.
-    pub async fn record_uses(&self, uses: UseBatch) -> Result<u64, WriteError> {
-        let used = UseRecorded {
-            purpose: uses.purpose,
-            channel: uses.channel,
-            used_at: uses.used_at,
-            segment: uses.segment,
-            campaign: uses.campaign,
-            data_categories: uses.data_categories,
-            region: uses.region,
-            subject_refs: Vec::new(),
-            reason: uses.reason,
-            broken_obligations: uses.broken_obligations,
-            idempotency: None,
-        };
-        let mut revision = self.revision();
-        for subjects in uses.subjects.chunks(SUBJECTS_MAX) {
-            let (subjects, used) = (subjects.to_vec(), used.clone());
-            let answer = self.queue(move |batch| batch.record_uses(&subjects, used)).await?;
-            revision = answer.await.unwrap_or_else(|_| writer::ended_early())?;
+    pub async fn record_uses(&self, mut uses: UseBatch) -> Result<UsesRecorded, WriteError> {
+        let subjects = std::mem::take(&mut uses.subjects);
+        let mut all = UsesRecorded { revision: self.revision(), refused: Vec::new() };
+        for (part, subjects) in subjects.chunks(SUBJECTS_MAX).enumerate() {
+            let uses = UseBatch { subjects: subjects.to_vec(), ..uses.clone() };
+            let answer = self.queue(move |batch| batch.record_uses(&uses)).await?;
+            let recorded = answer.await.unwrap_or_else(|_| writer::ended_early())?;
+            all.revision = recorded.revision;
+            let first = part * SUBJECTS_MAX;
+            let refused = recorded.refused.into_iter();
+            all.refused.extend(refused.map(|(position, checked)| (first + position, checked)));
         }
-        Ok(revision)
+        Ok(all)
     }
 }
 
@@ -178,36 +179,94 @@ impl Batch<'_> {
         Ok(used)
     }
 
-    /// Adds one entry for the uses of up to [`SUBJECTS_MAX`] data subjects.
-    fn record_uses(
+    /// Adds the uses of up to [`SUBJECTS_MAX`] data subjects, one entry for those that are allowed for the
+    /// same reason and break the same obligations.
+    fn record_uses(&mut self, uses: &UseBatch) -> Result<UsesRecorded, WriteError> {
+        let now = self.recorded_at();
+        let mut refused = Vec::new();
+        let mut allowed: BTreeMap<_, Vec<(Sealer, &Subject)>> = BTreeMap::new();
+        for (position, subject) in uses.subjects.iter().enumerate() {
+            let checked = self.check_use(uses, subject, now)?;
+            if checked.effect == Effect::Allow {
+                let group = (checked.decision.reason, checked.due.broken(now));
+                let used = (self.sealer(subject, false)?, subject);
+                allowed.entry(group).or_default().push(used);
+            } else {
+                refused.push((position, checked));
+            }
+        }
+        for ((reason, broken_obligations), used) in allowed {
+            let body = UseRecorded {
+                purpose: uses.purpose.clone(),
+                channel: uses.channel.clone(),
+                used_at: now,
+                segment: uses.segment.clone(),
+                campaign: uses.campaign.clone(),
+                data_categories: uses.data_categories.clone(),
+                region: uses.region,
+                subject_refs: used.iter().map(|(sealer, _)| sealer.subject_ref).collect(),
+                reason,
+                broken_obligations,
+                idempotency: None,
+            };
+            self.write_uses(body, used)?;
+        }
+        Ok(UsesRecorded { revision: self.tip.next_index, refused })
+    }
+
+    fn write_uses(
         &mut self,
-        subjects: &[Subject],
-        mut used: UseRecorded,
-    ) -> Result<u64, WriteError> {
-        let sealers: Result<Vec<_>, _> =
-            subjects.iter().map(|subject| self.sealer(subject, false)).collect();
-        let sealers = sealers?;
-        used.subject_refs = sealers.iter().map(|sealer| sealer.subject_ref).collect();
-        let is_deviation = used.is_deviation();
-        let (cell, used_at) =
-            (UseCell::new(used.purpose.as_str(), used.channel.as_str()), used.used_at);
-        let index = self.write(self.recorded_at(), Body::Use(used), &[])?;
+        body: UseRecorded,
+        used: Vec<(Sealer, &Subject)>,
+    ) -> Result<(), WriteError> {
+        let cell = UseCell::new(body.purpose.as_str(), body.channel.as_str());
+        let (used_at, is_deviation) = (body.used_at, body.is_deviation());
+        self.write(self.recorded_at(), Body::Use(body), &[])?;
         if is_deviation {
-            let uses = u64::try_from(sealers.len()).unwrap_or(u64::MAX);
+            let uses = u64::try_from(used.len()).unwrap_or(u64::MAX);
             self.core().metrics.deviations.inc_by(uses);
         }
-        self.remember_uses(sealers.iter().map(|sealer| sealer.subject_ref), cell, used_at);
-        for (sealer, subject) in sealers.into_iter().zip(subjects) {
+        self.remember_uses(used.iter().map(|(sealer, _)| sealer.subject_ref), cell, used_at);
+        for (sealer, subject) in used {
             self.keep(sealer, subject);
         }
-        Ok(index + 1)
+        Ok(())
+    }
+
+    /// The decision on a use at this moment, by all that is recorded, also in this batch.
+    fn check_use(
+        &self,
+        uses: &UseBatch,
+        subject: &Subject,
+        now: Millis,
+    ) -> Result<Checked, WriteError> {
+        let (purpose, channel) = (uses.purpose.as_str(), uses.channel.as_str());
+        let Known { subject, state, linked } = self.state_known(subject)?;
+        let query =
+            Query::new(self.catalog(), purpose, channel, &uses.data_categories, uses.region);
+        let decision = decide(self.catalog(), &state, &query, now);
+        let counted = CountedUses::new(subject, &linked, UseCell::new(purpose, channel), u64::MAX);
+        let due = due(&decision, state.contact.as_deref(), uses.region, now, |widest| {
+            self.uses_known(&counted, widest, now)
+        })?;
+        let revision = self.tip.next_index;
+        Ok(Checked::new(decision, due, uses.ignore_obligations, revision, None))
+    }
+
+    /// The state of a data subject after the batch, united with the linked ones.
+    fn state_known(&self, subject: &Subject) -> Result<Known, WriteError> {
+        let Some(subject) = self.known(subject)? else { return Ok(Known::default()) };
+        let state = self.state(subject)?;
+        let linked = self.linked(subject, &state)?;
+        let state = if linked.is_empty() { state } else { Arc::new(unite(&state, &linked)) };
+        Ok(Known { subject: Some(subject), state, linked })
     }
 
     /// The reason of the decision at the time of the use, and the obligations that the use did not meet.
     /// The current state is used if it was the same then, else the ledger is read.
     ///
-    /// Towards limits count all uses that are recorded by now: senders report what they sent later, and
-    /// often together.
+    /// Towards limits count all uses that are recorded by now, earlier and later ones: senders report
+    /// what they sent later, often together, and not always in order.
     fn judged_then(
         &self,
         used: &Use,
@@ -222,14 +281,7 @@ impl Batch<'_> {
             ignore_obligations: false,
         };
         let cell = UseCell::new(question.purpose, question.channel);
-        let subject = self.known(question.subject)?;
-        let (state, linked) = match subject {
-            Some(subject) => {
-                let state = self.state(subject)?;
-                (self.whole(subject, &state)?, self.linked(subject, &state)?)
-            }
-            None => (Arc::default(), Vec::new()),
-        };
+        let Known { subject, state, linked } = self.state_known(question.subject)?;
         let (decision, state, mut counted) = if self.was_known(&state, used_at)? {
             let Question { purpose, channel, data_categories, region, .. } = question;
             let query = Query::new(self.catalog(), purpose, channel, data_categories, region);
@@ -242,14 +294,31 @@ impl Batch<'_> {
         };
         counted.end = u64::MAX;
         let contact = state.contact.as_deref();
+        let mut recorded = Vec::new();
         let due = due(&decision, contact, used.region, used_at, |widest| {
-            let mut uses = self.core().uses(&counted, widest, used_at)?;
-            uses.extend(counted.person.iter().flat_map(|subject| self.uses_of(*subject, cell)));
-            // A use that happened later does not make this one too many.
-            uses.retain(|at| *at <= used_at);
-            Ok(uses)
+            recorded = self.uses_known(&counted, widest, used_at)?;
+            Ok(recorded.iter().copied().filter(|at| *at <= used_at).collect())
         })?;
-        Ok((decision.reason, due.broken(used_at)))
+        let mut broken = due.broken(used_at);
+        if overspends(&due, &recorded, used_at) {
+            broken.push(ObligationKind::FrequencyLimit);
+            broken.sort_unstable();
+            broken.dedup();
+        }
+        Ok((decision.reason, broken))
+    }
+
+    /// The moments of the uses that count: all after `at`, and those before it as far back as a limit
+    /// reaches.
+    fn uses_known(
+        &self,
+        counted: &CountedUses,
+        widest: FrequencyCap,
+        at: Millis,
+    ) -> Result<Vec<Millis>, ReadError> {
+        let mut uses = self.core().uses(counted, widest, at)?;
+        uses.extend(counted.person.iter().flat_map(|subject| self.uses_of(*subject, counted.cell)));
+        Ok(uses)
     }
 
     /// Keeps the uses of an entry, which the view does not show before the batch is written.
@@ -279,6 +348,16 @@ impl Batch<'_> {
         let last = state.revision.max(self.catalog_revision()).saturating_sub(1);
         Ok(self.entry(last)?.recorded_at <= at)
     }
+}
+
+/// What a batch knows of a data subject.
+#[derive(Default)]
+struct Known {
+    /// None if it is not on record.
+    subject: Option<SubjectRef>,
+    /// United with the linked ones.
+    state: Arc<SubjectState>,
+    linked: Vec<Linked>,
 }
 
 /// The answer to a use that is recorded already.

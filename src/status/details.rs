@@ -225,6 +225,13 @@ impl Explain for RevisionNotReached {
     }
 }
 
+impl Explain for AudienceTooOld {
+    fn details(&self) -> Details {
+        let limit_ms = self.age_max.as_millis();
+        Details::of(ErrorReason::AudienceTooOld).at("subjects").with("limit_ms", limit_ms)
+    }
+}
+
 impl Explain for AsOfError {
     fn details(&self) -> Details {
         match self {

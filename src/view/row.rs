@@ -9,9 +9,9 @@ use prost::Message;
 use thiserror::Error;
 
 use crate::domain::{
-    Actor, CellState, ChannelId, Contact, Exception, Field, FrequencyCap, Grant, Grants, Link,
-    LinkConfidence, Mark, Millis, PurposeId, QuietSpan, Scope, Stop, StopKind, SubjectRef,
-    SubjectState,
+    Actor, CellState, ChannelId, ClassId, Contact, Exception, Field, FrequencyCap, Grant, Grants,
+    Link, LinkConfidence, Mark, Millis, PurposeId, PurposeScope, QuietSpan, Scope, Stop, StopKind,
+    SubjectRef, SubjectState,
 };
 
 /// The bytes of a row are not a state.
@@ -81,7 +81,8 @@ struct LinkMessage {
     index: u64,
 }
 
-/// Purpose and channel are one more than the ordinal; 0 stands for all.
+/// Purpose, class and channel are one more than the ordinal. Neither purpose nor class: all purposes; no
+/// channel: all channels.
 #[derive(Clone, Copy, PartialEq, Message)]
 struct StopMessage {
     #[prost(uint64, tag = "1")]
@@ -96,6 +97,8 @@ struct StopMessage {
     is_subjects: bool,
     #[prost(uint64, tag = "6")]
     first_index: u64,
+    #[prost(uint64, tag = "7")]
+    class: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -255,8 +258,14 @@ fn link(message: &LinkMessage) -> Option<Link> {
 }
 
 fn stop_message(stop: &Stop) -> StopMessage {
+    let (purpose, class) = match stop.scope.purpose {
+        None => (0, 0),
+        Some(PurposeScope::One(id)) => (u64::from(id.0) + 1, 0),
+        Some(PurposeScope::Class(id)) => (0, u64::from(id.0) + 1),
+    };
     StopMessage {
-        purpose: stop.scope.purpose.map_or(0, |id| u64::from(id.0) + 1),
+        purpose,
+        class,
         channel: stop.scope.channel.map_or(0, |id| u64::from(id.0) + 1),
         kind: position(&STOP_KINDS, &stop.kind),
         mark: mark_message(stop.mark),
@@ -267,11 +276,14 @@ fn stop_message(stop: &Stop) -> StopMessage {
 
 fn stop(message: &StopMessage) -> Option<Stop> {
     let ordinal = |stored: u64| stored.checked_sub(1).map(u32::try_from).transpose().ok();
+    let purpose = match (ordinal(message.purpose)?, ordinal(message.class)?) {
+        (None, None) => None,
+        (Some(id), None) => Some(PurposeScope::One(PurposeId(id))),
+        (None, Some(id)) => Some(PurposeScope::Class(ClassId(id))),
+        (Some(_), Some(_)) => return None,
+    };
     Some(Stop {
-        scope: Scope {
-            purpose: ordinal(message.purpose)?.map(PurposeId),
-            channel: ordinal(message.channel)?.map(ChannelId),
-        },
+        scope: Scope { purpose, channel: ordinal(message.channel)?.map(ChannelId) },
         kind: *STOP_KINDS.get(usize::try_from(message.kind).ok()?)?,
         is_subjects: message.is_subjects,
         mark: mark(message.mark),
@@ -372,10 +384,15 @@ mod tests {
     }
 
     fn any_stop() -> impl Strategy<Value = Stop> {
-        let scope = any::<(Option<u32>, Option<u32>)>().prop_map(|(purpose, channel)| Scope {
-            purpose: purpose.map(PurposeId),
-            channel: channel.map(ChannelId),
-        });
+        let purpose = option::of((any::<u32>(), any::<bool>()).prop_map(|(id, is_class)| {
+            if is_class {
+                PurposeScope::Class(ClassId(id))
+            } else {
+                PurposeScope::One(PurposeId(id))
+            }
+        }));
+        let scope = (purpose, any::<Option<u32>>())
+            .prop_map(|(purpose, channel)| Scope { purpose, channel: channel.map(ChannelId) });
         (scope, select(STOP_KINDS.to_vec()), any_mark(), any::<(bool, u64)>()).prop_map(
             |(scope, kind, mark, (is_subjects, first_index))| Stop {
                 scope,

@@ -76,7 +76,9 @@ own accord, `system` an automated process, `import` a transfer from another syst
 
 What they do: `grant` gives consent, for exactly one purpose over one channel. `refuse`, `withdraw`
 and `object` are **stops**; a stop may cover one purpose over one channel, a purpose on every channel
-(`news:*`), a channel for every purpose (`*:email`), or everything (`*:*`).
+(`news:*`), a class of purposes on one channel or on every one (`shop.*:email`, `shop.*:*`), a channel for
+every purpose (`*:email`), or everything (`*:*`). The class `shop.*` has every purpose whose key begins with
+`shop.`, also those that come later; not a purpose named `shop`.
 
 ## Which act wins
 
@@ -96,7 +98,10 @@ and `object` are **stops**; a stop may cover one purpose over one channel, a pur
 5. Stops never expire, and no new version of a purpose ends them. A stop by `operator`, `system` or
    `import` over a standing stop of the person often only reports it back: the answer goes on to name
    the person's own. An objection is the person's own, whoever reports it.
-6. Acts of linked identifiers count as if they were the person's own: all acts if the link is verified,
+6. Of the stops of one act the narrowest is named: first by purposes (one purpose, then its classes from
+   the inner to the outer, then every purpose), and with the same purposes one channel before every channel.
+   Width never matters for what is stopped.
+7. Acts of linked identifiers count as if they were the person's own: all acts if the link is verified,
    stops alone if it is asserted. So a stop of one identifier may change the answer about another, and its
    outcome says that it did.
 ";

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use consent_ledger::domain::{
     Action, Actor, Catalog, ChangeRecord, Key, LegalBasis, LinkConfidence, Millis, Outcome,
-    Purpose, PurposeVersion, Reason, Region, ScopeKeys, Status, StopKind,
+    Purpose, PurposeName, PurposeVersion, Reason, Region, ScopeKeys, Status, StopKind,
 };
 
 use super::world::{Act, Content, Entry, Name};
@@ -26,13 +26,28 @@ pub fn all_cells(catalog: &Catalog) -> Vec<CellKeys> {
 }
 
 pub fn covers(scope: &ScopeKeys, cell: &CellKeys) -> bool {
-    scope.purpose.as_ref().is_none_or(|purpose| *purpose == cell.0)
+    covers_purpose(scope, &cell.0)
         && scope.channel.as_ref().is_none_or(|channel| *channel == cell.1)
 }
 
+/// By the text of names: a class ends with `.*`.
+fn covers_purpose(scope: &ScopeKeys, purpose: &Key) -> bool {
+    let Some(name) = scope.purpose.as_ref().map(ToString::to_string) else { return true };
+    match name.strip_suffix('*') {
+        Some(prefix) => purpose.as_str().starts_with(prefix),
+        None => purpose.as_str() == name,
+    }
+}
+
 fn is_as_wide(wide: &ScopeKeys, narrow: &ScopeKeys) -> bool {
-    (wide.purpose.is_none() || wide.purpose == narrow.purpose)
-        && (wide.channel.is_none() || wide.channel == narrow.channel)
+    let name =
+        |scope: &ScopeKeys| scope.purpose.as_ref().map_or("*".to_owned(), ToString::to_string);
+    let (wide_name, narrow_name) = (name(wide), name(narrow));
+    let has_purposes = match wide_name.strip_suffix('*') {
+        Some(prefix) => narrow_name.starts_with(prefix),
+        None => narrow_name == wide_name,
+    };
+    has_purposes && (wide.channel.is_none() || wide.channel == narrow.channel)
 }
 
 pub fn speaks(actor: Actor) -> bool {
@@ -148,14 +163,14 @@ impl Event<'_> {
         (self.act.effective_at, self.is_grant(), self.index)
     }
 
-    /// Of two stops of one act, the narrower decides.
-    fn width(&self) -> u8 {
-        match (&self.change.scope.purpose, &self.change.scope.channel) {
-            (None, None) => 3,
-            (None, Some(_)) => 2,
-            (Some(_), None) => 1,
-            (Some(_), Some(_)) => 0,
-        }
+    /// Of two stops of one act, the narrower decides: first by purposes, then by channels.
+    fn narrowness(&self) -> (usize, bool) {
+        let purposes = match &self.change.scope.purpose {
+            None => 0,
+            Some(PurposeName::Class(key)) => key.as_str().split('.').count(),
+            Some(PurposeName::One(_)) => usize::MAX,
+        };
+        (purposes, self.change.scope.channel.is_some())
     }
 
     fn needs_double_opt_in(&self, purpose: &Purpose) -> bool {
@@ -273,7 +288,7 @@ fn is_barred(events: &[Event<'_>], grant: &Event<'_>) -> bool {
 fn replay_all<'a>(purpose: &Purpose, events: &[Event<'a>], cell: &CellKeys) -> Cell<'a> {
     let mut events: Vec<Event<'a>> =
         events.iter().filter(|event| covers(&event.change.scope, cell)).copied().collect();
-    events.sort_by_key(|event| (event.order(), 3 - event.width()));
+    events.sort_by_key(|event| (event.order(), event.narrowness()));
 
     let (mut stop, mut own, mut other) = (None, None, None);
     let (mut waiting, mut lifted_by) = (None, None);
@@ -538,7 +553,7 @@ impl Judgement<'_> {
     fn grant(&self) -> Outcome {
         let judged = self.judged;
         let scope = judged.change.scope.clone();
-        let keys = (scope.purpose.unwrap(), scope.channel.unwrap());
+        let keys = (scope.purpose.unwrap().as_one().unwrap().clone(), scope.channel.unwrap());
         let (purpose, _) = find(self.catalog, &keys);
         let before = replay(purpose, &self.before, &keys);
         let after = replay(purpose, &self.after, &keys);
@@ -640,7 +655,7 @@ impl Judgement<'_> {
         if self.erased_by.is_some() {
             return Verdict::Is(Outcome::NoEffect);
         }
-        if let Some(key) = &scope.purpose {
+        if let Some(PurposeName::One(key)) = &scope.purpose {
             let purpose =
                 self.catalog.purposes().find(|(_, purpose)| purpose.key == *key).unwrap().1;
             if !is_stoppable(purpose) {

@@ -181,6 +181,24 @@ pub const GROUPS: &[Group] = &[
         ],
     },
     Group {
+        about: "Stops over a class.",
+        cases: &[
+            ("5 subject grant shop.news:email",      "6 subject withdraw shop.*:*", "APPLIED"),
+            ("5 subject grant shop.news:email",      "6 subject withdraw shop.*:sms", "NO_EFFECT"),
+            ("5 subject grant shop:email",           "6 subject withdraw shop.*:*", "NO_EFFECT"),
+            ("",                                     "5 subject withdraw shop.*:*", "NO_EFFECT"),
+            ("",                                     "5 subject refuse shop.*:email", "APPLIED"),
+            ("5 subject refuse shop.*:*",            "6 subject refuse shop.ads.*:*", "NO_EFFECT"),
+            ("5 subject refuse shop.ads.*:*",        "6 subject refuse shop.*:*", "APPLIED"),
+            ("5 subject refuse shop.*:*",            "6 subject refuse shop.news:email", "NO_EFFECT"),
+            ("6 subject refuse shop.*:*",            "5 subject refuse shop.ads.*:email", "SUPERSEDED by 100"),
+            ("6 subject withdraw shop.*:*",          "5 subject grant shop.news:email", "SUPERSEDED by 100"),
+            ("5 subject withdraw shop.*:*",          "6 subject grant shop.news:email", "APPLIED"),
+            ("5 subject withdraw shop.*:*",          "6 import grant shop.news:email", "BLOCKED by 100"),
+            ("5 subject refuse shop.news:* and refuse shop.ads.fresh:*", "6 subject refuse shop.*:*", "NO_EFFECT"),
+        ],
+    },
+    Group {
         about: "Several changes in one act: each is judged against what was before the whole act.",
         cases: &[
             ("5 subject grant news:email", "6 subject withdraw *:* and grant news:sms", "APPLIED, APPLIED"),

@@ -8,8 +8,8 @@ use consent_ledger::{
     decide,
     domain::{
         Action, Actor, Catalog, ChangeRecord, ChannelPut, Decision, Effect, LegalBasis,
-        LinkConfidence, Millis, Outcome, PurposePut, PurposeVersion, Query, Reason, Region,
-        SubjectState,
+        LinkConfidence, Millis, Outcome, PurposeName, PurposePut, PurposeVersion, Query, Reason,
+        Region, SubjectState,
     },
     fold::consent::fold,
 };
@@ -27,7 +27,9 @@ use super::{
     },
 };
 
-const PURPOSES: [&str; 3] = ["p", "q", "r"];
+const PURPOSES: [&str; 3] = ["p", "k.q", "k.l.r"];
+/// Purposes and classes, one of them within the other.
+const NAMES_OF_PURPOSES: [&str; 5] = ["p", "k.q", "k.l.r", "k.*", "k.l.*"];
 const CHANNELS: [&str; 2] = ["x", "y"];
 const CATEGORIES: [&str; 4] = ["user.contact", "user.contact.email", "user.name", "user.age"];
 const NAMES: [Name; 4] = [ASKED, 'b', 'c', 'd'];
@@ -157,7 +159,7 @@ fn any_grant() -> impl Strategy<Value = ChangeRecord> {
 }
 
 fn any_stop() -> impl Strategy<Value = ChangeRecord> {
-    let purpose = option::weighted(0.7, select(PURPOSES.to_vec()));
+    let purpose = option::weighted(0.8, select(NAMES_OF_PURPOSES.to_vec()));
     let channel = option::weighted(0.7, select(CHANNELS.to_vec()));
     (any_stop_action(), purpose, channel).prop_map(|(action, purpose, channel)| {
         let side = |key: Option<&'static str>| key.unwrap_or("*");
@@ -214,7 +216,7 @@ fn any_step() -> impl Strategy<Value = Step> {
 /// Makes every grant name a version that exists.
 fn fit(catalog: &Catalog, act: &mut Act) {
     for change in act.changes.iter_mut().filter(|change| change.action == Action::Grant) {
-        let key = change.scope.purpose.clone().unwrap();
+        let key = change.scope.purpose.as_ref().and_then(PurposeName::as_one).unwrap();
         let purpose = catalog.purpose(catalog.purpose_id(key.as_str()).unwrap()).unwrap();
         change.purpose_version = change.purpose_version.min(purpose.version());
     }
@@ -534,6 +536,7 @@ proptest! {
             }
             prop_assert_eq!(confidence, LinkConfidence::Verified);
             let stop = before.live_stop(
+                &world.catalog,
                 world.catalog.purpose_id(cell.0.as_str()).unwrap(),
                 world.catalog.channel_id(cell.1.as_str()).unwrap(),
             );
@@ -675,7 +678,8 @@ proptest! {
             for change in &changes {
                 if let Outcome::BlockedByStop(cause) = change.outcome {
                     let keys = change.scope.clone();
-                    let cell = (keys.purpose.unwrap(), keys.channel.unwrap());
+                    let purpose = keys.purpose.unwrap().as_one().unwrap().clone();
+                    let cell = (purpose, keys.channel.unwrap());
                     let is = world.ask(&after, &cell, region, now);
                     let says_so = is.decided_by == Some(cause);
                     prop_assert!(says_so || !is_a_stop(is.reason) && is.reason != Reason::Erased);

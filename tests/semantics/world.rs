@@ -22,7 +22,8 @@ use consent_ledger::{
     domain::{
         Action, Actor, Body, Catalog, ChangeRecord, ChannelPut, ConsentAct, ConsentConfirmed,
         ContactChange, Key, LegalBasis, LinkChange, LinkConfidence, Mark, Millis, Obligation,
-        Outcome, PurposePut, PurposeVersion, Region, ScopeKeys, SubjectRef, SubjectState,
+        Outcome, PurposeName, PurposePut, PurposeVersion, Region, ScopeKeys, SubjectRef,
+        SubjectState,
     },
     entry::{Fact, Place},
     fold::{self, Acted, Linked, consent::ActFacts, reach, unite},
@@ -88,6 +89,7 @@ impl Act {
                 .scope
                 .purpose
                 .as_ref()
+                .and_then(PurposeName::as_one)
                 .and_then(|key| catalog.purpose(catalog.purpose_id(key.as_str()).unwrap()));
             let version = purpose.and_then(|purpose| purpose.at_version(change.purpose_version));
             change.action == Action::Grant && version.is_some_and(|version| version.double_opt_in)
@@ -292,7 +294,7 @@ impl PurposeLine {
 
 /// The purposes, one line an entry. `news` and `care` come with an obligation.
 #[rustfmt::skip]
-pub const PURPOSES: [PurposeLine; 22] = [
+pub const PURPOSES: [PurposeLine; 25] = [
     line(1,  "news",    "consent",             &["user.contact", "user.name"]),
     line(2,  "offers",  "consent",             &["user.contact"]).double_opt_in(),
     line(3,  "care",    "legitimate-interest", &["user.contact"]),
@@ -319,6 +321,10 @@ pub const PURPOSES: [PurposeLine; 22] = [
     // Purposes with another legal basis in some regions.
     line(21, "ads",     "consent US=legitimate-interest US-CA=consent BR=contract", &["user.contact"]),
     line(22, "support", "contract DE=consent", &["user.contact"]),
+    // A class, one within it, and a purpose that is in neither.
+    line(23, "shop",           "consent", &["user.contact"]),
+    line(24, "shop.news",      "consent", &["user.contact"]),
+    line(25, "shop.ads.fresh", "consent", &["user.contact"]),
 ];
 
 /// Channels of the catalogue; `fax` is retired.
@@ -391,8 +397,10 @@ pub fn key(text: &str) -> Key {
 
 pub fn scope(text: &str) -> ScopeKeys {
     let (purpose, channel) = text.split_once(':').unwrap();
-    let side = |text: &str| (text != "*").then(|| key(text));
-    ScopeKeys { purpose: side(purpose), channel: side(channel) }
+    ScopeKeys {
+        purpose: (purpose != "*").then(|| PurposeName::parse(purpose).unwrap()),
+        channel: (channel != "*").then(|| key(channel)),
+    }
 }
 
 pub fn change(action: Action, scope: ScopeKeys, purpose_version: u32) -> ChangeRecord {

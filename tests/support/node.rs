@@ -47,7 +47,10 @@ pub fn change(action: Action, purpose: &str, channel: &str) -> Change {
     let one_or_all = |text: &str| (text != "*").then(|| key(text));
     Change {
         action,
-        scope: ScopeKeys { purpose: one_or_all(purpose), channel: one_or_all(channel) },
+        scope: ScopeKeys {
+            purpose: one_or_all(purpose).map(Into::into),
+            channel: one_or_all(channel),
+        },
         purpose_version: None,
         expires_at: None,
         data_categories: Vec::new(),

@@ -29,7 +29,7 @@ pub fn decide(catalog: &Catalog, state: &SubjectState, query: &Query<'_>, now: M
     };
     let current = purpose.current();
     let basis = current.basis_in(query.region);
-    let standing = Standing::of(state, purpose, purpose_id, channel_id, now);
+    let standing = Standing::of(catalog, state, purpose_id, channel_id, now);
 
     #[rustfmt::skip]
     let (reason, decided_by, valid_until) = match standing {
@@ -47,7 +47,7 @@ pub fn decide(catalog: &Catalog, state: &SubjectState, query: &Query<'_>, now: M
         Standing::Erased(index) => (Reason::Erased, Some(index), None),
         Standing::Stopped(stop) => (stop_reason(stop.kind), Some(stop.mark.index), None),
         _ if basis == LegalBasis::LegitimateInterest => {
-            (Reason::NoObjection, lifting_index(state, purpose_id, channel_id), None)
+            (Reason::NoObjection, lifting_index(catalog, state, purpose_id, channel_id), None)
         }
         Standing::Nothing => (Reason::NoRecord, None, None),
         Standing::Pending(grant) => (Reason::PendingConfirmation, Some(grant.mark.index), None),
@@ -158,8 +158,8 @@ impl<'a> Standing<'a> {
     /// The standing of a cell.
     #[must_use]
     pub fn of(
+        catalog: &Catalog,
         state: &'a SubjectState,
-        purpose: &Purpose,
         purpose_id: PurposeId,
         channel_id: ChannelId,
         now: Millis,
@@ -167,12 +167,13 @@ impl<'a> Standing<'a> {
         if let Some(index) = state.erased_by {
             return Self::Erased(index);
         }
-        if let Some(stop) = state.live_stop(purpose_id, channel_id) {
+        let Some(purpose) = catalog.purpose(purpose_id) else { return Self::Nothing };
+        if let Some(stop) = state.live_stop(catalog, purpose_id, channel_id) {
             return Self::Stopped(stop);
         }
         let Some(cell) = state.cell(purpose_id, channel_id) else { return Self::Nothing };
         let Grants { given: own, pending } = &cell.own;
-        let others = state.others_that_count(cell);
+        let others = state.others_that_count(catalog, cell);
         let other = others.and_then(|others| others.given.as_ref());
         let other = other.filter(|grant| own.as_ref().is_none_or(|own| own.mark < grant.mark));
         let pending = [pending.as_deref(), others.and_then(|others| others.pending.as_deref())];
@@ -258,8 +259,13 @@ fn stop_status(kind: StopKind) -> Status {
 }
 
 /// The grant that lifted the stops of a cell, if there were any to lift.
-fn lifting_index(state: &SubjectState, purpose: PurposeId, channel: ChannelId) -> Option<u64> {
-    state.latest_stop(purpose, channel)?;
+fn lifting_index(
+    catalog: &Catalog,
+    state: &SubjectState,
+    purpose: PurposeId,
+    channel: ChannelId,
+) -> Option<u64> {
+    state.latest_stop(catalog, purpose, channel)?;
     Some(state.cell(purpose, channel)?.lifted()?.index)
 }
 

@@ -95,8 +95,9 @@ impl Faults {
     /// An entry that would be too large loses its grants, and then its attributes, but not its stops.
     fn check_size(&mut self, act: &mut Act, changes: &[(usize, Change)]) {
         let change_bytes = |change: &Change| {
-            let keys = [&change.scope.purpose, &change.scope.channel].into_iter().flatten();
-            let texts = keys.map(|key| key.as_str().len());
+            let purpose = change.scope.purpose.as_ref().map(|name| name.to_string().len());
+            let channel = change.scope.channel.as_ref().map(|key| key.as_str().len());
+            let texts = purpose.into_iter().chain(channel);
             let categories = change.data_categories.iter().map(String::len);
             texts.chain(categories).map(|length| length + 4).sum::<usize>() + 32
         };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    domain::{self, Catalog, GivenSubject, Key, KeyError, Millis, Region, Subject},
+    domain::{self, Catalog, GivenSubject, Key, KeyError, Millis, PurposeName, Region, Subject},
     near::near,
     proto,
 };
@@ -103,13 +103,21 @@ pub fn key(text: &str, field: &str) -> Result<Key, Invalid> {
     Key::parse(text).map_err(|error| key_problem(text, error).at(field))
 }
 
+/// A purpose or a class, of a stop or filter.
+pub fn purpose_name(text: &str, field: &str) -> Result<PurposeName, Invalid> {
+    PurposeName::parse(text).map_err(|error| key_problem(text, error).at(field))
+}
+
 /// As [`key`], without a copy, for questions.
 pub(super) fn check_key(text: &str, field: &'static str) -> Result<(), Invalid> {
     Key::check(text).map_err(|error| key_problem(text, error).at(field))
 }
 
 fn key_problem(text: &str, error: KeyError) -> Problem {
-    if text == "*" { Problem::Wildcard } else { Problem::Key(error) }
+    match text == "*" || PurposeName::check(text).is_ok() {
+        true => Problem::Wildcard,
+        false => Problem::Key(error),
+    }
 }
 
 /// Data categories are dotted words, like keys, and as long.

@@ -975,6 +975,7 @@ proptest! {
     fn purposes_round_trip(draft in drafts()) {
         let purpose = Purpose {
             key: draft.key.clone(),
+            classes: Vec::new(),
             version_indices: vec![1],
             versions: vec![std::sync::Arc::new(draft.content.clone())],
             oldest_compatible: draft.oldest_compatible.unwrap_or(0),
@@ -993,7 +994,7 @@ proptest! {
         channel in prop::option::of(key_text()),
     ) {
         let parse = |text: Option<String>| text.map(|t| Key::parse(&t).unwrap());
-        let keys = ScopeKeys { purpose: parse(purpose), channel: parse(channel) };
+        let keys = ScopeKeys { purpose: parse(purpose).map(Into::into), channel: parse(channel) };
         let message = proto::Change {
             action: proto::Action::Refuse.into(),
             scope: Some(messages::scope(&keys)),

@@ -127,7 +127,8 @@ fn opened(created_at: Millis) -> Body {
 /// An act with sealed evidence of a typical size.
 fn act(effective_at: Millis, rng: &mut StdRng) -> Body {
     let key = |text| Key::parse(text).ok();
-    let scope = ScopeKeys { purpose: key("marketing.newsletter"), channel: key("email") };
+    let scope =
+        ScopeKeys { purpose: key("marketing.newsletter").map(Into::into), channel: key("email") };
     let mut ciphertext = vec![0; 120];
     rng.fill(&mut ciphertext[..]);
     Body::Act(ConsentAct {

@@ -34,11 +34,9 @@ use std::{
     sync::Arc,
 };
 
-use smallvec::SmallVec;
-
 use super::{
     act::{Actor, StopKind},
-    catalog::{ChannelId, PurposeId},
+    catalog::{Catalog, ChannelId, PurposeId},
     contact::{Contact, ContactChange},
     scope::Scope,
     subject::SubjectRef,
@@ -364,39 +362,48 @@ impl SubjectState {
     }
 
     /// The cells of a scope that some grant named, ordered by purpose and channel.
-    pub fn cells_in(&self, scope: Scope) -> impl Iterator<Item = &CellState> {
-        let start = self.cells.partition_point(|cell| Some(cell.purpose) < scope.purpose);
+    pub fn cells_in<'a>(
+        &'a self,
+        catalog: &'a Catalog,
+        scope: Scope,
+    ) -> impl Iterator<Item = &'a CellState> {
+        let one = scope.as_purpose();
+        let start = self.cells.partition_point(|cell| Some(cell.purpose) < one);
         self.cells[start..]
             .iter()
-            .take_while(move |cell| scope.purpose.is_none_or(|purpose| purpose == cell.purpose))
-            .filter(move |cell| scope.covers(cell.purpose, cell.channel))
+            .take_while(move |cell| one.is_none_or(|purpose| purpose == cell.purpose))
+            .filter(move |cell| catalog.covers(scope, cell.purpose, cell.channel))
     }
 
     /// The latest stop that covers a cell, lifted or not.
     #[must_use]
-    pub fn latest_stop(&self, purpose: PurposeId, channel: ChannelId) -> Option<&Stop> {
-        self.latest_stop_over(Scope::cell(purpose, channel))
+    pub fn latest_stop(
+        &self,
+        catalog: &Catalog,
+        purpose: PurposeId,
+        channel: ChannelId,
+    ) -> Option<&Stop> {
+        self.latest_stop_over(catalog, Scope::cell(purpose, channel))
     }
 
     /// The latest stop that covers every cell of a scope, lifted here and there or not. Of two
     /// stops of one act the narrower is named.
     #[must_use]
-    pub fn latest_stop_over(&self, scope: Scope) -> Option<&Stop> {
-        latest(self.stops_over(scope))
-    }
-
-    /// Whether some stop is for exactly this scope.
-    #[must_use]
-    pub fn has_stop_for(&self, scope: Scope) -> bool {
-        self.stops_for(scope).next().is_some()
+    pub fn latest_stop_over(&self, catalog: &Catalog, scope: Scope) -> Option<&Stop> {
+        latest(self.stops_over(catalog, scope))
     }
 
     /// The live stop that names the status of a cell: the latest one, unless a grant lifted it
     /// there. Where a stop of the data subject stands, a later one by somebody else does not take
     /// its place.
     #[must_use]
-    pub fn live_stop(&self, purpose: PurposeId, channel: ChannelId) -> Option<&Stop> {
-        let covering = || self.stops_over(Scope::cell(purpose, channel));
+    pub fn live_stop(
+        &self,
+        catalog: &Catalog,
+        purpose: PurposeId,
+        channel: ChannelId,
+    ) -> Option<&Stop> {
+        let covering = || self.stops_over(catalog, Scope::cell(purpose, channel));
         let cell = self.cell(purpose, channel);
         let stands = |stops: Option<Latest>| stops.is_some_and(|stops| !is_lifted(cell, stops));
         if !stands(Latest::of(covering())) {
@@ -408,20 +415,24 @@ impl SubjectState {
 
     /// Whether an own grant lifts the stops of some cell of a scope, or would once it is confirmed.
     #[must_use]
-    pub fn is_lifted_in(&self, scope: Scope) -> bool {
-        self.cells_in(scope).any(|cell| {
+    pub fn is_lifted_in(&self, catalog: &Catalog, scope: Scope) -> bool {
+        self.cells_in(catalog, scope).any(|cell| {
             let (purpose, channel) = (cell.purpose, cell.channel);
-            let pending = cell.own.pending.as_ref();
-            self.live_stop(purpose, channel).is_none()
-                || pending.is_some_and(|grant| !self.stops_bar(purpose, channel, grant.mark))
+            let bars = |grant: &Grant| self.stops_bar(catalog, purpose, channel, grant.mark);
+            self.live_stop(catalog, purpose, channel).is_none()
+                || cell.own.pending.as_ref().is_some_and(|grant| !bars(grant))
         })
     }
 
     /// The grants of a cell by those who can not lift stops, if no stop ever covered it.
     #[must_use]
-    pub fn others_that_count<'a>(&self, cell: &'a CellState) -> Option<&'a Grants> {
+    pub fn others_that_count<'a>(
+        &self,
+        catalog: &Catalog,
+        cell: &'a CellState,
+    ) -> Option<&'a Grants> {
         let others = cell.others.as_deref()?;
-        self.latest_stop(cell.purpose, cell.channel).is_none().then_some(others)
+        self.latest_stop(catalog, cell.purpose, cell.channel).is_none().then_some(others)
     }
 
     /// Indices of the entries that the state rests on: stops, grants and their confirmations, and the
@@ -435,8 +446,14 @@ impl SubjectState {
 
     /// Whether the stops that cover a cell win over a grant with this mark.
     #[must_use]
-    pub fn stops_bar(&self, purpose: PurposeId, channel: ChannelId, grant: Mark) -> bool {
-        Latest::of(self.stops_over(Scope::cell(purpose, channel)))
+    pub fn stops_bar(
+        &self,
+        catalog: &Catalog,
+        purpose: PurposeId,
+        channel: ChannelId,
+        grant: Mark,
+    ) -> bool {
+        Latest::of(self.stops_over(catalog, Scope::cell(purpose, channel)))
             .is_some_and(|stops| stops.bar(grant))
     }
 
@@ -455,20 +472,9 @@ impl SubjectState {
     }
 
     /// The stops that cover every cell of a scope, the narrower first.
-    fn stops_over(&self, scope: Scope) -> impl Iterator<Item = &Stop> {
-        let mut scopes: SmallVec<[Scope; 4]> = SmallVec::new();
-        if !self.stops.is_empty() {
-            for wider in [
-                scope,
-                Scope { channel: None, ..scope },
-                Scope { purpose: None, ..scope },
-                Scope { purpose: None, channel: None },
-            ] {
-                if !scopes.contains(&wider) {
-                    scopes.push(wider);
-                }
-            }
-        }
+    fn stops_over(&self, catalog: &Catalog, scope: Scope) -> impl Iterator<Item = &Stop> {
+        let has_stops = !self.stops.is_empty();
+        let scopes = has_stops.then(|| catalog.scopes_around(scope)).unwrap_or_default();
         scopes.into_iter().flat_map(|scope| self.stops_for(scope))
     }
 
@@ -617,11 +623,13 @@ fn is_lifted(cell: Option<&CellState>, stops: Latest) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::scope::PurposeScope;
 
     const P: PurposeId = PurposeId(1);
     const C: ChannelId = ChannelId(2);
-    const CELL: Scope = Scope { purpose: Some(P), channel: Some(C) };
-    const PURPOSE: Scope = Scope { purpose: Some(P), channel: None };
+    const ONE: Option<PurposeScope> = Some(PurposeScope::One(P));
+    const CELL: Scope = Scope { purpose: ONE, channel: Some(C) };
+    const PURPOSE: Scope = Scope { purpose: ONE, channel: None };
     const CHANNEL: Scope = Scope { purpose: None, channel: Some(C) };
     const EVERYTHING: Scope = Scope { purpose: None, channel: None };
 
@@ -653,8 +661,16 @@ mod tests {
                 let mut state = SubjectState::default();
                 state.merge_stop(stop(EVERYTHING, at, index));
                 state.merge_grant(P, C, grant(Actor::Subject, 5, 5));
-                assert_eq!(state.live_stop(P, C).is_some(), bars, "{at} {index}");
-                assert_eq!(state.stops_bar(P, C, mark(5, 5)), bars, "{at} {index}");
+                assert_eq!(
+                    state.live_stop(&Catalog::default(), P, C).is_some(),
+                    bars,
+                    "{at} {index}"
+                );
+                assert_eq!(
+                    state.stops_bar(&Catalog::default(), P, C, mark(5, 5)),
+                    bars,
+                    "{at} {index}"
+                );
             }
         }
     }
@@ -665,14 +681,14 @@ mod tests {
         state.merge_stop(stop(EVERYTHING, 5, 3));
         state.merge_grant(P, C, grant(Actor::Subject, 5, 3));
         state.merge_exception(P, C, Exception { mark: mark(5, 3), lifts: true });
-        assert_eq!(state.live_stop(P, C), None);
+        assert_eq!(state.live_stop(&Catalog::default(), P, C), None);
         // Another grant of the moment leaves it so, and a stop of another act does not.
         state.merge_grant(P, C, grant(Actor::Subject, 5, 9));
-        assert_eq!(state.live_stop(P, C), None);
+        assert_eq!(state.live_stop(&Catalog::default(), P, C), None);
         for index in [1, 9] {
             let mut stopped = state.clone();
             stopped.merge_stop(stop(CHANNEL, 5, index));
-            assert!(stopped.live_stop(P, C).is_some(), "{index}");
+            assert!(stopped.live_stop(&Catalog::default(), P, C).is_some(), "{index}");
         }
     }
 
@@ -682,11 +698,17 @@ mod tests {
         for order in [[stop(CELL, 5, 1), echo], [echo, stop(CELL, 5, 1)]] {
             let mut state = SubjectState::default();
             order.into_iter().for_each(|stop| state.merge_stop(stop));
-            assert_eq!(state.live_stop(P, C).unwrap().kind, StopKind::Withdrawn);
-            assert_eq!(state.latest_stop(P, C).unwrap().kind, StopKind::Revoked);
+            assert_eq!(
+                state.live_stop(&Catalog::default(), P, C).unwrap().kind,
+                StopKind::Withdrawn
+            );
+            assert_eq!(
+                state.latest_stop(&Catalog::default(), P, C).unwrap().kind,
+                StopKind::Revoked
+            );
             // A grant between the two lifted the subject's own stop: this one is new.
             state.merge_grant(P, C, grant(Actor::Subject, 6, 3));
-            assert_eq!(state.live_stop(P, C).unwrap().kind, StopKind::Revoked);
+            assert_eq!(state.live_stop(&Catalog::default(), P, C).unwrap().kind, StopKind::Revoked);
         }
     }
 
@@ -698,8 +720,11 @@ mod tests {
             for (index, scope) in (0..).zip(scopes) {
                 state.merge_stop(stop(scope, if scope == latest { 9 } else { 5 }, index));
             }
-            assert_eq!(state.latest_stop(P, C).unwrap().scope, latest);
-            assert_eq!(state.latest_stop_over(EVERYTHING).unwrap().scope, EVERYTHING);
+            assert_eq!(state.latest_stop(&Catalog::default(), P, C).unwrap().scope, latest);
+            assert_eq!(
+                state.latest_stop_over(&Catalog::default(), EVERYTHING).unwrap().scope,
+                EVERYTHING
+            );
         }
     }
 
@@ -709,9 +734,12 @@ mod tests {
         for scope in [EVERYTHING, CELL, PURPOSE] {
             state.merge_stop(stop(scope, 5, 1));
         }
-        assert_eq!(state.latest_stop(P, C).unwrap().scope, CELL);
-        assert_eq!(state.latest_stop(P, ChannelId(0)).unwrap().scope, PURPOSE);
-        assert_eq!(state.latest_stop(PurposeId(0), C).unwrap().scope, EVERYTHING);
+        assert_eq!(state.latest_stop(&Catalog::default(), P, C).unwrap().scope, CELL);
+        assert_eq!(state.latest_stop(&Catalog::default(), P, ChannelId(0)).unwrap().scope, PURPOSE);
+        assert_eq!(
+            state.latest_stop(&Catalog::default(), PurposeId(0), C).unwrap().scope,
+            EVERYTHING
+        );
     }
 
     #[test]
@@ -719,10 +747,10 @@ mod tests {
         let mut state = SubjectState::default();
         state.merge_stop(stop(EVERYTHING, 5, 1));
         state.merge_grant(P, C, grant(Actor::Import, 7, 2));
-        assert!(state.live_stop(P, C).is_some());
+        assert!(state.live_stop(&Catalog::default(), P, C).is_some());
         state.merge_grant(P, C, grant(Actor::Guardian, 6, 3));
-        assert!(state.live_stop(P, C).is_none());
-        assert!(state.live_stop(P, ChannelId(0)).is_some());
+        assert!(state.live_stop(&Catalog::default(), P, C).is_none());
+        assert!(state.live_stop(&Catalog::default(), P, ChannelId(0)).is_some());
         assert_eq!(state.cell(P, C).unwrap().lifted(), Some(mark(6, 3)));
     }
 
@@ -776,7 +804,10 @@ mod tests {
             (CELL, vec![(1, 2)]),
             (Scope::cell(PurposeId(3), C), vec![]),
         ] {
-            let got: Vec<_> = state.cells_in(scope).map(|c| (c.purpose.0, c.channel.0)).collect();
+            let got: Vec<_> = state
+                .cells_in(&Catalog::default(), scope)
+                .map(|c| (c.purpose.0, c.channel.0))
+                .collect();
             assert_eq!(got, want, "{scope:?}");
         }
     }

@@ -40,7 +40,7 @@
 //!     it took the place of one that did count.
 //! 12. APPLIED.
 //!
-//! A **stop** is looked at cell by cell. The cells that can matter are those of its scope that some
+//! A **stop** is looked at cell by cell; a class is every purpose that it has when the act is written. The cells that can matter are those of its scope that some
 //! grant named and, unless a stop of at least its width stood before, the live cells of its scope
 //! that are open without one, in some region: those of legitimate interest, and those of another
 //! basis where consent was the basis before. For a refusal or an objection, which answer a question,
@@ -60,7 +60,8 @@ use crate::{
     decide::{Given, Standing, counts, includes},
     domain::{
         Action, Actor, Catalog, CellState, ChangeRecord, ChannelId, Exception, Grant, LegalBasis,
-        Mark, Millis, Outcome, Purpose, PurposeId, Scope, Stop, SubjectState, UnknownKey,
+        Mark, Millis, Outcome, Purpose, PurposeId, PurposeScope, Scope, Stop, SubjectState,
+        UnknownKey,
     },
     entry::{ConsentAct, ConsentConfirmed},
 };
@@ -128,7 +129,7 @@ pub fn fold(
         let Some((purpose, channel)) = scope.as_cell() else { continue };
         let grant = grant(mark, act.actor, act.authority_ends_at, change);
         let waits = waits(catalog, purpose, change.purpose_version);
-        let is_exception = stops.iter().any(|stop| stop.covers(purpose, channel));
+        let is_exception = stops.iter().any(|stop| catalog.covers(*stop, purpose, channel));
         if is_exception && act.actor.speaks_for_subject() {
             state.merge_exception(purpose, channel, Exception { mark, lifts: !waits });
         }
@@ -298,21 +299,23 @@ impl Judge<'_> {
         if let Some(index) = self.after.erased_by {
             return Outcome::BlockedByStop(index);
         }
-        if let Some(stop) = self.after.live_stop(purpose_id, channel_id) {
+        if let Some(stop) = self.after.live_stop(self.catalog, purpose_id, channel_id) {
             return if !self.actor.speaks_for_subject() {
                 Outcome::BlockedByStop(stop.mark.index)
-            } else if self.after.stops_bar(purpose_id, channel_id, self.mark) {
-                let latest = self.after.latest_stop(purpose_id, channel_id).unwrap_or(stop);
+            } else if self.after.stops_bar(self.catalog, purpose_id, channel_id, self.mark) {
+                let latest =
+                    self.after.latest_stop(self.catalog, purpose_id, channel_id).unwrap_or(stop);
                 Outcome::SupersededByLater(latest.mark.index)
             } else {
                 let lifting = cell.own.pending.as_deref().map(|grant| grant.mark).filter(|&mark| {
-                    mark > self.mark && !self.after.stops_bar(purpose_id, channel_id, mark)
+                    mark > self.mark
+                        && !self.after.stops_bar(self.catalog, purpose_id, channel_id, mark)
                 });
                 superseded_or(lifting, Outcome::PendingConfirmation)
             };
         }
 
-        let was_stopped = self.before.live_stop(purpose_id, channel_id).is_some();
+        let was_stopped = self.before.live_stop(self.catalog, purpose_id, channel_id).is_some();
         // A later grant of the same moment may be barred by the stop that this one stands beside.
         let is_exception = cell.exception.as_ref().is_some_and(|one| one.mark == self.mark);
         let lifts = cell.lifted() == Some(self.mark) || is_exception && was_stopped;
@@ -320,7 +323,7 @@ impl Judge<'_> {
             !self.is_confirmation && waits(self.catalog, purpose_id, change.purpose_version);
         if !purpose.current().has_basis(LegalBasis::Consent) {
             let may_lift = self.actor.speaks_for_subject() && !waits;
-            return match self.after.latest_stop(purpose_id, channel_id) {
+            return match self.after.latest_stop(self.catalog, purpose_id, channel_id) {
                 Some(_) if lifts => Outcome::Applied,
                 // The stop is lifted, and not by this grant, so by a later one.
                 Some(_) if may_lift => superseded_or(cell.lifted(), Outcome::NoEffect),
@@ -330,9 +333,10 @@ impl Judge<'_> {
         if lifts && was_stopped {
             return Outcome::Applied;
         }
-        let others = self.after.others_that_count(cell);
+        let others = self.after.others_that_count(self.catalog, cell);
         let is_own = self.actor.speaks_for_subject();
-        let is_idle = !is_own && self.after.latest_stop(purpose_id, channel_id).is_some();
+        let is_idle =
+            !is_own && self.after.latest_stop(self.catalog, purpose_id, channel_id).is_some();
         if is_idle {
             return superseded_or(self.later(cell.own.given.as_ref()), Outcome::NoEffect);
         }
@@ -351,7 +355,7 @@ impl Judge<'_> {
         if let Some(later) = rivals().filter_map(|side| self.later(side.pending.as_deref())).max() {
             return Outcome::SupersededByLater(later.index);
         }
-        match Standing::of(self.after, purpose, purpose_id, channel_id, self.now) {
+        match Standing::of(self.catalog, self.after, purpose_id, channel_id, self.now) {
             Standing::Given(given) if given.iter().any(|grant| says_no_more(grant, change)) => {
                 Outcome::NoEffect
             }
@@ -369,7 +373,10 @@ impl Judge<'_> {
         let before = self.before.cell(after.purpose, after.channel);
         let counting = |grant: &&Grant| counts(purpose, grant, self.now);
         let own = after.own.given.as_ref();
-        let other = self.after.others_that_count(after).and_then(|others| others.given.as_ref());
+        let other = self
+            .after
+            .others_that_count(self.catalog, after)
+            .and_then(|others| others.given.as_ref());
         if self.actor.speaks_for_subject() {
             let Some(later) = other.filter(|grant| grant.mark > self.mark) else { return true };
             let replaced = before.and_then(|cell| cell.own.given.as_ref());
@@ -386,21 +393,21 @@ impl Judge<'_> {
 
     fn stop(&self, action: Action, scope: Scope) -> Outcome {
         let names_what_no_stop_touches =
-            scope.purpose.is_some_and(|purpose| self.stoppable(purpose).is_none());
+            scope.as_purpose().is_some_and(|purpose| self.stoppable(purpose).is_none());
         if names_what_no_stop_touches || self.after.erased_by.is_some() {
             return Outcome::NoEffect;
         }
         let mut later = None;
-        for cell in self.after.cells_in(scope) {
+        for cell in self.after.cells_in(self.catalog, scope) {
             match self.stop_at(action, cell) {
                 AtCell::Changed => return Outcome::Applied,
                 AtCell::Unchanged => {}
                 AtCell::DecidedLater(index) => later = later.or(Some(index)),
             }
         }
-        match self.after.latest_stop_over(scope) {
+        match self.after.latest_stop_over(self.catalog, scope) {
             Some(stop) if stop.mark > self.mark => later = later.or(Some(stop.mark.index)),
-            _ if self.before.latest_stop_over(scope).is_some() => {}
+            _ if self.before.latest_stop_over(self.catalog, scope).is_some() => {}
             _ if self.stops_a_cell_without_record(action, scope) => return Outcome::Applied,
             _ => later = later.or_else(|| self.later_stop_within(action, scope)),
         }
@@ -411,8 +418,9 @@ impl Judge<'_> {
     fn stop_at(&self, action: Action, cell: &CellState) -> AtCell {
         let (purpose_id, channel_id) = (cell.purpose, cell.channel);
         let Some(purpose) = self.stoppable(purpose_id) else { return AtCell::Unchanged };
-        let stands = self.after.live_stop(purpose_id, channel_id).is_some();
-        let latest = self.after.latest_stop(purpose_id, channel_id).filter(|_| stands);
+        let stands = self.after.live_stop(self.catalog, purpose_id, channel_id).is_some();
+        let latest =
+            self.after.latest_stop(self.catalog, purpose_id, channel_id).filter(|_| stands);
         match (latest, cell.lifted()) {
             (Some(stop), _) if stop.mark > self.mark => {
                 return AtCell::DecidedLater(stop.mark.index);
@@ -425,28 +433,32 @@ impl Judge<'_> {
             }
             (None, _) => return AtCell::Unchanged,
         }
-        let changed = match Standing::of(self.before, purpose, purpose_id, channel_id, self.now) {
-            Standing::Given(_)
-            | Standing::Outdated(_)
-            | Standing::CameOfAge(_)
-            | Standing::Pending(_) => true,
-            Standing::Stopped(_) => self
-                .before
-                .cell(purpose_id, channel_id)
-                .and_then(|cell| cell.own.pending.as_deref())
-                .is_some_and(|grant| !self.before.stops_bar(purpose_id, channel_id, grant.mark)),
-            Standing::Nothing | Standing::Expired(_) => {
-                can_matter(action, purpose) && self.is_live(channel_id)
-            }
-            Standing::Erased(_) => false,
-        };
+        let changed =
+            match Standing::of(self.catalog, self.before, purpose_id, channel_id, self.now) {
+                Standing::Given(_)
+                | Standing::Outdated(_)
+                | Standing::CameOfAge(_)
+                | Standing::Pending(_) => true,
+                Standing::Stopped(_) => self
+                    .before
+                    .cell(purpose_id, channel_id)
+                    .and_then(|cell| cell.own.pending.as_deref())
+                    .is_some_and(|grant| {
+                        !self.before.stops_bar(self.catalog, purpose_id, channel_id, grant.mark)
+                    }),
+                Standing::Nothing | Standing::Expired(_) => {
+                    can_matter(action, purpose) && self.is_live(channel_id)
+                }
+                Standing::Erased(_) => false,
+            };
         if changed { AtCell::Changed } else { AtCell::Unchanged }
     }
 
     /// Whether a stop, lifted at once, ended what others had given in a cell, and the own grant that
     /// lifts it does not give as much.
     fn takes_from_others(&self, purpose: &Purpose, cell: &CellState) -> bool {
-        let standing = |state| Standing::of(state, purpose, cell.purpose, cell.channel, self.now);
+        let standing =
+            |state| Standing::of(self.catalog, state, cell.purpose, cell.channel, self.now);
         let is_others = |grant: &&Grant| !grant.actor.speaks_for_subject();
         let taken = match standing(self.before) {
             Standing::Given(Given { latest, .. }) => latest,
@@ -465,8 +477,10 @@ impl Judge<'_> {
     /// grant of the subject. So the walk is short where it succeeds, and never longer than the
     /// catalogue's purposes and the subject's record.
     fn stops_a_cell_without_record(&self, action: Action, scope: Scope) -> bool {
-        let has_stop = |purpose, channel| self.before.has_stop_for(Scope { purpose, channel });
-        let is_open = |&id: &ChannelId| self.is_live(id) && !has_stop(None, Some(id));
+        let is_covered = |scope: Scope| self.before.latest_stop_over(self.catalog, scope).is_some();
+        let is_open = |&id: &ChannelId| {
+            self.is_live(id) && !is_covered(Scope { purpose: None, channel: Some(id) })
+        };
         let channels: SmallVec<[ChannelId; 16]> = match scope.channel {
             Some(id) => Some(id).into_iter().filter(is_open).collect(),
             None => self.catalog.channels().map(|(id, _)| id).filter(is_open).collect(),
@@ -475,10 +489,11 @@ impl Judge<'_> {
             return false;
         }
         self.any_purpose(scope, |id, purpose| {
+            let over_all = Scope { purpose: Some(PurposeScope::One(id)), channel: None };
             can_matter(action, purpose)
-                && !has_stop(Some(id), None)
+                && !is_covered(over_all)
                 && channels.iter().any(|&channel| {
-                    !has_stop(Some(id), Some(channel)) && self.after.cell(id, channel).is_none()
+                    !is_covered(Scope::cell(id, channel)) && self.after.cell(id, channel).is_none()
                 })
         })
     }
@@ -486,7 +501,7 @@ impl Judge<'_> {
     /// The latest stop that decides some cell of the scope that can matter.
     fn later_stop_within(&self, action: Action, scope: Scope) -> Option<u64> {
         let touches_a_cell = |stop: &&Stop| {
-            let Some(overlap) = stop.scope.overlap(scope) else { return false };
+            let Some(overlap) = self.catalog.overlap(stop.scope, scope) else { return false };
             let has_channel = match overlap.channel {
                 Some(id) => self.is_live(id),
                 None => self.catalog.channels().any(|(_, channel)| !channel.retired),
@@ -498,10 +513,12 @@ impl Judge<'_> {
     }
 
     fn any_purpose(&self, scope: Scope, test: impl Fn(PurposeId, &Purpose) -> bool) -> bool {
-        match scope.purpose {
-            Some(id) => self.catalog.purpose(id).is_some_and(|purpose| test(id, purpose)),
-            None => self.catalog.purposes().any(|(id, purpose)| test(id, purpose)),
+        if let Some(id) = scope.as_purpose() {
+            return self.catalog.purpose(id).is_some_and(|purpose| test(id, purpose));
         }
+        let mut covered =
+            self.catalog.purposes().filter(|(id, _)| self.catalog.covers_purpose(scope, *id));
+        covered.any(|(id, purpose)| test(id, purpose))
     }
 
     fn stoppable(&self, id: PurposeId) -> Option<&Purpose> {

@@ -156,6 +156,27 @@ pub fn due(
     DueAll { obligations, not_before }
 }
 
+/// Whether a use at `at` is one too many for a frequency limit: some period has it, and as many of the
+/// other uses as the limit permits. The others may be earlier or later, in any order.
+#[must_use]
+pub fn overspends(due: &DueAll, others: &[Millis], at: Millis) -> bool {
+    let mut others = others.to_vec();
+    others.sort_unstable();
+    let spends = |cap: &FrequencyCap| {
+        let Some(permitted) = usize::try_from(cap.uses_max).ok().filter(|max| *max > 0) else {
+            return false;
+        };
+        others.windows(permitted).any(|uses| {
+            let (first, last) = (uses[0].min(at), uses[permitted - 1].max(at));
+            last.0.saturating_sub(first.0) < cap.period_ms
+        })
+    };
+    due.obligations.iter().any(|due| match &due.condition {
+        Condition::FrequencyLimit(cap) => spends(cap),
+        Condition::QuietHours { .. } | Condition::PreferredLanguage(_) => false,
+    })
+}
+
 impl From<&Obligation> for Condition {
     fn from(obligation: &Obligation) -> Self {
         match *obligation {
