@@ -363,7 +363,7 @@ fn deliveries(kept: &[Vec<u8>]) -> Vec<(&'static str, Vec<u8>)> {
         name: key("crm.production"),
         owner: "crm-team".to_owned(),
         filter: Filter {
-            purposes: [key("marketing.newsletter")].into(),
+            purposes: [key("marketing.newsletter").into()].into(),
             channels: [key("email")].into(),
             kinds: [EventKind::Withdraw, EventKind::Object, EventKind::Expire].into(),
             namespaces: ["user".to_owned()].into(),

@@ -15,6 +15,7 @@ use super::{
     effective::Moved,
     error::{CatalogError, ClockNotTrusted, RecordError, WriteError},
     names::NamespaceUse,
+    news,
     stops::UnclearStop,
 };
 use crate::{
@@ -28,8 +29,7 @@ use crate::{
     entry::{Fact, Kind, Place, encode_evidence},
     event::{self, CatalogDetail, Event, Surroundings},
     fold::{
-        After, Effect, Fold, FoldError, Linked, Subscriptions, UseCell, around, consent, reach,
-        unite,
+        Acted, After, Effect, Fold, FoldError, Linked, Subscriptions, UseCell, around, reach, unite,
     },
     ledger::{
         ENTRY_BYTES_MAX,
@@ -162,9 +162,15 @@ impl<'a> Batch<'a> {
             return Ok(Recorded { moved, ..earlier });
         }
         let validity_ms = act.confirmation_validity_ms;
+        let asked = news::Asked::of(&act);
         let (mut prepared, refused) =
             self.prepare_stops_at_least(act, mark, UnclearStop::RefusesAct)?;
         let folded = self.judge(&mut prepared)?;
+        if let Some(asked) = asked.filter(|_| refused == Refused::default())
+            && let Some(standing) = self.stands_already(&asked, &prepared)?
+        {
+            return Ok(standing);
+        }
         let recorded_at = prepared.recorded_at;
         let confirmation = self.core.offer(&self.tip, recorded_at, &mut prepared.body, validity_ms);
         let recorded = self.commit(prepared, folded)?;
@@ -233,26 +239,18 @@ impl<'a> Batch<'a> {
     pub(super) fn outcomes(
         &self,
         subject: SubjectRef,
-        before: &SubjectState,
-        after: &SubjectState,
+        before: &Arc<SubjectState>,
+        after: &Arc<SubjectState>,
         mark: Mark,
         actor: Actor,
         is_confirmation: bool,
         changes: &mut [ChangeRecord],
     ) -> Result<(), WriteError> {
-        let linked = self.linked(subject, before)?;
-        let (whole_before, whole_after);
-        let (before, after) = if linked.is_empty() {
-            (before, after)
-        } else {
-            (whole_before, whole_after) = (unite(before, &linked), unite(after, &linked));
-            (&whole_before, &whole_after)
-        };
-        let catalog = self.catalog();
-        let now = self.recorded_at();
-        let judge = consent::Judge { catalog, before, after, mark, actor, now, is_confirmation };
-        let index = self.tip.next_index;
-        judge.outcomes(changes).map_err(|problem| FoldError::UnknownKey { index, problem })?;
+        let linked = &self.linked(subject, before)?;
+        let (catalog, now, index) = (self.catalog(), self.recorded_at(), self.tip.next_index);
+        let acted =
+            Acted { catalog, subject, before, after, linked, mark, actor, now, is_confirmation };
+        acted.outcomes(changes).map_err(|problem| FoldError::UnknownKey { index, problem })?;
         Ok(())
     }
 
@@ -475,11 +473,12 @@ impl<'a> Batch<'a> {
             expires_at: None,
             data_categories: Vec::new(),
             outcome: Outcome::NoEffect,
+            linked_subjects: 0,
         };
         if requested.action != Action::Grant {
             return Ok(record);
         }
-        let purpose = scope.purpose.and_then(|id| catalog.purpose(id));
+        let purpose = scope.as_purpose().and_then(|id| catalog.purpose(id));
         let channel = scope.channel.and_then(|id| catalog.channel(id));
         let (Some(purpose), Some(channel)) = (purpose, channel) else {
             return Err(RecordError::GrantNotOneCell { change });
@@ -709,6 +708,7 @@ impl Core {
             effective_at: act.effective_at,
             changes: act.changes,
             replayed: true,
+            nothing_recorded: false,
             confirmation,
             moved: None,
             refused: Refused::default(),

@@ -252,7 +252,7 @@ mod tests {
         let (purpose, channel) = keys.unzip();
         let change = Change {
             action,
-            scope: ScopeKeys { purpose, channel },
+            scope: ScopeKeys { purpose: purpose.map(Into::into), channel },
             purpose_version: None,
             expires_at: None,
             data_categories: Vec::new(),
@@ -263,6 +263,7 @@ mod tests {
             changes: vec![change],
             contact: ContactChange::default(),
             effective_at: None,
+            record_only_news: false,
             confirmation_validity_ms: None,
             reported_late: false,
             evidence: Evidence::default(),

@@ -21,6 +21,7 @@ mod import;
 mod init;
 mod link;
 mod names;
+mod news;
 mod open;
 mod past;
 mod preferences;

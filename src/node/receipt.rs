@@ -82,7 +82,7 @@ impl Core {
     fn purposes_of(&self, index: u64, changes: &[ChangeRecord]) -> Vec<PurposeText> {
         let current = self.view.catalog();
         let text = |change: &ChangeRecord| {
-            let key = change.scope.purpose.as_ref()?;
+            let key = change.scope.purpose.as_ref()?.as_one()?;
             let purpose = current.catalog.purpose(current.catalog.purpose_id(key.as_str())?)?;
             let version = match change.action {
                 Action::Grant => change.purpose_version,
@@ -179,7 +179,12 @@ fn overlap(one: &ScopeKeys, other: &ScopeKeys) -> Option<ScopeKeys> {
         (None, key) | (key, None) => Some(key.clone()),
         (Some(one), Some(other)) => (one == other).then(|| Some(one.clone())),
     };
-    let purpose = key(&one.purpose, &other.purpose)?;
+    let purpose = match (&one.purpose, &other.purpose) {
+        (None, name) | (name, None) => name.clone(),
+        (Some(one), Some(other)) if one.contains(other) => Some(other.clone()),
+        (Some(one), Some(other)) if other.contains(one) => Some(one.clone()),
+        (Some(_), Some(_)) => return None,
+    };
     Some(ScopeKeys { purpose, channel: key(&one.channel, &other.channel)? })
 }
 
@@ -195,11 +200,12 @@ mod tests {
         let key = |text: &str| (text != "*").then(|| Key::parse(text).unwrap());
         ChangeRecord {
             action,
-            scope: ScopeKeys { purpose: key(purpose), channel: key(channel) },
+            scope: ScopeKeys { purpose: key(purpose).map(Into::into), channel: key(channel) },
             purpose_version: 0,
             expires_at: None,
             data_categories: Vec::new(),
             outcome,
+            linked_subjects: 0,
         }
     }
 

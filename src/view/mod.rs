@@ -44,7 +44,7 @@ use crate::{
 };
 
 /// Version of the view's rows. A view of another version is rebuilt.
-const FORMAT_VERSION: u32 = 4;
+const FORMAT_VERSION: u32 = 5;
 /// States larger than this, in bytes, may not fit into their part of the hot cache.
 const HOT_STATE_BYTES_LARGE: usize = 2 << 10;
 /// Memory of an entry of the hot cache besides the state, in bytes: key, pointers, counters.
@@ -868,8 +868,8 @@ mod tests {
             while !done.load(Ordering::Relaxed) || reads < 100 {
                 for &name in names {
                     let known = |_: &Catalog, state: &SubjectState| {
-                        let lifted = state.cell(CELL.0, CELL.1).and_then(|cell| cell.lifted);
-                        let stop = state.latest_stop(CELL.0, CELL.1);
+                        let lifted = state.cell(CELL.0, CELL.1).and_then(|cell| cell.lifted());
+                        let stop = state.latest_stop(&Catalog::default(), CELL.0, CELL.1);
                         (lifted.map(|mark| mark.index), stop.map(|stop| stop.mark.index))
                     };
                     let (known, revision) =

@@ -127,7 +127,8 @@ fn opened(created_at: Millis) -> Body {
 /// An act with sealed evidence of a typical size.
 fn act(effective_at: Millis, rng: &mut StdRng) -> Body {
     let key = |text| Key::parse(text).ok();
-    let scope = ScopeKeys { purpose: key("marketing.newsletter"), channel: key("email") };
+    let scope =
+        ScopeKeys { purpose: key("marketing.newsletter").map(Into::into), channel: key("email") };
     let mut ciphertext = vec![0; 120];
     rng.fill(&mut ciphertext[..]);
     Body::Act(ConsentAct {
@@ -141,6 +142,7 @@ fn act(effective_at: Millis, rng: &mut StdRng) -> Body {
             expires_at: None,
             data_categories: Vec::new(),
             outcome: Outcome::Applied,
+            linked_subjects: 0,
         }],
         evidence: Some(Sealed { salt: rng.random(), ciphertext, commitment: rng.random() }),
         idempotency: None,

@@ -8,7 +8,7 @@
 //! new kinds.
 
 use super::chain::Tip;
-use crate::domain::{Key, Millis};
+use crate::domain::{Key, Millis, PurposeName};
 
 /// Input that this reader leaves to the decoder.
 struct Doubt;
@@ -79,6 +79,7 @@ fn change(bytes: &[u8]) -> Sure<()> {
                 has_cause = true;
             }
             7 => drop(value.text()?),
+            8 => sure(u32::try_from(value.number()?).is_ok())?,
             _ => return Err(Doubt),
         }
     }
@@ -88,15 +89,21 @@ fn change(bytes: &[u8]) -> Sure<()> {
     sure((1..=5).contains(&outcome) && (has_cause || ![3, 4].contains(&outcome)))
 }
 
-/// Whether a scope names both a purpose and a channel.
+/// Whether a scope names one purpose and one channel.
 fn cell(bytes: &[u8]) -> Sure<bool> {
     let (mut purpose, mut channel) = (false, false);
     let mut fields = Fields::of(bytes);
     while let Some((field, value)) = fields.next(0)? {
-        Key::check(value.text()?).map_err(|_| Doubt)?;
+        let text = value.text()?;
         match field {
-            1 => purpose = true,
-            2 => channel = true,
+            1 => {
+                PurposeName::check(text).map_err(|_| Doubt)?;
+                purpose = !text.ends_with(".*");
+            }
+            2 => {
+                Key::check(text).map_err(|_| Doubt)?;
+                channel = true;
+            }
             _ => return Err(Doubt),
         }
     }

@@ -417,7 +417,8 @@ impl Action {
 pub enum Outcome {
     /// Not set.
     Unspecified = 0,
-    /// The change is now the act that decides, for at least one cell of its scope.
+    /// The change is now the act that decides, for at least one cell of its scope, of its data subject or
+    /// of a linked one.
     Applied = 1,
     /// Recorded, but no decision and no standing consent changed: for example a withdrawal where
     /// nothing was known. A stop still stands and still blocks later imports.
@@ -431,6 +432,9 @@ pub enum Outcome {
     /// Only in answers, never in an entry. A grant that was refused, because something in the request is
     /// wrong; the stops of the same request are recorded. The answer's warnings say what is wrong.
     NotRecorded = 6,
+    /// Only in answers, never in an entry. With `record_only_news`: the entry that `cause_index` names says
+    /// this already, and nothing was recorded.
+    StandsAlready = 7,
 }
 impl Outcome {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -446,6 +450,7 @@ impl Outcome {
             Self::SupersededByLater => "OUTCOME_SUPERSEDED_BY_LATER",
             Self::PendingConfirmation => "OUTCOME_PENDING_CONFIRMATION",
             Self::NotRecorded => "OUTCOME_NOT_RECORDED",
+            Self::StandsAlready => "OUTCOME_STANDS_ALREADY",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -458,6 +463,7 @@ impl Outcome {
             "OUTCOME_SUPERSEDED_BY_LATER" => Some(Self::SupersededByLater),
             "OUTCOME_PENDING_CONFIRMATION" => Some(Self::PendingConfirmation),
             "OUTCOME_NOT_RECORDED" => Some(Self::NotRecorded),
+            "OUTCOME_STANDS_ALREADY" => Some(Self::StandsAlready),
             _ => None,
         }
     }
@@ -2405,6 +2411,14 @@ pub struct RecordConsentRequest {
     /// person did something since. A stop that is older than a grant of the person does not undo it.
     #[prost(bool, tag = "10")]
     pub reported_late: bool,
+    /// For signals that come with every page view. True: an act that says nothing new is not recorded; it is
+    /// recorded whole, or not at all. A grant is no news where one of the same version, data categories and
+    /// side (of those who speak for the data subject, or of others) counts, and no other `expires_at` is
+    /// asked for: it does not renew the standing one. A stop is no news where the same one stands for the
+    /// same scope, is less than 24 hours older, and nothing has lifted it since. `preferences` are always
+    /// recorded. With `idempotency_key`, a key is kept only with an entry.
+    #[prost(bool, tag = "11")]
+    pub record_only_news: bool,
 }
 impl ::prost::Name for RecordConsentRequest {
     const NAME: &'static str = "RecordConsentRequest";
@@ -2419,17 +2433,18 @@ impl ::prost::Name for RecordConsentRequest {
 /// Answer of RecordConsent.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RecordConsentResponse {
-    /// Index of the entry that holds the act.
+    /// Index of the entry that holds the act. With `nothing_recorded`: of the latest entry that says a part
+    /// of it already.
     #[prost(uint64, tag = "1")]
     pub index: u64,
-    /// First revision that includes the act. A revision is a number of entries: revision N is the
+    /// First revision that includes that entry. A revision is a number of entries: revision N is the
     /// state after entries 0 to N - 1.
     #[prost(uint64, tag = "2")]
     pub revision: u64,
-    /// When the ledger recorded the act.
+    /// When the ledger recorded the act. Absent with `nothing_recorded`.
     #[prost(message, optional, tag = "3")]
     pub recorded_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// When the act took effect.
+    /// When the act took effect. Absent with `nothing_recorded`.
     #[prost(message, optional, tag = "4")]
     pub effective_at: ::core::option::Option<::prost_types::Timestamp>,
     /// What became of each change, in the order of the request.
@@ -2454,6 +2469,10 @@ pub struct RecordConsentResponse {
     /// differs.
     #[prost(string, tag = "9")]
     pub subject: ::prost::alloc::string::String,
+    /// With `record_only_news`: true if nothing was recorded, as all of the act stands already. Each result is
+    /// STANDS_ALREADY, and its `cause_index` names the entry that says it.
+    #[prost(bool, tag = "11")]
+    pub nothing_recorded: bool,
 }
 impl ::prost::Name for RecordConsentResponse {
     const NAME: &'static str = "RecordConsentResponse";
@@ -2702,6 +2721,10 @@ pub struct ImportConsentsResponse {
     /// Rows with a warning.
     #[prost(uint64, tag = "10")]
     pub warned: u64,
+    /// The changes of the rows that were recorded that applied to linked data subjects, as in
+    /// `ChangeResult.linked_subjects`.
+    #[prost(uint64, tag = "11")]
+    pub changes_of_linked_subjects: u64,
 }
 impl ::prost::Name for ImportConsentsResponse {
     const NAME: &'static str = "ImportConsentsResponse";
@@ -2879,7 +2902,8 @@ pub struct ChangeResult {
     /// What became of it.
     #[prost(enumeration = "Outcome", tag = "3")]
     pub outcome: i32,
-    /// For BLOCKED_BY_STOP and SUPERSEDED_BY_LATER: index of the entry that is in the way.
+    /// For BLOCKED_BY_STOP and SUPERSEDED_BY_LATER: index of the entry that is in the way. For
+    /// STANDS_ALREADY: of the entry that says it.
     #[prost(uint64, optional, tag = "4")]
     pub cause_index: ::core::option::Option<u64>,
     /// For grants: the version of the purpose that was agreed to.
@@ -2891,6 +2915,11 @@ pub struct ChangeResult {
     /// For grants: the data categories that the grant is narrowed to; empty: all of the version's.
     #[prost(string, repeated, tag = "7")]
     pub data_categories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// To how many linked data subjects the change applied: all that are verified to be the same person,
+    /// and with a stop also those that are only said to be. Never which. With at least one the outcome is
+    /// APPLIED, also where the data subject itself had nothing to stop.
+    #[prost(uint32, tag = "8")]
+    pub linked_subjects: u32,
 }
 impl ::prost::Name for ChangeResult {
     const NAME: &'static str = "ChangeResult";
@@ -4914,6 +4943,10 @@ pub struct ChangeRecord {
     /// version declares.
     #[prost(string, repeated, tag = "7")]
     pub data_categories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// To how many linked data subjects the change applied. With at least one it is APPLIED, whatever
+    /// became of it for its own data subject.
+    #[prost(uint32, tag = "8")]
+    pub linked_subjects: u32,
 }
 impl ::prost::Name for ChangeRecord {
     const NAME: &'static str = "ChangeRecord";

@@ -2,7 +2,7 @@
 
 use super::{EntryError, field, key, scalar::without_prefix};
 use crate::{
-    domain::{Action, ChangeRecord, Key, Millis, Outcome, ScopeKeys},
+    domain::{Action, ChangeRecord, Millis, Outcome, PurposeName, ScopeKeys},
     proto,
 };
 
@@ -17,18 +17,18 @@ pub(in crate::entry) fn changes_from_proto(
 }
 
 fn change_to_proto(change: &ChangeRecord) -> proto::ChangeRecord {
-    let text = |key: &Option<Key>| key.as_ref().map_or(String::new(), ToString::to_string);
     proto::ChangeRecord {
         action: proto::Action::from(change.action).into(),
         scope: Some(proto::Scope {
-            purpose: text(&change.scope.purpose),
-            channel: text(&change.scope.channel),
+            purpose: change.scope.purpose.as_ref().map_or(String::new(), ToString::to_string),
+            channel: change.scope.channel.as_ref().map_or(String::new(), ToString::to_string),
         }),
         purpose_version: change.purpose_version,
         expires_at_ms: change.expires_at.map(|at| at.0),
         outcome: proto::Outcome::from(change.outcome).into(),
         cause_index: change.outcome.cause_index(),
         data_categories: change.data_categories.clone(),
+        linked_subjects: change.linked_subjects,
     }
 }
 
@@ -36,14 +36,15 @@ fn change_from_proto(change: proto::ChangeRecord) -> Result<ChangeRecord, EntryE
     let action = change.action().try_into().map_err(|()| field("action"))?;
     let outcome = outcome_from_proto(change.outcome(), change.cause_index)?;
     let scope = change.scope.ok_or(field("scope"))?;
-    let key_or_all = |field, text: &str| {
-        if text.is_empty() { Ok(None) } else { key(field, text).map(Some) }
-    };
+    let given = |text: String| (!text.is_empty()).then_some(text);
+    let purpose = |text: String| PurposeName::parse(&text).map_err(|_| field("scope.purpose"));
     let scope = ScopeKeys {
-        purpose: key_or_all("scope.purpose", &scope.purpose)?,
-        channel: key_or_all("scope.channel", &scope.channel)?,
+        purpose: given(scope.purpose).map(purpose).transpose()?,
+        channel: given(scope.channel).map(|text| key("scope.channel", &text)).transpose()?,
     };
-    if action == Action::Grant && (scope.purpose.is_none() || scope.channel.is_none()) {
+    let is_cell = scope.channel.is_some()
+        && scope.purpose.as_ref().is_some_and(|purpose| purpose.as_one().is_some());
+    if action == Action::Grant && !is_cell {
         return Err(field("scope of a grant"));
     }
     Ok(ChangeRecord {
@@ -53,13 +54,16 @@ fn change_from_proto(change: proto::ChangeRecord) -> Result<ChangeRecord, EntryE
         expires_at: change.expires_at_ms.map(Millis),
         data_categories: change.data_categories,
         outcome,
+        linked_subjects: change.linked_subjects,
     })
 }
 
 fn outcome_from_proto(outcome: proto::Outcome, cause: Option<u64>) -> Result<Outcome, EntryError> {
     let cause = cause.ok_or(field("cause_index"));
     Ok(match outcome {
-        proto::Outcome::Unspecified | proto::Outcome::NotRecorded => return Err(field("outcome")),
+        proto::Outcome::Unspecified
+        | proto::Outcome::NotRecorded
+        | proto::Outcome::StandsAlready => return Err(field("outcome")),
         proto::Outcome::Applied => Outcome::Applied,
         proto::Outcome::NoEffect => Outcome::NoEffect,
         proto::Outcome::BlockedByStop => Outcome::BlockedByStop(cause?),
@@ -85,6 +89,7 @@ impl From<Outcome> for proto::Outcome {
             Outcome::BlockedByStop(_) => Self::BlockedByStop,
             Outcome::SupersededByLater(_) => Self::SupersededByLater,
             Outcome::PendingConfirmation => Self::PendingConfirmation,
+            Outcome::StandsAlready(_) => Self::StandsAlready,
         }
     }
 }
@@ -108,14 +113,20 @@ pub(in crate::entry) mod tests {
 
     fn any_change() -> impl Strategy<Value = ChangeRecord> {
         let stop = prop::sample::select(vec![Action::Refuse, Action::Withdraw, Action::Object]);
-        let stop = (stop, option::of(any_catalog_key()), option::of(any_catalog_key()))
+        let purpose =
+            (any_catalog_key(), any::<bool>()).prop_map(|(key, is_class)| match is_class {
+                true => PurposeName::Class(key),
+                false => PurposeName::One(key),
+            });
+        let stop = (stop, option::of(purpose), option::of(any_catalog_key()))
             .prop_map(|(action, purpose, channel)| (action, ScopeKeys { purpose, channel }));
         let grant = (any_catalog_key(), any_catalog_key()).prop_map(|(purpose, channel)| {
-            (Action::Grant, ScopeKeys { purpose: Some(purpose), channel: Some(channel) })
+            (Action::Grant, ScopeKeys { purpose: Some(purpose.into()), channel: Some(channel) })
         });
         let details = (any::<u32>(), option::of(any::<i64>()), any_categories());
-        (prop_oneof![stop, grant], details, any_outcome()).prop_map(
-            |((action, scope), (purpose_version, expires_at, data_categories), outcome)| {
+        (prop_oneof![stop, grant], details, (any_outcome(), any::<u32>())).prop_map(
+            |((action, scope), details, (outcome, linked_subjects))| {
+                let (purpose_version, expires_at, data_categories) = details;
                 let expires_at = expires_at.map(Millis);
                 ChangeRecord {
                     action,
@@ -124,6 +135,7 @@ pub(in crate::entry) mod tests {
                     expires_at,
                     data_categories,
                     outcome,
+                    linked_subjects,
                 }
             },
         )
