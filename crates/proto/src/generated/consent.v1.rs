@@ -2,7 +2,9 @@
 /// What a change covers: a cell, or, for stops only, a wider scope.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Scope {
-    /// Purpose key such as `marketing.newsletter`, or `*` for every purpose (stops only).
+    /// Purpose key such as `marketing.newsletter`. Stops may also name a class, such as `marketing.*`: every
+    /// purpose whose key begins with `marketing.`, also those that come later, and not a purpose `marketing`.
+    /// The catalogue must have one. Or `*` for every purpose.
     #[prost(string, tag = "1")]
     pub purpose: ::prost::alloc::string::String,
     /// Channel key such as `email`, or `*` for every channel (stops only).
@@ -2338,7 +2340,7 @@ pub struct Change {
     /// What the change does. Required.
     #[prost(enumeration = "Action", tag = "1")]
     pub action: i32,
-    /// What it covers. Required. Only stops may use `*`.
+    /// What it covers. Required. Only stops may use `*` or a class.
     #[prost(message, optional, tag = "2")]
     pub scope: ::core::option::Option<Scope>,
     /// For grants: the version of the purpose that was shown; 0 means the one that was current when the
@@ -3096,7 +3098,7 @@ pub struct StandingStop {
     /// REFUSE, WITHDRAW or OBJECT.
     #[prost(enumeration = "Action", tag = "1")]
     pub action: i32,
-    /// What it covers; `*` for every purpose or channel.
+    /// What it covers; `marketing.*` for a class, `*` for every purpose or channel.
     #[prost(message, optional, tag = "2")]
     pub scope: ::core::option::Option<Scope>,
     /// When it took effect.
@@ -3368,7 +3370,8 @@ impl HistoryKind {
 /// Which events a watcher wants. An empty list does not restrict, except for `kinds`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchFilter {
-    /// Purpose keys. A stop over every purpose passes any list. At most 1,000.
+    /// Purpose keys, and classes such as `marketing.*`: every purpose below that key, also those that come
+    /// later. A stop passes if it covers a purpose of the list, one over every purpose always. At most 1,000.
     #[prost(string, repeated, tag = "1")]
     pub purposes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Channel keys. A stop over every channel passes any list. At most 1,000.
@@ -3684,7 +3687,7 @@ pub struct EventChange {
     /// What the change does.
     #[prost(enumeration = "Action", tag = "1")]
     pub action: i32,
-    /// What it covers; `*` for every purpose or channel.
+    /// What it covers; `marketing.*` for a class, `*` for every purpose or channel.
     #[prost(message, optional, tag = "2")]
     pub scope: ::core::option::Option<Scope>,
     /// What became of it. A stop that was superseded or had no effect is told all the same.
