@@ -192,9 +192,40 @@ async fn filters_name_classes_and_hear_stops_over_classes() {
     let request =
         proto::CreateSubscriptionRequest { subscription: Some(subscription), start_index: Some(0) };
     ledger.clients.watch.create_subscription(request).await.unwrap();
+    let consume = ["subscription", "consume", "mailer", "--count", "4", "--json"];
+    let consumed = ledger.server.cli(&consume).expect_code(0).json_lines();
+    let indexes: Vec<_> = consumed.iter().map(|line| &line["consent"]["index"]).collect();
+    assert_eq!(indexes, [class, inner, news, everything].map(|index| index.to_string()).each_ref());
     let listed = ledger.clients.subscriptions().await;
     let filter = listed[0].subscription.as_ref().and_then(|one| one.filter.as_ref()).unwrap();
     assert_eq!(filter.purposes, [CLASS]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_of_a_class_tells_its_cells_and_the_stops_that_meet_it() {
+    let mut ledger = Ledger::new().await;
+    ledger.grant_all("user:1").await;
+    for scope in ["marketing.ads.*", OUTSIDE[0]] {
+        ledger.clients.record_change("user:1", Withdraw, scope, "email").await;
+    }
+    let filter = proto::WatchFilter { purposes: vec![CLASS.into()], ..Default::default() };
+    let request = proto::WatchRequest {
+        filter: Some(filter),
+        snapshot: proto::Snapshot::All.into(),
+        ..Default::default()
+    };
+    let mut stream = ledger.clients.watch.watch(request).await.unwrap().into_inner();
+    let first = stream.message().await.unwrap().unwrap().message.unwrap();
+    let Message::Snapshot(told) = first else { panic!("{first:?}") };
+    let cells: Vec<_> = (told.cells.iter())
+        .map(|cell| (cell.purpose.as_str(), cell.channel.as_str(), cell.effect()))
+        .collect();
+    let (allow, deny) = (Effect::Allow, Effect::Deny);
+    let want =
+        [(ADS, "email", deny), (ADS, "sms", allow), (NEWS, "email", allow), (NEWS, "sms", allow)];
+    assert_eq!(cells, want);
+    let stops: Vec<_> = told.stops.iter().map(|stop| stop.scope.clone().unwrap().purpose).collect();
+    assert_eq!(stops, ["marketing.ads.*"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,6 +255,10 @@ async fn imports_and_commands_take_classes() {
     assert!(record.stdout.contains("marketing.*:email"), "{record:?}");
     assert_eq!(ledger.reason("user:2", NEWS, "email").await, Reason::Withdrawn);
     assert_eq!(ledger.reason("user:2", NEWS, "sms").await, Reason::Granted);
+    let watch = ["watch", "--purpose", "marketing.ads.*", "--from", "0", "--count", "2", "--json"];
+    let watched = ledger.server.cli(&watch).expect_code(0).json_lines();
+    let subjects: Vec<_> = watched.iter().map(|event| &event["consent"]["subject"]).collect();
+    assert_eq!(subjects, ["user:1", "user:2"], "both stops over the wider class");
     let grant = ["record", "--subject", "user:2", "--grant", "marketing.*:email"];
     let grant = ledger.server.cli(&grant).expect_code(2);
     assert!(grant.stderr.contains("exactly one purpose"), "{grant:?}");

@@ -201,6 +201,7 @@ mod tests {
                             "outcome": "OUTCOME_SUPERSEDED_BY_LATER",
                             "causeIndex": "3",
                             "dataCategories": [],
+                            "linkedSubjects": 0,
                         }],
                         "evidence": {"salt": "Ag==", "ciphertext": "Aw==", "commitment": "BA=="},
                         "idempotencyKeyHash": "BQ==",
