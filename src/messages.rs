@@ -113,6 +113,7 @@ fn change(record: &ChangeRecord) -> proto::EventChange {
         purpose_version: record.purpose_version,
         expires_at: record.expires_at.map(timestamp),
         data_categories: record.data_categories.clone(),
+        linked_subjects: record.linked_subjects,
     }
 }
 

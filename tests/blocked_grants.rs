@@ -31,7 +31,8 @@ fn ago(
     request: RecordConsentRequest,
 ) -> RecordConsentRequest {
     let effective_at = Some(timestamp(now - 1_000 * seconds));
-    RecordConsentRequest { effective_at, actor: actor.into(), ..request }
+    // Not live: a live stop comes after everything that the person did before.
+    RecordConsentRequest { effective_at, actor: actor.into(), reported_late: true, ..request }
 }
 
 /// A grant that ends some seconds ago, and is narrowed to some data categories.

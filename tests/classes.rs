@@ -186,7 +186,11 @@ async fn filters_name_classes_and_hear_stops_over_classes() {
     let subscription = proto::Subscription {
         name: "mailer".into(),
         owner: "team".into(),
-        filter: Some(proto::WatchFilter { purposes: vec![CLASS.into()], ..Default::default() }),
+        filter: Some(proto::WatchFilter {
+            purposes: vec![CLASS.into()],
+            kinds: vec![proto::EventKind::Withdraw.into()],
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let request =
@@ -255,7 +259,8 @@ async fn imports_and_commands_take_classes() {
     assert!(record.stdout.contains("marketing.*:email"), "{record:?}");
     assert_eq!(ledger.reason("user:2", NEWS, "email").await, Reason::Withdrawn);
     assert_eq!(ledger.reason("user:2", NEWS, "sms").await, Reason::Granted);
-    let watch = ["watch", "--purpose", "marketing.ads.*", "--from", "0", "--count", "2", "--json"];
+    let watch = ["watch", "--purpose", "marketing.ads.*", "--kind", "withdraw", "--from", "0"];
+    let watch = [&watch[..], &["--count", "2", "--json"]].concat();
     let watched = ledger.server.cli(&watch).expect_code(0).json_lines();
     let subjects: Vec<_> = watched.iter().map(|event| &event["consent"]["subject"]).collect();
     assert_eq!(subjects, ["user:1", "user:2"], "both stops over the wider class");

@@ -62,7 +62,8 @@ const NOT_IN_HISTORY: [(&str, &str); 18] = [
 ];
 
 /// Fields of acts and confirmations that a receipt does not repeat beside the exact bytes of the entry.
-const NOT_IN_RECEIPTS: [(&str, &str); 6] = [
+const NOT_IN_RECEIPTS: [(&str, &str); 7] = [
+    ("ChangeRecord.linked_subjects", "a receipt is about one data subject"),
     ("ContactPreferences.time_zones", "preferences are no consent; the history shows them"),
     ("ContactPreferences.language", "preferences are no consent; the history shows them"),
     ("ContactPreferences.clear", "preferences are no consent; the history shows them"),
@@ -138,10 +139,11 @@ fn spellings(kind: &Kind, field: &str, value: &Value) -> Vec<String> {
         }
         Value::I64(at) if field.ends_with("_ms") => moment(*at),
         Value::U64(index) => vec![format!("#{index}"), format!("\"{index}\""), format!(":{index}")],
-        // Minutes of a day, and versions.
+        // Minutes of a day, versions, and numbers of linked data subjects.
         Value::U32(number) => {
             let clock = format!("{:02}:{:02}", number / 60, number % 60);
-            vec![format!("version {number}"), format!(":{number}"), clock]
+            let linked = format!("+{number} linked");
+            vec![format!("version {number}"), format!(":{number}"), linked, clock]
         }
         Value::Message(message) => match message.descriptor().name() {
             "Timestamp" => {
@@ -322,6 +324,8 @@ async fn record_samples(clients: &mut Clients) -> Given {
         clients.consent.record_use(request).await.unwrap();
     }
     clients.link(SUBJECT, "device:1", LinkConfidence::Asserted).await;
+    // It counts for the other one, too.
+    clients.record_change(SUBJECT, Action::Refuse, "doi", "sms").await;
     clients.unlink(SUBJECT, "device:1").await;
     given
 }

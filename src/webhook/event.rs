@@ -308,6 +308,7 @@ mod tests {
                         "outcome": "OUTCOME_APPLIED",
                         "purposeVersion": 0,
                         "dataCategories": [],
+                        "linkedSubjects": 0,
                     }],
                     "reason": "REASON_UNSPECIFIED",
                     "linkedSubjects": ["email:jo@example.org"],

@@ -3705,6 +3705,9 @@ pub struct EventChange {
     /// For grants: the data categories that the grant is narrowed to; empty: all of the version's.
     #[prost(string, repeated, tag = "7")]
     pub data_categories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// To how many linked data subjects the change applied too, or instead.
+    #[prost(uint32, tag = "8")]
+    pub linked_subjects: u32,
 }
 impl ::prost::Name for EventChange {
     const NAME: &'static str = "EventChange";
