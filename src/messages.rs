@@ -113,6 +113,7 @@ fn change(record: &ChangeRecord) -> proto::EventChange {
         purpose_version: record.purpose_version,
         expires_at: record.expires_at.map(timestamp),
         data_categories: record.data_categories.clone(),
+        linked_subjects: record.linked_subjects,
     }
 }
 
@@ -218,14 +219,18 @@ pub fn change_result(record: &ChangeRecord) -> proto::ChangeResult {
         purpose_version: record.purpose_version,
         expires_at: record.expires_at.map(timestamp),
         data_categories: record.data_categories.clone(),
+        linked_subjects: record.linked_subjects,
     }
 }
 
 /// A scope; `*` stands for every purpose or channel.
 #[must_use]
 pub fn scope(keys: &ScopeKeys) -> proto::Scope {
-    let text = |key: &Option<Key>| key.as_ref().map_or_else(|| "*".to_owned(), ToString::to_string);
-    proto::Scope { purpose: text(&keys.purpose), channel: text(&keys.channel) }
+    let every = || "*".to_owned();
+    proto::Scope {
+        purpose: keys.purpose.as_ref().map_or_else(every, ToString::to_string),
+        channel: keys.channel.as_ref().map_or_else(every, ToString::to_string),
+    }
 }
 
 /// Enums of the domain as enums of the protocol. The entry codec has those that entries hold, too.

@@ -324,7 +324,7 @@ mod tests {
                 "effective_at",
             ),
             (
-                RecordError::UnknownPurpose { change: 1, key: news.clone() }.into(),
+                RecordError::UnknownPurpose { change: 1, key: news.clone().into() }.into(),
                 ErrorReason::UnknownPurpose,
                 "changes[1].scope.purpose",
             ),

@@ -701,7 +701,7 @@ async fn a_ledger_that_lies_is_detected() {
             (1, 1),
             rewritten(dir.path(), at(5), |entry| {
                 let scope = &mut the_act(entry).changes[0].scope;
-                scope.purpose = Some(Key::parse("offers").unwrap());
+                scope.purpose = Some(Key::parse("offers").unwrap().into());
             }),
         ),
         (

@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used)] // a test may fail where it stands
 
 mod audience;
+mod blocked_grants;
+mod classes;
 mod cli;
 mod client;
 mod clock;
@@ -27,11 +29,13 @@ mod independent;
 mod init;
 mod key_change;
 mod linked_names;
+mod linked_outcomes;
 mod links;
 mod names;
 mod near_keys;
 mod node;
 mod obligations;
+mod only_news;
 mod options;
 mod preview;
 mod proofs;

@@ -68,7 +68,8 @@ const NOT_IN_HISTORY: [(&str, &str); 24] = [
 ];
 
 /// Fields of acts and confirmations that a receipt does not repeat beside the exact bytes of the entry.
-const NOT_IN_RECEIPTS: [(&str, &str); 6] = [
+const NOT_IN_RECEIPTS: [(&str, &str); 7] = [
+    ("Change.linked_subjects", "a receipt is about one data subject"),
     ("Preferences.time_zones", "preferences are no consent; the history shows them"),
     ("Preferences.language", "preferences are no consent; the history shows them"),
     ("Preferences.cleared", "preferences are no consent; the history shows them"),
@@ -153,10 +154,11 @@ fn spellings(kind: &Kind, field: &str, value: &Value) -> Vec<String> {
         Value::U32(number) if field == "channel" => {
             vec![["", "email", "sms"][*number as usize].into()]
         }
-        // Minutes of a day, and versions.
+        // Minutes of a day, versions, and numbers of linked data subjects.
         Value::U32(number) => {
             let clock = format!("{:02}:{:02}", number / 60, number % 60);
-            vec![format!("version {number}"), format!(":{number}"), clock]
+            let linked = format!("+{number} linked");
+            vec![format!("version {number}"), format!(":{number}"), linked, clock]
         }
         Value::Message(message) => match message.descriptor().name() {
             "Timestamp" => {
@@ -336,6 +338,8 @@ async fn record_samples(clients: &mut Clients) -> Given {
         clients.consent.record_use(request).await.unwrap();
     }
     clients.link(SUBJECT, "device:1", LinkConfidence::Asserted).await;
+    // It counts for the other one, too.
+    clients.record_change(SUBJECT, Action::Refuse, "doi", "sms").await;
     clients.unlink(SUBJECT, "device:1").await;
     given
 }

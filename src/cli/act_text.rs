@@ -2,7 +2,7 @@
 //! every field of an act that a person or an authority may ask about.
 
 use super::words::{self, hex, rfc3339, word};
-use crate::proto::{Actor, Authority, ChangeResult, Evidence};
+use crate::proto::{Actor, Authority, ChangeResult, Evidence, Outcome};
 
 /// Who acted, for example `agent staff:114 (call-centre)`.
 pub(super) fn actor(actor: i32, evidence: Option<&Evidence>) -> String {
@@ -16,6 +16,15 @@ pub(super) fn actor(actor: i32, evidence: Option<&Evidence>) -> String {
         ("", relationship) => format!("{actor} ({relationship})"),
         (representative, "") => format!("{actor} {representative}"),
         (representative, relationship) => format!("{actor} {representative} ({relationship})"),
+    }
+}
+
+/// What became of a change, and to how many linked data subjects it applied.
+pub(super) fn outcome(change: &ChangeResult) -> String {
+    let outcome = word::<Outcome>(change.outcome);
+    match change.linked_subjects {
+        0 => outcome,
+        count => format!("{outcome} +{count} linked"),
     }
 }
 

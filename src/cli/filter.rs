@@ -8,7 +8,7 @@ use crate::proto::{EventKind, WatchFilter};
 /// Options of a filter.
 #[derive(Debug, Clone, Args)]
 pub struct FilterArgs {
-    /// Only events of this purpose; may be given many times
+    /// Only events of this purpose, or of a class such as marketing.*; may be given many times
     #[arg(long, value_name = "KEY", value_delimiter = ',')]
     purpose: Vec<String>,
     /// Only events of this channel; may be given many times

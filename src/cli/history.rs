@@ -12,7 +12,7 @@ use super::{
 use crate::{
     proto::{
         Action, HistoryKind, LinkConfidence, LinkRecord, ListHistoryRequest, ListHistoryResponse,
-        NameRelation, Outcome, Reason, UseRecord, consent_service_client::ConsentServiceClient,
+        NameRelation, Reason, UseRecord, consent_service_client::ConsentServiceClient,
     },
     setting::Within as _,
 };
@@ -122,7 +122,7 @@ fn rows(act: &ListHistoryResponse) -> Vec<Row> {
         Row {
             action: word::<Action>(change.action),
             scope: scope_text(change.scope.as_ref()),
-            outcome: format!("{}{cause}", word::<Outcome>(change.outcome)),
+            outcome: format!("{}{cause}", act_text::outcome(change)),
             details: act_text::change(change),
         }
     });

@@ -63,7 +63,12 @@ pub(super) async fn advise(keys: &Keys, context: &Context) {
 
 /// What is said of those keys that the catalogue lacks.
 fn advice(kind: &str, given: &[String], known: &[CatalogKey]) -> Vec<String> {
-    let is_known = |key: &str| known.iter().any(|other| other.key == key);
+    // A class has what is below its key.
+    let is_named = |name: &str, key: &str| match name.strip_suffix('*') {
+        Some(prefix) if prefix.ends_with('.') => key.starts_with(prefix),
+        _ => key == name,
+    };
+    let is_known = |name: &str| known.iter().any(|other| is_named(name, &other.key));
     let live: Vec<_> = (known.iter().filter(|other| !other.retired))
         .map(|other| (other.key.as_str(), other.kind.as_str()))
         .collect();
@@ -84,13 +89,16 @@ mod tests {
             let kind = String::new();
             CatalogKey { key: key.to_owned(), retired, kind }
         });
-        let given = ["marketing.newsleter", "marketing.newsletters", "billing"].map(str::to_owned);
+        let given =
+            ["marketing.newsleter", "marketing.newsletters", "billing", "marketing.*", "trade.*"];
+        let given = given.map(str::to_owned);
         assert_eq!(
             advice("purpose", &given, &known),
             [
                 "no purpose `marketing.newsleter` in the catalogue; did you mean \
                  `marketing.newsletter`?",
                 "no purpose `billing` in the catalogue",
+                "no purpose `trade.*` in the catalogue",
             ]
         );
     }

@@ -6,7 +6,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use jiff::Timestamp;
 
 use super::{
-    Context, Exit, client,
+    Context, Exit, act_text, client,
     error::CliError,
     output::{Table, Tone},
     words,
@@ -19,7 +19,8 @@ use crate::proto::{
 
 const AFTER_HELP: &str = "\
 Scopes are PURPOSE:CHANNEL. Refusals, withdrawals and objections may also cover a whole purpose
-(PURPOSE:*), a whole channel (*:CHANNEL) or everything (*:*); a grant is always exactly one cell.
+(PURPOSE:*), a class of purposes (marketing.*:CHANNEL, marketing.*:*), a whole channel (*:CHANNEL) or
+everything (*:*); a grant is always exactly one cell.
 
 Examples:
   consent-ledger record --subject user:42 --grant marketing.newsletter:email \\
@@ -82,6 +83,10 @@ pub struct RecordArgs {
     /// Wait until a signed checkpoint covers the act, and print the checkpoint
     #[arg(long)]
     wait_for_checkpoint: bool,
+    /// Record the act only if it says something that does not stand already: for signals that come with
+    /// every page view
+    #[arg(long)]
+    only_news: bool,
     /// Key of your choice for this act: with it, the command can safely be repeated
     #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
     idempotency_key: String,
@@ -322,6 +327,7 @@ fn request(args: RecordArgs) -> RecordConsentRequest {
         preferences: args.contact.wire(),
         confirmation_validity: args.confirmation_validity.and_then(|span| span.try_into().ok()),
         wait_for_checkpoint: args.wait_for_checkpoint,
+        record_only_news: args.only_news,
     }
 }
 
@@ -334,7 +340,13 @@ fn print(
         return context.out.message(answer);
     }
     let before = if answer.replayed { " (recorded before)" } else { "" };
-    context.out.line(format!("index {}  revision {}{before}", answer.index, answer.revision))?;
+    if answer.nothing_recorded {
+        context.out.line(format!("nothing recorded: entry {} says it already", answer.index))?;
+    } else {
+        context
+            .out
+            .line(format!("index {}  revision {}{before}", answer.index, answer.revision))?;
+    }
     if let Some(confirmation) = &answer.confirmation {
         let until = words::rfc3339_or_empty(confirmation.expires_at.as_ref());
         context.out.line(format!("confirm with {}  until {until}", confirmation.token))?;
@@ -381,7 +393,7 @@ pub(super) fn results_table(results: &[ChangeResult]) -> Table {
         table.row(
             tone(result.outcome()),
             [
-                words::word::<Outcome>(result.outcome),
+                act_text::outcome(result),
                 words::word::<Action>(result.action),
                 words::scope_text(result.scope.as_ref()),
                 result.cause_index.map(|index| format!("#{index}")).unwrap_or_default(),

@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::{error::CliError, output::Tone};
 pub use crate::tlog::hex;
 use crate::{
-    domain::Key,
+    domain::{Key, PurposeName},
     json,
     proto::{
         Action, Actor, CatalogEffect, Effect, EventKind, Evidence, FrequencyLimit, HistoryKind,
@@ -130,7 +130,7 @@ pub fn deserialize<'de, W: Word, D: Deserializer<'de>>(from: D) -> Result<W, D::
     parse(&String::deserialize(from)?).map_err(de::Error::custom)
 }
 
-/// Parses `PURPOSE:CHANNEL`, where either may be `*`.
+/// Parses `PURPOSE:CHANNEL`, where either may be `*`, and the purpose a class such as `marketing.*`.
 ///
 /// # Errors
 /// The text is not a scope.
@@ -138,10 +138,11 @@ pub fn scope(text: &str) -> Result<Scope, String> {
     let (purpose, channel) = text.split_once(':').ok_or_else(|| {
         "must be PURPOSE:CHANNEL, for example marketing.newsletter:email".to_owned()
     })?;
-    for (part, key) in [("purpose", purpose), ("channel", channel)] {
-        if key != "*" {
-            Key::parse(key).map_err(|error| format!("the {part} {error}"))?;
-        }
+    if purpose != "*" {
+        PurposeName::check(purpose).map_err(|error| format!("the purpose {error}"))?;
+    }
+    if channel != "*" {
+        Key::check(channel).map_err(|error| format!("the channel {error}"))?;
     }
     Ok(Scope { purpose: purpose.to_owned(), channel: channel.to_owned() })
 }
@@ -152,7 +153,7 @@ pub fn scope(text: &str) -> Result<Scope, String> {
 /// The text is not a scope.
 pub fn cell(text: &str) -> Result<Scope, String> {
     let scope = scope(text)?;
-    if scope.purpose == "*" || scope.channel == "*" {
+    if scope.purpose.ends_with('*') || scope.channel == "*" {
         return Err("a grant covers exactly one purpose and one channel, never `*`".to_owned());
     }
     Ok(scope)
@@ -299,10 +300,11 @@ mod tests {
 
     #[test]
     fn scopes_are_purpose_and_channel() {
-        for good in ["marketing.newsletter:email", "a:*", "*:email", "*:*"] {
+        for good in ["marketing.newsletter:email", "a:*", "*:email", "*:*", "a.*:email", "a.b.*:*"]
+        {
             assert_eq!(scope_text(Some(&scope(good).unwrap())), good);
         }
-        for bad in ["", "a", "a:", ":a", "a:b:c", "A:b", "a.*:b"] {
+        for bad in ["", "a", "a:", ":a", "a:b:c", "A:b", "a*:b", "*.a:b"] {
             assert!(scope(bad).is_err(), "{bad:?}");
         }
         assert!(cell("a:b").is_ok());

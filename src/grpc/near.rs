@@ -20,6 +20,10 @@ pub(super) fn near_keys(node: &Node, unknown: &UnknownKey) -> Vec<String> {
     let catalog = &current.catalog;
     match unknown {
         UnknownKey::Purpose(given) => {
+            if given.ends_with(".*") {
+                let classes: Vec<_> = catalog.classes().map(|key| format!("{key}.*")).collect();
+                return near(given, classes.iter().map(String::as_str));
+            }
             let live = catalog.purposes().filter(|(_, purpose)| !purpose.retired);
             near(given, live.map(|(_, purpose)| purpose.key.as_str()))
         }

@@ -336,6 +336,7 @@ mod tests {
             expires_at: None,
             data_categories: Vec::new(),
             outcome: Outcome::Applied,
+            linked_subjects: 0,
         };
         let detail = EventDetail::Consent(ConsentDetail {
             subject: Subject::parse("user:42").unwrap(),

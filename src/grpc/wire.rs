@@ -173,18 +173,21 @@ fn encoded(post: &Post) -> &Bytes {
 mod tests {
     use super::*;
     use crate::{
-        domain::{Action, Actor, ChangeRecord, Key, Millis, Outcome, ScopeKeys, Subject},
+        domain::{
+            Action, Actor, ChangeRecord, Key, Millis, Outcome, PurposeName, ScopeKeys, Subject,
+        },
         event::{CatalogDetail, CatalogEffect, ConsentDetail},
     };
 
     fn consent() -> EventDetail {
         let change = |action| ChangeRecord {
             action,
-            scope: ScopeKeys { purpose: Key::parse("news").ok(), channel: None },
+            scope: ScopeKeys { purpose: PurposeName::parse("news").ok(), channel: None },
             purpose_version: 0,
             expires_at: None,
             data_categories: Vec::new(),
             outcome: Outcome::Applied,
+            linked_subjects: 0,
         };
         EventDetail::Consent(ConsentDetail {
             subject: Subject::parse("user:42").unwrap(),

@@ -32,6 +32,8 @@ pub struct Act {
     pub evidence: Evidence,
     /// The caller's key, if it gave one.
     pub idempotency: Option<Idempotency>,
+    /// Whether the act is recorded only if it says something that does not stand already.
+    pub record_only_news: bool,
     /// Validity of a confirmation token, if the act gets one; none means the configured default.
     pub confirmation_validity_ms: Option<i64>,
 }
@@ -87,6 +89,9 @@ pub struct Recorded {
     pub changes: Vec<ChangeRecord>,
     /// Whether an earlier call with the same idempotency key recorded it.
     pub replayed: bool,
+    /// Whether nothing was recorded, because all of the act stands already. Then `index` is that of the
+    /// latest entry which says so.
+    pub nothing_recorded: bool,
     /// Completes its double opt-in, if some change waits for one.
     pub confirmation: Option<Confirmation>,
     /// Why its stops took effect at another time than claimed, if they did.
@@ -154,8 +159,17 @@ impl Recorded {
         changes: Vec<ChangeRecord>,
     ) -> Self {
         let refused = Refused::default();
-        let (replayed, confirmation, moved) = (false, None, None);
-        Self { index, recorded_at, effective_at, changes, replayed, confirmation, moved, refused }
+        Self {
+            index,
+            recorded_at,
+            effective_at,
+            changes,
+            replayed: false,
+            nothing_recorded: false,
+            confirmation: None,
+            moved: None,
+            refused,
+        }
     }
 
     /// First revision that includes the act.
@@ -189,6 +203,7 @@ mod tests {
             reported_late: false,
             evidence: Evidence { ip_address: "192.0.2.7".to_owned(), ..Evidence::default() },
             contact: ContactChange::default(),
+            record_only_news: false,
             confirmation_validity_ms: None,
             idempotency: Some(Idempotency { key: "jo-form".to_owned(), request: b"jo".to_vec() }),
         };

@@ -16,6 +16,7 @@ use super::{
     effective::Moved,
     error::{CatalogError, ClockNotTrusted, RecordError, WriteError},
     names::NamespaceUse,
+    news,
     stops::UnclearStop,
 };
 use crate::{
@@ -29,8 +30,8 @@ use crate::{
     entry::{EntryError, Fact, Kind, Names, Place},
     event::{self, CatalogDetail, Event, Surroundings},
     fold::{
-        After, Effect, Fold, FoldError, Lead, Linked, Subscriptions, UseCell, around, consent,
-        reach, unite,
+        Acted, After, Effect, Fold, FoldError, Lead, Linked, Subscriptions, UseCell, around, reach,
+        unite,
     },
     format::{
         LedgerId, Reference, Tag,
@@ -201,9 +202,15 @@ impl<'a> Batch<'a> {
             return Ok(Recorded { moved, ..earlier });
         }
         let validity_ms = act.confirmation_validity_ms;
+        let asked = news::Asked::of(&act);
         let (mut prepared, refused) =
             self.prepare_stops_at_least(act, &sealer, mark, UnclearStop::RefusesAct)?;
         let folded = self.judge(&mut prepared)?;
+        if let Some(asked) = asked.filter(|_| refused == Refused::default())
+            && let Some(standing) = self.stands_already(&asked, &prepared)?
+        {
+            return Ok(standing);
+        }
         let recorded_at = prepared.recorded_at;
         let person = &sealer.person;
         let confirmation = self.core.offer(person, recorded_at, &mut prepared.body, validity_ms);
@@ -273,32 +280,18 @@ impl<'a> Batch<'a> {
     pub(super) fn outcomes(
         &self,
         subject: SubjectRef,
-        before: &SubjectState,
-        after: &SubjectState,
+        before: &Arc<SubjectState>,
+        after: &Arc<SubjectState>,
         mark: Mark,
         actor: Actor,
         is_confirmation: bool,
         changes: &mut [ChangeRecord],
     ) -> Result<(), WriteError> {
-        let linked = self.linked(subject, before)?;
-        let own = [before, after];
-        let (whole_before, whole_after);
-        let (before, after) = if linked.is_empty() {
-            (before, after)
-        } else {
-            (whole_before, whole_after) = (unite(before, &linked), unite(after, &linked));
-            (&whole_before, &whole_after)
-        };
-        let catalog = self.catalog();
-        let now = self.recorded_at();
-        let judge = consent::Judge { catalog, before, after, mark, actor, now, is_confirmation };
-        let index = self.tip.next_index;
-        judge.outcomes(changes).map_err(|problem| FoldError::UnknownKey { index, problem })?;
-        // The ledger names no act of a linked subject.
-        let is_own = |cause| own.iter().any(|state| state.rests_on_entry(cause));
-        for change in changes.iter_mut().filter(|_| !linked.is_empty()) {
-            change.outcome = change.outcome.naming_only(is_own);
-        }
+        let linked = &self.linked(subject, before)?;
+        let (catalog, now, index) = (self.catalog(), self.recorded_at(), self.tip.next_index);
+        let acted =
+            Acted { catalog, subject, before, after, linked, mark, actor, now, is_confirmation };
+        acted.outcomes(changes).map_err(|problem| FoldError::UnknownKey { index, problem })?;
         Ok(())
     }
 
@@ -590,11 +583,12 @@ impl<'a> Batch<'a> {
             expires_at: None,
             data_categories: Vec::new(),
             outcome: Outcome::NoEffect,
+            linked_subjects: 0,
         };
         if requested.action != Action::Grant {
             return Ok(record);
         }
-        let purpose = scope.purpose.and_then(|id| catalog.purpose(id));
+        let purpose = scope.as_purpose().and_then(|id| catalog.purpose(id));
         let channel = scope.channel.and_then(|id| catalog.channel(id));
         let (Some(purpose), Some(channel)) = (purpose, channel) else {
             return Err(RecordError::GrantNotOneCell { change });
@@ -852,7 +846,7 @@ fn authority_end(act: &Act, effective_at: Millis) -> Result<Option<Millis>, Reco
 }
 
 /// The answer to an act of a person that is recorded already.
-fn recorded(entry: Entry, person: &Person) -> Result<Recorded, WriteError> {
+pub(super) fn recorded(entry: Entry, person: &Person) -> Result<Recorded, WriteError> {
     let Entry { index, recorded_at, body, .. } = entry;
     let Body::Act(act) = body else {
         return Err(WriteError::IdempotencyKeyReused { index });
@@ -863,6 +857,7 @@ fn recorded(entry: Entry, person: &Person) -> Result<Recorded, WriteError> {
         effective_at: act.effective_at,
         changes: act.changes,
         replayed: true,
+        nothing_recorded: false,
         confirmation: act.confirmation.map(|offer| confirmation(person, &offer)),
         moved: None,
         refused: Refused::default(),

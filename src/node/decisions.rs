@@ -251,7 +251,7 @@ mod tests {
         let (purpose, channel) = keys.unzip();
         let change = Change {
             action,
-            scope: ScopeKeys { purpose, channel },
+            scope: ScopeKeys { purpose: purpose.map(Into::into), channel },
             purpose_version: None,
             expires_at: None,
             data_categories: Vec::new(),
@@ -262,6 +262,7 @@ mod tests {
             changes: vec![change],
             contact: ContactChange::default(),
             effective_at: None,
+            record_only_news: false,
             confirmation_validity_ms: None,
             reported_late: false,
             evidence: Evidence::default(),

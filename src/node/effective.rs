@@ -319,7 +319,8 @@ impl Batch<'_> {
         let whole = self.whole(subject, state)?;
         for (change, grant) in act.changes.iter().enumerate().filter(|(_, one)| !is_stop(one)) {
             let cell = self.catalog().resolve(&grant.scope).ok().and_then(Scope::as_cell);
-            let stop = cell.and_then(|(purpose, channel)| whole.latest_stop(purpose, channel));
+            let stop = cell
+                .and_then(|(purpose, channel)| whole.latest_stop(self.catalog(), purpose, channel));
             if let Some(stop) = stop.filter(|stop| stop.mark.effective_at >= claimed) {
                 return Err(RecordError::GrantBeforeStop { change, index: stop.mark.index });
             }

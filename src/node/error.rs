@@ -9,8 +9,14 @@ use thiserror::Error;
 
 use super::effective::{EffectiveAtImpossible, ImpossibleTime};
 use crate::{
-    backend::BackendError, domain::Key, entry::EntryError, fold::FoldError, tree::TreeError,
-    vault::VaultError, view::ViewError, watch::WatchError,
+    backend::BackendError,
+    domain::{Key, PurposeName},
+    entry::EntryError,
+    fold::FoldError,
+    tree::TreeError,
+    vault::VaultError,
+    view::ViewError,
+    watch::WatchError,
 };
 
 /// Why any write may fail.
@@ -82,8 +88,8 @@ pub enum RecordError {
     UnknownPurpose {
         /// Position of the change.
         change: usize,
-        /// The key.
-        key: Key,
+        /// The purpose, or a class without purposes.
+        key: PurposeName,
     },
     /// The catalogue lacks the channel of a change.
     #[error("no channel `{key}` in the catalogue")]

@@ -236,7 +236,7 @@ fn act(name: &str, changes: &[(Action, usize, Option<usize>)], language: bool) -
         let channel = channel.or(is_grant.then_some(0)).map(|channel| key(CHANNELS[channel]));
         Change {
             action,
-            scope: ScopeKeys { purpose: Some(key(PURPOSES[purpose])), channel },
+            scope: ScopeKeys { purpose: Some(key(PURPOSES[purpose]).into()), channel },
             purpose_version: None,
             expires_at: is_grant.then(|| Millis::now().plus_ms(VALIDITY_MS)),
             data_categories: Vec::new(),
@@ -249,6 +249,7 @@ fn act(name: &str, changes: &[(Action, usize, Option<usize>)], language: bool) -
         changes: changes.iter().map(change).collect(),
         contact: ContactChange { language, ..ContactChange::default() },
         effective_at: None,
+        record_only_news: false,
         confirmation_validity_ms: None,
         reported_late: false,
         evidence: Evidence { touchpoint: "shop".to_owned(), ..Evidence::default() },

@@ -167,10 +167,10 @@ impl Batch<'_> {
             };
             let Some(purpose) = catalog.purpose(purpose_id) else { return false };
             let before = due.at.plus_ms(-1);
-            let standing = Standing::of(whole, purpose, purpose_id, channel_id, before);
-            let Standing::Given(grant) = standing else { return false };
-            grant.mark.index == due.grant_index
-                && grant.ends_at() == Some(due.at)
+            let standing = Standing::of(catalog, whole, purpose_id, channel_id, before);
+            let Standing::Given(given) = standing else { return false };
+            given.latest.mark.index == due.grant_index
+                && given.ends_at() == Some(due.at)
                 && purpose.current().has_basis(LegalBasis::Consent)
         };
         let grants = act.changes.iter().filter(|change| change.action == Action::Grant);
@@ -241,7 +241,7 @@ mod tests {
         let [purpose, channel] = ["news", "email"].map(|key| Some(Key::parse(key).unwrap()));
         let change = Change {
             action: Action::Grant,
-            scope: ScopeKeys { purpose, channel },
+            scope: ScopeKeys { purpose: purpose.map(Into::into), channel },
             purpose_version: None,
             expires_at: Some(Millis::now().plus_ms(300)),
             data_categories: Vec::new(),
@@ -252,6 +252,7 @@ mod tests {
             changes: vec![change],
             contact: ContactChange::default(),
             effective_at: None,
+            record_only_news: false,
             confirmation_validity_ms: None,
             reported_late: false,
             evidence: Evidence::default(),

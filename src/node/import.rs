@@ -199,7 +199,8 @@ impl Known<'_> {
         let is_new = |(requested, change): &(&Change, &ChangeRecord)| match change.action {
             // Together with a new stop that covers it, a grant is an exception, and so it is new.
             Action::Grant => scope_of(change).is_none_or(|cell| {
-                stops.iter().any(|stop| stop.contains(cell)) || !self.knows_grant(requested, change)
+                stops.iter().any(|stop| self.catalog.contains(*stop, cell))
+                    || !self.knows_grant(requested, change)
             }),
             _ => is_new_stop(change),
         };
@@ -209,10 +210,14 @@ impl Known<'_> {
     fn knows_grant(&self, requested: &Change, change: &ChangeRecord) -> bool {
         let scope = self.catalog.resolve(&change.scope).ok();
         let Some((purpose_id, channel_id)) = scope.and_then(Scope::as_cell) else { return false };
-        let Some(purpose) = self.catalog.purpose(purpose_id) else { return false };
         let says_the_same = |grant: &Grant| says_the_same(grant, requested, change);
-        match Standing::of(self.state, purpose, purpose_id, channel_id, self.now) {
-            Standing::Given(grant) => says_the_same(grant),
+        match Standing::of(self.catalog, self.state, purpose_id, channel_id, self.now) {
+            Standing::Given(given) => {
+                given.iter().any(says_the_same)
+                    || self.idle_grants(scope).any(|grant| {
+                        self.is_as_late(grant.mark.effective_at) && says_the_same(grant)
+                    })
+            }
             Standing::Pending(grant) => !grant.has_expired(self.now) && says_the_same(grant),
             // The grant was recorded before, and blocked by the stop.
             Standing::Stopped(stop) => self.grants(scope).any(|grant| {
@@ -230,8 +235,20 @@ impl Known<'_> {
     }
 
     fn grants(&self, scope: Option<Scope>) -> impl Iterator<Item = &Grant> {
-        let cells = scope.into_iter().flat_map(|scope| self.state.cells_in(scope));
-        cells.flat_map(|cell| cell.grant.iter().chain(cell.pending.as_deref()))
+        let cells = scope.into_iter().flat_map(|scope| self.state.cells_in(self.catalog, scope));
+        cells.flat_map(CellState::grants)
+    }
+
+    /// The grants of others that are on record and count for nothing: they have ended, or a stop
+    /// covered them.
+    fn idle_grants(&self, scope: Option<Scope>) -> impl Iterator<Item = &Grant> {
+        let (catalog, state, now) = (self.catalog, self.state, self.now);
+        let cells = scope.into_iter().flat_map(|scope| state.cells_in(catalog, scope));
+        cells.flat_map(move |cell| {
+            let is_covered = state.others_that_count(catalog, cell).is_none();
+            let grants = cell.others.iter().flat_map(|others| others.iter());
+            grants.filter(move |grant| is_covered || grant.has_expired(now))
+        })
     }
 
     /// A link may be removed, and with it the stops of the other subject: so the stop must stand
@@ -243,7 +260,7 @@ impl Known<'_> {
     /// Whether a stop of the state makes this one redundant. Only an objection makes an objection
     /// redundant; all other kinds of stop are equal.
     fn stop_stands(&self, state: &SubjectState, action: Action, scope: Scope) -> bool {
-        let Some(stop) = state.latest_stop_over(scope) else { return false };
+        let Some(stop) = state.latest_stop_over(self.catalog, scope) else { return false };
         if action == Action::Object && stop.kind != StopKind::Objected {
             return false;
         }
@@ -254,16 +271,11 @@ impl Known<'_> {
             };
             return match stop.mark.effective_at.cmp(&claimed) {
                 Ordering::Greater => true,
-                Ordering::Equal => !state.cells_in(scope).any(is_exception),
+                Ordering::Equal => !state.cells_in(self.catalog, scope).any(is_exception),
                 Ordering::Less => false,
             };
         }
-        !state.cells_in(scope).any(|cell| {
-            let (purpose, channel) = (cell.purpose, cell.channel);
-            let waiting = cell.pending.as_ref().filter(|grant| grant.actor.speaks_for_subject());
-            state.live_stop(purpose, channel).is_none()
-                || waiting.is_some_and(|grant| !state.stops_bar(purpose, channel, grant.mark))
-        })
+        !state.is_lifted_in(self.catalog, scope)
     }
 
     /// Whether `at` is not before the claimed time of the row.
@@ -316,7 +328,7 @@ mod tests {
     use crate::domain::{Actor, ChannelId, Exception, FrequencyCap, Mark, PurposeId, Stop};
 
     const CELL: (PurposeId, ChannelId) = (PurposeId(1), ChannelId(1));
-    const ALL: Scope = Scope { purpose: None, channel: None };
+    const ALL: Scope = Scope::EVERYTHING;
 
     fn mark(at: i64) -> Mark {
         Mark { effective_at: Millis(at), index: at.unsigned_abs() }
@@ -344,7 +356,7 @@ mod tests {
         let catalog = Catalog::default();
         let claimed = claimed.map(Millis);
         let known = Known { catalog: &catalog, unlinked: state, state, claimed, now: Millis(100) };
-        known.knows_stop(action, Scope { purpose: Some(CELL.0), channel: None })
+        known.knows_stop(action, Scope { channel: None, ..Scope::cell(CELL.0, CELL.1) })
     }
 
     #[test]
@@ -395,7 +407,10 @@ mod tests {
         let recorded = grant(10, Actor::Subject);
         let same = |version, end: Option<i64>, category: &str| {
             let purpose = crate::domain::Key::parse("p").ok();
-            let scope = crate::domain::ScopeKeys { channel: purpose.clone(), purpose };
+            let scope = crate::domain::ScopeKeys {
+                channel: purpose.clone(),
+                purpose: purpose.map(Into::into),
+            };
             let requested = Change {
                 action: Action::Grant,
                 scope: scope.clone(),
@@ -410,6 +425,7 @@ mod tests {
                 expires_at: Some(Millis(end.unwrap_or(1_000))),
                 data_categories: requested.data_categories.clone(),
                 outcome: crate::domain::Outcome::NoEffect,
+                linked_subjects: 0,
             };
             says_the_same(&recorded, &requested, &change)
         };

@@ -22,6 +22,7 @@ mod init;
 mod key_change;
 mod link;
 mod names;
+mod news;
 mod open;
 mod past;
 mod preferences;

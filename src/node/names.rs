@@ -190,7 +190,7 @@ mod tests {
     }
 
     fn act(subject: &str, action: Action) -> Act {
-        let scope = ScopeKeys { purpose: Some(key("news")), channel: Some(key("email")) };
+        let scope = ScopeKeys { purpose: Some(key("news").into()), channel: Some(key("email")) };
         let change = Change {
             action,
             scope,
@@ -206,6 +206,7 @@ mod tests {
             effective_at: None,
             evidence: Evidence::default(),
             idempotency: None,
+            record_only_news: false,
             confirmation_validity_ms: None,
             reported_late: false,
         }

@@ -79,7 +79,7 @@ impl Core {
     fn purposes_of(&self, index: u64, changes: &[ChangeRecord]) -> Vec<PurposeText> {
         let current = self.view.catalog();
         let text = |change: &ChangeRecord| {
-            let key = change.scope.purpose.as_ref()?;
+            let key = change.scope.purpose.as_ref()?.as_one()?;
             let id = current.catalog.purpose_id(key.as_str())?;
             let purpose = current.catalog.purpose(id)?;
             let version = match change.action {

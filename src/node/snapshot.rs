@@ -158,7 +158,7 @@ impl Source {
         }
         let Preferences { mut cells, mut stops, links, .. } = self.preferences(subject)?;
         cells.retain(|cell| {
-            filter.covers_purpose(Some(&cell.purpose))
+            filter.covers_purpose(Some(&cell.purpose.clone().into()))
                 && filter.covers_channel(Some(&cell.channel))
                 && (*kind == Snapshot::All || cell.decision.effect() == Effect::Deny)
         });

@@ -98,8 +98,10 @@ pub enum Problem {
         /// Position of the first of the two.
         first: usize,
     },
-    /// `*` in a grant or a question.
-    #[error("must be a key: only stops may use `*`")]
+    /// `*`, or a class of purposes, in a grant or a question.
+    #[error(
+        "must be a key: only stops and filters may name a class such as `marketing.*`, and only stops may use `*`"
+    )]
     Wildcard,
     /// Not a region.
     #[error(transparent)]

@@ -897,8 +897,8 @@ mod tests {
             while !done.load(Ordering::Relaxed) || reads < 100 {
                 for &name in names {
                     let known = |_: &Catalog, state: &SubjectState| {
-                        let lifted = state.cell(CELL.0, CELL.1).and_then(|cell| cell.lifted);
-                        let stop = state.latest_stop(CELL.0, CELL.1);
+                        let lifted = state.cell(CELL.0, CELL.1).and_then(|cell| cell.lifted());
+                        let stop = state.latest_stop(&Catalog::default(), CELL.0, CELL.1);
                         (lifted.map(|mark| mark.index), stop.map(|stop| stop.mark.index))
                     };
                     let (known, revision) =

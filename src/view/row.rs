@@ -9,9 +9,9 @@ use prost::Message;
 use thiserror::Error;
 
 use crate::domain::{
-    Actor, CellState, ChannelId, Contact, Exception, Field, FrequencyCap, Grant, Link,
-    LinkConfidence, Mark, Millis, PurposeId, QuietSpan, Scope, Stop, StopKind, SubjectRef,
-    SubjectState,
+    Actor, CellState, ChannelId, ClassId, Contact, Exception, Field, FrequencyCap, Grant, Grants,
+    Link, LinkConfidence, Mark, Millis, PurposeId, PurposeScope, QuietSpan, Scope, Stop, StopKind,
+    SubjectRef, SubjectState,
 };
 
 /// The bytes of a row are not a state.
@@ -81,7 +81,8 @@ struct LinkMessage {
     index: u64,
 }
 
-/// Purpose and channel are one more than the ordinal; 0 stands for all.
+/// Purpose, class and channel are one more than the ordinal. Neither purpose nor class: all purposes; no
+/// channel: all channels.
 #[derive(Clone, Copy, PartialEq, Message)]
 struct StopMessage {
     #[prost(uint64, tag = "1")]
@@ -96,6 +97,8 @@ struct StopMessage {
     is_subjects: bool,
     #[prost(uint64, tag = "6")]
     first_index: u64,
+    #[prost(uint64, tag = "7")]
+    class: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -120,14 +123,20 @@ struct CellMessage {
     purpose: u32,
     #[prost(uint32, tag = "2")]
     channel: u32,
-    #[prost(message, optional, tag = "3")]
-    grant: Option<GrantMessage>,
+    #[prost(message, required, tag = "3")]
+    own: GrantsMessage,
     #[prost(message, optional, tag = "4")]
-    lifted: Option<MarkMessage>,
+    others: Option<GrantsMessage>,
     #[prost(message, optional, tag = "5")]
-    pending: Option<GrantMessage>,
-    #[prost(message, optional, tag = "6")]
     exception: Option<ExceptionMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct GrantsMessage {
+    #[prost(message, optional, tag = "1")]
+    given: Option<GrantMessage>,
+    #[prost(message, optional, tag = "2")]
+    pending: Option<GrantMessage>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -249,8 +258,14 @@ fn link(message: &LinkMessage) -> Option<Link> {
 }
 
 fn stop_message(stop: &Stop) -> StopMessage {
+    let (purpose, class) = match stop.scope.purpose {
+        None => (0, 0),
+        Some(PurposeScope::One(id)) => (u64::from(id.0) + 1, 0),
+        Some(PurposeScope::Class(id)) => (0, u64::from(id.0) + 1),
+    };
     StopMessage {
-        purpose: stop.scope.purpose.map_or(0, |id| u64::from(id.0) + 1),
+        purpose,
+        class,
         channel: stop.scope.channel.map_or(0, |id| u64::from(id.0) + 1),
         kind: position(&STOP_KINDS, &stop.kind),
         mark: mark_message(stop.mark),
@@ -261,11 +276,14 @@ fn stop_message(stop: &Stop) -> StopMessage {
 
 fn stop(message: &StopMessage) -> Option<Stop> {
     let ordinal = |stored: u64| stored.checked_sub(1).map(u32::try_from).transpose().ok();
+    let purpose = match (ordinal(message.purpose)?, ordinal(message.class)?) {
+        (None, None) => None,
+        (Some(id), None) => Some(PurposeScope::One(PurposeId(id))),
+        (None, Some(id)) => Some(PurposeScope::Class(ClassId(id))),
+        (Some(_), Some(_)) => return None,
+    };
     Some(Stop {
-        scope: Scope {
-            purpose: ordinal(message.purpose)?.map(PurposeId),
-            channel: ordinal(message.channel)?.map(ChannelId),
-        },
+        scope: Scope { purpose, channel: ordinal(message.channel)?.map(ChannelId) },
         kind: *STOP_KINDS.get(usize::try_from(message.kind).ok()?)?,
         is_subjects: message.is_subjects,
         mark: mark(message.mark),
@@ -285,29 +303,40 @@ fn cell_message(cell: &CellState) -> CellMessage {
     CellMessage {
         purpose: cell.purpose.0,
         channel: cell.channel.0,
-        grant: cell.grant.as_ref().map(grant_message),
-        lifted: cell.lifted.map(mark_message),
+        own: grants_message(&cell.own),
+        others: cell.others.as_deref().map(grants_message),
         exception: cell.exception.as_deref().map(|exception| ExceptionMessage {
             mark: mark_message(exception.mark),
             lifts: exception.lifts,
         }),
-        pending: cell.pending.as_deref().map(grant_message),
     }
+}
+
+fn grants_message(grants: &Grants) -> GrantsMessage {
+    GrantsMessage {
+        given: grants.given.as_ref().map(grant_message),
+        pending: grants.pending.as_deref().map(grant_message),
+    }
+}
+
+fn grants(message: GrantsMessage) -> Option<Grants> {
+    let read =
+        |message: Option<GrantMessage>| message.map(grant).map_or(Some(None), |it| it.map(Some));
+    Some(Grants { given: read(message.given)?, pending: read(message.pending)?.map(Box::new) })
 }
 
 fn cell(message: CellMessage) -> Option<CellState> {
     Some(CellState {
         purpose: PurposeId(message.purpose),
         channel: ChannelId(message.channel),
-        grant: message.grant.map(grant).map_or(Some(None), |grant| grant.map(Some))?,
-        lifted: message.lifted.map(mark),
+        own: grants(message.own)?,
+        others: match message.others {
+            Some(message) => Some(Box::new(grants(message)?)),
+            None => None,
+        },
         exception: message.exception.map(|exception| {
             Box::new(Exception { mark: mark(exception.mark), lifts: exception.lifts })
         }),
-        pending: message
-            .pending
-            .map(grant)
-            .map_or(Some(None), |grant| grant.map(|grant| Some(Box::new(grant))))?,
     })
 }
 
@@ -355,10 +384,15 @@ mod tests {
     }
 
     fn any_stop() -> impl Strategy<Value = Stop> {
-        let scope = any::<(Option<u32>, Option<u32>)>().prop_map(|(purpose, channel)| Scope {
-            purpose: purpose.map(PurposeId),
-            channel: channel.map(ChannelId),
-        });
+        let purpose = option::of((any::<u32>(), any::<bool>()).prop_map(|(id, is_class)| {
+            if is_class {
+                PurposeScope::Class(ClassId(id))
+            } else {
+                PurposeScope::One(PurposeId(id))
+            }
+        }));
+        let scope = (purpose, any::<Option<u32>>())
+            .prop_map(|(purpose, channel)| Scope { purpose, channel: channel.map(ChannelId) });
         (scope, select(STOP_KINDS.to_vec()), any_mark(), any::<(bool, u64)>()).prop_map(
             |(scope, kind, mark, (is_subjects, first_index))| Stop {
                 scope,
@@ -423,16 +457,18 @@ mod tests {
 
     fn any_state() -> impl Strategy<Value = SubjectState> {
         let exception = option::of((any_mark(), any::<bool>()));
-        let grants =
-            (option::of(any_grant()), option::of(any_mark()), exception, option::of(any_grant()));
+        let grants = || {
+            (option::of(any_grant()), option::of(any_grant()))
+                .prop_map(|(given, pending)| Grants { given, pending: pending.map(Box::new) })
+        };
+        let grants = (grants(), option::of(grants()), exception);
         let cell = (any::<u32>(), any::<u32>(), grants).prop_map(
-            |(purpose, channel, (grant, lifted, exception, pending))| CellState {
+            |(purpose, channel, (own, others, exception))| CellState {
                 purpose: PurposeId(purpose),
                 channel: ChannelId(channel),
-                grant,
-                lifted,
+                own,
+                others: others.map(Box::new),
                 exception: exception.map(|(mark, lifts)| Box::new(Exception { mark, lifts })),
-                pending: pending.map(Box::new),
             },
         );
         let rest = (option::of(any_contact()), vec(any_link(), 0..3), any::<(Option<u64>, u64)>());

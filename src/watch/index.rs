@@ -9,13 +9,13 @@
 //! Invariant: [`FilterIndex::matching`] returns exactly the listeners whose filter the event passes,
 //! as defined by [`Event::passing`].
 
-use std::{borrow::Borrow, collections::BTreeSet, hash::Hash};
+use std::{borrow::Borrow, collections::BTreeSet, hash::Hash, iter::successors};
 
 use fixedbitset::FixedBitSet;
 use hashbrown::HashMap;
 
 use crate::{
-    domain::{EventKind, Filter, Key, Subject},
+    domain::{EventKind, Filter, Key, PurposeName, Subject},
     event::{Event, EventDetail},
 };
 
@@ -23,7 +23,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct FilterIndex {
     kinds: HashMap<EventKind, FixedBitSet>,
-    purposes: Dimension<Key>,
+    purposes: Dimension<PurposeName>,
     channels: Dimension<Key>,
     namespaces: Dimension<String>,
     /// The result of a search. This set and the next two are kept to reuse their memory.
@@ -77,7 +77,8 @@ impl FilterIndex {
             }
             EventDetail::Link(_) => self.find(EventKind::Link, None, None),
             EventDetail::Catalog(change) => {
-                self.find(EventKind::Catalog, change.purpose.as_ref(), change.channel.as_ref());
+                let purpose = change.purpose.clone().map(PurposeName::One);
+                self.find(EventKind::Catalog, purpose.as_ref(), change.channel.as_ref());
             }
             EventDetail::Overdue(_) => self.find(EventKind::Overdue, None, None),
         }
@@ -90,11 +91,11 @@ impl FilterIndex {
 
     /// Adds to `found` the listeners that want a change of this kind. None stands for all purposes or
     /// channels.
-    fn find(&mut self, kind: EventKind, purpose: Option<&Key>, channel: Option<&Key>) {
+    fn find(&mut self, kind: EventKind, purpose: Option<&PurposeName>, channel: Option<&Key>) {
         let Some(of_kind) = self.kinds.get(&kind) else { return };
         self.change.clone_from(of_kind);
-        if purpose.is_some() {
-            self.purposes.narrow(&mut self.change, purpose, &mut self.union);
+        if let Some(purpose) = purpose {
+            self.purposes.narrow_to_meeting(&mut self.change, purpose, &mut self.union);
         }
         if channel.is_some() {
             self.channels.narrow(&mut self.change, channel, &mut self.union);
@@ -149,6 +150,36 @@ impl<K: Eq + Hash + Clone> Dimension<K> {
     }
 }
 
+impl Dimension<PurposeName> {
+    /// Keeps the listeners that list a purpose or class which has a purpose in common with `name`.
+    /// `union` is overwritten.
+    fn narrow_to_meeting(
+        &self,
+        listeners: &mut FixedBitSet,
+        name: &PurposeName,
+        union: &mut FixedBitSet,
+    ) {
+        union.clone_from(&self.any);
+        match name {
+            // A purpose is in the classes of its own key alone.
+            PurposeName::One(key) => {
+                let above = successors(key.parent(), Key::parent).map(PurposeName::Class);
+                for listing in above.filter_map(|class| self.by_value.get(&class)) {
+                    union.union_with(listing);
+                }
+                if let Some(listing) = self.by_value.get(name) {
+                    union.union_with(listing);
+                }
+            }
+            PurposeName::Class(_) => {
+                let meeting = self.by_value.iter().filter(|(listed, _)| listed.meets(name));
+                meeting.for_each(|(_, listing)| union.union_with(listing));
+            }
+        }
+        listeners.intersect_with(union);
+    }
+}
+
 fn add(listeners: &mut FixedBitSet, listener: usize) {
     listeners.grow_and_insert(listener);
 }
@@ -173,6 +204,8 @@ mod tests {
     };
 
     const PURPOSES: [&str; 5] = ["news", "ads", "care", "news.local", "never-listed"];
+    const NAMES: [&str; 8] =
+        ["news", "ads", "care", "news.local", "never-listed", "news.*", "news.local.*", "ads.*"];
     const CHANNELS: [&str; 4] = ["email", "sms", "push", "post"];
     const NAMESPACES: [&str; 4] = ["user", "email", "device", "crm"];
     /// More listeners than one word of a set has bits.
@@ -186,10 +219,18 @@ mod tests {
         vec(select(from), 0..3).prop_map(|texts| texts.into_iter().map(key).collect())
     }
 
+    fn name(text: &str) -> PurposeName {
+        PurposeName::parse(text).unwrap()
+    }
+
+    fn names() -> impl Strategy<Value = BTreeSet<PurposeName>> {
+        vec(select(&NAMES[..]), 0..3).prop_map(|texts| texts.into_iter().map(name).collect())
+    }
+
     fn any_filter() -> impl Strategy<Value = Filter> {
         let namespaces = vec(select(&NAMESPACES[..]), 0..2);
         let kinds = vec(select(&EventKind::ALL[..]), 0..4);
-        (keys(&PURPOSES[..4]), keys(&CHANNELS), kinds, namespaces).prop_map(
+        (names(), keys(&CHANNELS), kinds, namespaces).prop_map(
             |(purposes, channels, kinds, namespaces)| Filter {
                 purposes,
                 channels,
@@ -202,15 +243,16 @@ mod tests {
     fn any_change() -> impl Strategy<Value = ChangeRecord> {
         use Action::{Expire, Grant, Object, Refuse, Withdraw};
         let action = select(&[Grant, Refuse, Withdraw, Object, Expire][..]);
-        let purpose = option::weighted(0.7, select(&PURPOSES[..]));
+        let purpose = option::weighted(0.7, select(&NAMES[..]));
         let channel = option::weighted(0.7, select(&CHANNELS[..]));
         (action, purpose, channel).prop_map(|(action, purpose, channel)| ChangeRecord {
             action,
-            scope: ScopeKeys { purpose: purpose.map(key), channel: channel.map(key) },
+            scope: ScopeKeys { purpose: purpose.map(name), channel: channel.map(key) },
             purpose_version: 0,
             expires_at: None,
             data_categories: Vec::new(),
             outcome: Outcome::Applied,
+            linked_subjects: 0,
         })
     }
 
@@ -316,7 +358,7 @@ mod tests {
     #[test]
     fn values_that_no_filter_lists_are_removed() {
         let mut index = FilterIndex::default();
-        let filter = Filter { purposes: [key("news")].into(), ..Filter::default() };
+        let filter = Filter { purposes: [name("news")].into(), ..Filter::default() };
         index.insert(3, &filter);
         index.insert(70, &filter);
         index.remove(3, &filter);

@@ -44,11 +44,12 @@ fn key(text: &str) -> Key {
 fn event(index: u64, purpose: Option<&str>, namespace: &str) -> Event {
     let change = ChangeRecord {
         action: Action::Withdraw,
-        scope: ScopeKeys { purpose: purpose.map(key), channel: None },
+        scope: ScopeKeys { purpose: purpose.map(|text| key(text).into()), channel: None },
         purpose_version: 0,
         expires_at: None,
         data_categories: Vec::new(),
         outcome: Outcome::Applied,
+        linked_subjects: 0,
     };
     let detail = EventDetail::Consent(ConsentDetail {
         subject: Subject::parse(&format!("{namespace}:{index}")).unwrap(),
@@ -137,7 +138,7 @@ fn any_reader() -> impl Strategy<Value = Reader> {
     let purposes = vec(select(&PURPOSES[..]), 0..3);
     let namespaces = vec(select(&["user", "email", "device"][..]), 0..2);
     let filter = (purposes, namespaces).prop_map(|(purposes, namespaces)| Filter {
-        purposes: purposes.into_iter().map(key).collect(),
+        purposes: purposes.into_iter().map(|text| key(text).into()).collect(),
         namespaces: namespaces.into_iter().map(str::to_owned).collect(),
         ..Filter::default()
     });
@@ -264,7 +265,7 @@ const NEWS: u8 = 4;
 const NOTHING: u8 = 0;
 
 fn news() -> Filter {
-    Filter { purposes: BTreeSet::from([key("news")]), ..Filter::default() }
+    Filter { purposes: BTreeSet::from([key("news").into()]), ..Filter::default() }
 }
 
 async fn index(watcher: &mut Watcher) -> u64 {

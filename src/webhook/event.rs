@@ -163,11 +163,12 @@ mod tests {
     fn record(action: Action, outcome: Outcome) -> ChangeRecord {
         ChangeRecord {
             action,
-            scope: ScopeKeys { purpose: key("news"), channel: None },
+            scope: ScopeKeys { purpose: key("news").map(Into::into), channel: None },
             purpose_version: if action == Action::Grant { 3 } else { 0 },
             expires_at: (action == Action::Grant).then_some(Millis(86_400_000)),
             data_categories: Vec::new(),
             outcome,
+            linked_subjects: 0,
         }
     }
 
@@ -307,6 +308,7 @@ mod tests {
                         "outcome": "OUTCOME_APPLIED",
                         "purposeVersion": 0,
                         "dataCategories": [],
+                        "linkedSubjects": 0,
                     }],
                     "reason": "REASON_UNSPECIFIED",
                     "linkedSubjects": ["email:jo@example.org"],

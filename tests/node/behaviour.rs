@@ -115,7 +115,7 @@ async fn refused_requests_change_nothing() {
     let error = node.record(in_future).await.unwrap_err();
     assert!(matches!(error, RecordError::EffectiveAt(_)), "{error:?}");
     let error = node.record(unknown).await.unwrap_err();
-    assert_eq!(error, RecordError::UnknownPurpose { change: 1, key: key("nonsense") });
+    assert_eq!(error, RecordError::UnknownPurpose { change: 1, key: key("nonsense").into() });
     let error = node.record(expired).await.unwrap_err();
     assert_eq!(error, RecordError::ExpiresBeforeEffective { change: 0 });
     let error = node.record(version).await.unwrap_err();

@@ -76,7 +76,9 @@ own accord, `system` an automated process, `import` a transfer from another syst
 
 What they do: `grant` gives consent, for exactly one purpose over one channel. `refuse`, `withdraw`
 and `object` are **stops**; a stop may cover one purpose over one channel, a purpose on every channel
-(`news:*`), a channel for every purpose (`*:email`), or everything (`*:*`).
+(`news:*`), a class of purposes on one channel or on every one (`shop.*:email`, `shop.*:*`), a channel for
+every purpose (`*:email`), or everything (`*:*`). The class `shop.*` has every purpose whose key begins with
+`shop.`, also those that come later; not a purpose named `shop`.
 
 ## Which act wins
 
@@ -87,15 +89,21 @@ and `object` are **stops**; a stop may cover one purpose over one channel, a pur
 2. A stop is lifted only by a later grant of someone who speaks for the person, and only for the purpose
    and channel that the grant names. A grant of anybody else never lifts a stop, and does not count
    later.
-3. Where no stop stands, the latest grant decides, no matter who gave it. Its expiry is tested only
-   then: an expired grant never revives an older one.
+3. Where no stop stands, the latest grant decides. Its expiry is tested only then: an expired grant
+   never revives an older one. A grant of anybody who does not speak for the person counts only where
+   no stop ever covered the purpose and channel, lifted or not. And it never ends, shortens or narrows
+   the person's own: as long as that one counts, it allows what it covers.
 4. A request that waits for its double opt-in lifts no stop and ends no grant. Once confirmed, it
    counts from the time of the request: a stop after the request still stands.
 5. Stops never expire, and no new version of a purpose ends them. A stop by `operator`, `system` or
    `import` over a standing stop of the person often only reports it back: the answer goes on to name
    the person's own. An objection is the person's own, whoever reports it.
-6. Acts of linked identifiers count as if they were the person's own: all acts if the link is verified,
-   stops alone if it is asserted.
+6. Of the stops of one act the narrowest is named: first by purposes (one purpose, then its classes from
+   the inner to the outer, then every purpose), and with the same purposes one channel before every channel.
+   Width never matters for what is stopped.
+7. Acts of linked identifiers count as if they were the person's own: all acts if the link is verified,
+   stops alone if it is asserted. So a stop of one identifier may change the answer about another, and its
+   outcome says that it did.
 ";
 
 const RULES: &str = "\
@@ -107,12 +115,16 @@ The first rule that applies decides.
 const OUTCOMES: &str = "\
 ## What becomes of a change
 
-Every act is recorded, even if it changes nothing. The answer gives the outcome of each change. A change
-without effect is never reported as a success.
+Every act is recorded, even if it changes nothing, unless the caller asks to record only news. The answer
+gives the outcome of each change. A change without effect is never reported as a success.
+
+An act is judged for all identifiers that are linked to its own: for those that are the same person, and
+with its stops also for those that may be. The answer says to how many of them a change applied, never to
+which.
 
 | outcome | meaning |
 | --- | --- |
-| `APPLIED` | The change now decides for something that it covers. |
+| `APPLIED` | The change now decides for something that it covers, of this identifier or of a linked one. |
 | `NO_EFFECT` | The change is recorded, but no answer and no consent on record changed. |
 | `BLOCKED_BY_STOP` | The grant may not lift the stop with this index, or it comes after an erasure. |
 | `SUPERSEDED_BY_LATER` | The act with this index took effect later, and decides. |
@@ -131,13 +143,15 @@ with that of a second, deliberately simple program that reads the whole history 
 - The order of arrival never matters.
 - A stop never turns a DENY into an ALLOW, not even through a link.
 - An erasure never turns a DENY into an ALLOW.
-- A grant by `operator`, `system` or `import` never lifts a stop, confirmed or not.
+- A grant by `operator`, `system` or `import` never lifts a stop, confirmed or not. One that a stop
+  blocked never changes an answer, whatever comes later.
 - An asserted link never turns a DENY into an ALLOW. A verified link reopens what a stop closed only
   where a later grant of the same person lifts it.
 - Unlinking brings back exactly what was.
 - Identifiers connected by verified links get the same answer.
 - \"Valid until\" is the first moment at which the answer changes by itself.
-- No answer changes from ALLOW to DENY or back without a change whose outcome is `APPLIED`.
+- No answer about anybody, linked or not, changes from ALLOW to DENY or back without a change whose outcome
+  is `APPLIED`, and the outcome counts all linked identifiers whose answers changed.
 ";
 
 #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use consent_ledger::domain::{
     Action, Actor, Catalog, ChangeRecord, Key, LegalBasis, LinkConfidence, Millis, Outcome,
-    Purpose, PurposeVersion, Reason, Region, ScopeKeys, Status, StopKind,
+    Purpose, PurposeName, PurposeVersion, Reason, Region, ScopeKeys, Status, StopKind,
 };
 
 use super::world::{Act, Content, Entry, Name};
@@ -26,13 +26,28 @@ pub fn all_cells(catalog: &Catalog) -> Vec<CellKeys> {
 }
 
 pub fn covers(scope: &ScopeKeys, cell: &CellKeys) -> bool {
-    scope.purpose.as_ref().is_none_or(|purpose| *purpose == cell.0)
+    covers_purpose(scope, &cell.0)
         && scope.channel.as_ref().is_none_or(|channel| *channel == cell.1)
 }
 
+/// By the text of names: a class ends with `.*`.
+fn covers_purpose(scope: &ScopeKeys, purpose: &Key) -> bool {
+    let Some(name) = scope.purpose.as_ref().map(ToString::to_string) else { return true };
+    match name.strip_suffix('*') {
+        Some(prefix) => purpose.as_str().starts_with(prefix),
+        None => purpose.as_str() == name,
+    }
+}
+
 fn is_as_wide(wide: &ScopeKeys, narrow: &ScopeKeys) -> bool {
-    (wide.purpose.is_none() || wide.purpose == narrow.purpose)
-        && (wide.channel.is_none() || wide.channel == narrow.channel)
+    let name =
+        |scope: &ScopeKeys| scope.purpose.as_ref().map_or("*".to_owned(), ToString::to_string);
+    let (wide_name, narrow_name) = (name(wide), name(narrow));
+    let has_purposes = match wide_name.strip_suffix('*') {
+        Some(prefix) => narrow_name.starts_with(prefix),
+        None => narrow_name == wide_name,
+    };
+    has_purposes && (wide.channel.is_none() || wide.channel == narrow.channel)
 }
 
 pub fn speaks(actor: Actor) -> bool {
@@ -148,14 +163,14 @@ impl Event<'_> {
         (self.act.effective_at, self.is_grant(), self.index)
     }
 
-    /// Of two stops of one act, the narrower decides.
-    fn width(&self) -> u8 {
-        match (&self.change.scope.purpose, &self.change.scope.channel) {
-            (None, None) => 3,
-            (None, Some(_)) => 2,
-            (Some(_), None) => 1,
-            (Some(_), Some(_)) => 0,
-        }
+    /// Of two stops of one act, the narrower decides: first by purposes, then by channels.
+    fn narrowness(&self) -> (usize, bool) {
+        let purposes = match &self.change.scope.purpose {
+            None => 0,
+            Some(PurposeName::Class(key)) => key.as_str().split('.').count(),
+            Some(PurposeName::One(_)) => usize::MAX,
+        };
+        (purposes, self.change.scope.channel.is_some())
     }
 
     fn needs_double_opt_in(&self, purpose: &Purpose) -> bool {
@@ -223,9 +238,33 @@ struct Cell<'a> {
     stop: Option<Event<'a>>,
     /// The stop that names the status: the person's own, where one stands.
     named: Option<Event<'a>>,
-    grant: Option<Event<'a>>,
+    /// The latest grant of the person.
+    own: Option<Event<'a>>,
+    /// A later one of somebody else, where no stop ever covered the cell.
+    other: Option<Event<'a>>,
     waiting: Option<Event<'a>>,
     lifted_by: Option<u64>,
+}
+
+impl<'a> Cell<'a> {
+    /// The grants that count, the latest first. That of somebody else does not end the person's own.
+    fn counting(&self, purpose: &Purpose, now: Millis) -> Vec<Event<'a>> {
+        let both = self.other.into_iter().chain(self.own);
+        both.filter(|grant| counts(purpose, grant, now)).collect()
+    }
+
+    fn latest(&self) -> Option<Event<'a>> {
+        self.other.or(self.own)
+    }
+
+    /// What a request of this person, or of somebody else, can be compared with.
+    fn rivals(&self, of: &Event<'_>) -> Vec<Event<'a>> {
+        let was_stopped = self.events.iter().any(|event| !event.is_grant());
+        let is_rival = |event: &&Event<'_>| {
+            event.is_grant() && (speaks(event.act.actor) || !speaks(of.act.actor) && !was_stopped)
+        };
+        self.events.iter().filter(is_rival).copied().collect()
+    }
 }
 
 fn replay<'a>(purpose: &Purpose, events: &[Event<'a>], cell: &CellKeys) -> Cell<'a> {
@@ -249,26 +288,30 @@ fn is_barred(events: &[Event<'_>], grant: &Event<'_>) -> bool {
 fn replay_all<'a>(purpose: &Purpose, events: &[Event<'a>], cell: &CellKeys) -> Cell<'a> {
     let mut events: Vec<Event<'a>> =
         events.iter().filter(|event| covers(&event.change.scope, cell)).copied().collect();
-    events.sort_by_key(|event| (event.order(), 3 - event.width()));
+    events.sort_by_key(|event| (event.order(), event.narrowness()));
 
-    let (mut stop, mut grant, mut waiting, mut lifted_by) = (None, None, None, None);
+    let (mut stop, mut own, mut other) = (None, None, None);
+    let (mut waiting, mut lifted_by) = (None, None);
     let mut was_stopped = false;
     for &event in &events {
+        let speaks = speaks(event.act.actor);
         if !event.is_grant() {
-            (stop, grant, waiting, lifted_by) = (Some(event), None, None, None);
+            (stop, own, other, waiting, lifted_by) = (Some(event), None, None, None, None);
             was_stopped = true;
-        } else if stop.is_some() && (!speaks(event.act.actor) || is_barred_then(&events, &event)) {
+        } else if was_stopped && !speaks || stop.is_some() && is_barred_then(&events, &event) {
             // It is recorded, and changes nothing.
         } else if event.waits(purpose) {
             waiting = Some(event);
-        } else {
-            (stop, grant, waiting) = (None, Some(event), None);
-            if was_stopped && speaks(event.act.actor) {
+        } else if speaks {
+            (stop, own, other, waiting) = (None, Some(event), None, None);
+            if was_stopped {
                 lifted_by = Some(event.index);
             }
+        } else {
+            (other, waiting) = (Some(event), None);
         }
     }
-    Cell { events, stop, named: stop, grant, waiting, lifted_by }
+    Cell { events, stop, named: stop, own, other, waiting, lifted_by }
 }
 
 /// Whether a stop of the grant's own moment wins over it.
@@ -334,23 +377,25 @@ pub fn decide(catalog: &Catalog, entries: &[Entry], question: Question<'_>) -> A
     if legal_basis == LegalBasis::LegitimateInterest {
         return answer(Reason::NoObjection, cell.lifted_by);
     }
-    if let (Some(waiting), false) = (cell.waiting, grant_counts(purpose, &cell, now)) {
+    let counting = cell.counting(purpose, now);
+    if let Some(latest) = counting.first() {
+        let covers = |grant: &&Event<'_>| covers_categories(purpose, **grant, question.categories);
+        return match counting.iter().find(covers) {
+            Some(grant) => answer(Reason::Granted, Some(grant.decided_by())),
+            None => answer(Reason::DataCategoryNotCovered, Some(latest.decided_by())),
+        };
+    }
+    if let Some(waiting) = cell.waiting {
         return answer(Reason::PendingConfirmation, Some(waiting.index));
     }
-    let Some(grant) = cell.grant else { return answer(Reason::NoRecord, None) };
+    let Some(grant) = cell.latest() else { return answer(Reason::NoRecord, None) };
     if grant.is_expired(now) {
         return answer(Reason::Expired, Some(grant.decided_by()));
     }
     if grant.change.purpose_version < purpose.oldest_compatible {
         return answer(Reason::ReconsentRequired, Some(purpose.oldest_compatible_index));
     }
-    if grant.guardian_has_no_say(now) {
-        return answer(Reason::ReconsentRequired, Some(grant.decided_by()));
-    }
-    if !covers_categories(purpose, grant, question.categories) {
-        return answer(Reason::DataCategoryNotCovered, Some(grant.decided_by()));
-    }
-    answer(Reason::Granted, Some(grant.decided_by()))
+    answer(Reason::ReconsentRequired, Some(grant.decided_by()))
 }
 
 fn kind(stop: Event<'_>) -> StopKind {
@@ -371,8 +416,8 @@ fn status(purpose: &Purpose, cell: &Cell<'_>, now: Millis) -> Status {
             StopKind::Objected => Status::Objected,
         };
     }
-    match cell.grant {
-        Some(_) if grant_counts(purpose, cell, now) => Status::Given,
+    match cell.latest() {
+        Some(_) if !cell.counting(purpose, now).is_empty() => Status::Given,
         _ if cell.waiting.is_some() => Status::Requested,
         None => Status::Unknown,
         Some(grant) if grant.is_expired(now) => Status::Expired,
@@ -402,12 +447,26 @@ fn asks_for_the_same(grant: &Event<'_>, request: Event<'_>) -> bool {
         && asked.data_categories == given.data_categories
 }
 
-fn grant_counts(purpose: &Purpose, cell: &Cell<'_>, now: Millis) -> bool {
-    cell.grant.is_some_and(|grant| {
-        !grant.is_expired(now)
-            && !grant.guardian_has_no_say(now)
-            && grant.change.purpose_version >= purpose.oldest_compatible
-    })
+fn counts(purpose: &Purpose, grant: &Event<'_>, now: Millis) -> bool {
+    !grant.is_expired(now)
+        && !grant.guardian_has_no_say(now)
+        && grant.change.purpose_version >= purpose.oldest_compatible
+}
+
+/// Whether one grant gives all that another gives, for as long.
+fn gives_all_of(purpose: &Purpose, wide: &Event<'_>, narrow: &Event<'_>) -> bool {
+    let end = |grant: &Event<'_>| {
+        let by_authority =
+            grant.act.authority_ends_at.filter(|_| grant.act.actor == Actor::Guardian);
+        let ends = grant.change.expires_at.into_iter().chain(by_authority).min();
+        ends.unwrap_or(Millis(i64::MAX))
+    };
+    let version = narrow.change.purpose_version as usize - 1;
+    let given = match narrow.change.data_categories.as_slice() {
+        [] => &purpose.versions[version].data_categories,
+        narrowed => narrowed,
+    };
+    end(narrow) <= end(wide) && covers_categories(purpose, *wide, given)
 }
 
 /// The admissible outcomes of a change: one, or "superseded" by any of these entries.
@@ -430,12 +489,33 @@ impl Verdict {
 }
 
 /// The outcome of a change of the last entry, an act or a confirmation, by the rules that the fold
-/// module documents.
+/// module documents, and to how many linked data subjects it applied.
 pub fn verdict(
     catalog: &Catalog,
     entries: &[Entry],
     change: &ChangeRecord,
     now: Millis,
+) -> (Verdict, u32) {
+    let name = entries.last().unwrap().names()[0];
+    let verdict_for = |name| verdict_for(catalog, entries, change, now, name);
+    // A grant counts only for those who are surely the same person.
+    let [surely, maybe] = linked(entries, name);
+    let others = if change.action == Action::Grant { surely } else { maybe };
+    let others = others.into_iter().filter(|other| *other != name);
+    let applied = others.filter(|&other| verdict_for(other) == Verdict::Is(Outcome::Applied));
+    match u32::try_from(applied.count()).unwrap() {
+        0 => (verdict_for(name), 0),
+        count => (Verdict::Is(Outcome::Applied), count),
+    }
+}
+
+/// The outcome for one of the data subjects.
+fn verdict_for(
+    catalog: &Catalog,
+    entries: &[Entry],
+    change: &ChangeRecord,
+    now: Millis,
+    name: Name,
 ) -> Verdict {
     let (last, earlier) = entries.split_last().unwrap();
     let judged = match &last.content {
@@ -448,7 +528,6 @@ pub fn verdict(
         },
         _ => panic!("nothing becomes of {last:?}"),
     };
-    let name = judged.act.subject;
     let judgement = Judgement {
         catalog,
         judged,
@@ -474,13 +553,13 @@ impl Judgement<'_> {
     fn grant(&self) -> Outcome {
         let judged = self.judged;
         let scope = judged.change.scope.clone();
-        let keys = (scope.purpose.unwrap(), scope.channel.unwrap());
+        let keys = (scope.purpose.unwrap().as_one().unwrap().clone(), scope.channel.unwrap());
         let (purpose, _) = find(self.catalog, &keys);
         let before = replay(purpose, &self.before, &keys);
         let after = replay(purpose, &self.after, &keys);
         let waits = judged.waits(purpose);
-        let later_request =
-            latest_request(purpose, &after).filter(|event| event.order() > judged.order());
+        let is_later = |event: &Event<'_>| event.order() > judged.order();
+        let later_request = latest_request(purpose, &after, &judged).filter(is_later);
 
         if !is_stoppable(purpose) {
             return Outcome::NoEffect;
@@ -496,7 +575,7 @@ impl Judgement<'_> {
                 return Outcome::SupersededByLater(Some(stop.index));
             }
             return match later_request {
-                Some(event) if speaks(event.act.actor) && !is_barred(&after.events, &event) => {
+                Some(event) if !is_barred(&after.events, &event) => {
                     Outcome::SupersededByLater(Some(event.index))
                 }
                 _ => Outcome::PendingConfirmation,
@@ -515,20 +594,59 @@ impl Judgement<'_> {
         if before.stop.is_some() {
             return Outcome::Applied;
         }
-        let counting = after.events.iter().rfind(|event| event.is_grant() && !event.waits(purpose));
-        match (counting, later_request) {
-            (Some(grant), _) if grant.order() > judged.order() => {
-                Outcome::SupersededByLater(Some(grant.index))
-            }
-            _ if !waits => Outcome::Applied,
-            (_, Some(request)) => Outcome::SupersededByLater(Some(request.index)),
-            (Some(grant), None)
-                if grant_counts(purpose, &after, self.now) && asks_for_the_same(grant, judged) =>
-            {
-                Outcome::NoEffect
-            }
-            _ => Outcome::PendingConfirmation,
+        let was_stopped = after.events.iter().any(|event| !event.is_grant());
+        let rivals = after.rivals(&judged);
+        let given = rivals.iter().rfind(|event| !event.waits(purpose));
+        let later = given.filter(|event| is_later(event)).map(|event| event.index);
+        if let Some(index) = later {
+            return Outcome::SupersededByLater(Some(index));
         }
+        if was_stopped && !speaks(judged.act.actor) {
+            return Outcome::NoEffect;
+        }
+        let counting = after.counting(purpose, self.now);
+        if waits {
+            return match later_request {
+                Some(request) => Outcome::SupersededByLater(Some(request.index)),
+                None if counting.iter().any(|grant| asks_for_the_same(grant, judged)) => {
+                    Outcome::NoEffect
+                }
+                None => Outcome::PendingConfirmation,
+            };
+        }
+        // The grant stands. Did it change what is given?
+        let counts = |grant: &Event<'_>| counts(purpose, grant, self.now);
+        let is_given_by =
+            |grant: &Event<'_>, by: &Event<'_>| counts(by) && gives_all_of(purpose, by, grant);
+        let own_side = speaks(judged.act.actor);
+        let (beside, replaced) =
+            if own_side { (after.other, before.own) } else { (after.own, before.other) };
+        let Some(beside) = beside else { return Outcome::Applied };
+        if !own_side && !counts(&beside) {
+            return Outcome::Applied;
+        }
+        // A later grant of somebody else decides as soon as it counts.
+        if !own_side && counts(&judged) {
+            return Outcome::Applied;
+        }
+        let mut counted = [Some(judged), replaced].into_iter().flatten().filter(counts);
+        if counted.any(|grant| !is_given_by(&grant, &beside)) {
+            return Outcome::Applied;
+        }
+        if own_side { Outcome::SupersededByLater(Some(beside.index)) } else { Outcome::NoEffect }
+    }
+
+    /// Whether a stop that is lifted at once took something from others that its lifting grant does
+    /// not give.
+    fn takes_from_others(&self, purpose: &Purpose, before: &Cell<'_>, after: &Cell<'_>) -> bool {
+        if before.stop.is_some() || after.stop.is_some() {
+            return false;
+        }
+        let shown = before.counting(purpose, self.now).first().copied().or(before.waiting);
+        let left = after.own.filter(|own| counts(purpose, own, self.now));
+        shown
+            .filter(|grant| !speaks(grant.act.actor))
+            .is_some_and(|grant| left.is_none_or(|own| !gives_all_of(purpose, &own, &grant)))
     }
 
     fn stop(&self) -> Verdict {
@@ -537,7 +655,7 @@ impl Judgement<'_> {
         if self.erased_by.is_some() {
             return Verdict::Is(Outcome::NoEffect);
         }
-        if let Some(key) = &scope.purpose {
+        if let Some(PurposeName::One(key)) = &scope.purpose {
             let purpose =
                 self.catalog.purposes().find(|(_, purpose)| purpose.key == *key).unwrap().1;
             if !is_stoppable(purpose) {
@@ -564,6 +682,9 @@ impl Judgement<'_> {
             if !is_named && (!as_wide.is_empty() || !can_matter_without_grant) {
                 continue;
             }
+            if self.takes_from_others(purpose, &before, &after) {
+                return Verdict::Is(Outcome::Applied);
+            }
             match after.stop {
                 Some(stop) if stop.index != judged.index => causes.push(stop.index),
                 None => {
@@ -586,10 +707,9 @@ impl Judgement<'_> {
     }
 }
 
-/// The latest grant that needs a double opt-in, completed or not.
-fn latest_request<'a>(purpose: &Purpose, cell: &Cell<'a>) -> Option<Event<'a>> {
-    let asks = |event: &&Event<'_>| event.is_grant() && event.needs_double_opt_in(purpose);
-    cell.events.iter().rfind(asks).copied()
+/// The latest rival that needs a double opt-in, completed or not.
+fn latest_request<'a>(purpose: &Purpose, cell: &Cell<'a>, of: &Event<'_>) -> Option<Event<'a>> {
+    cell.rivals(of).into_iter().rfind(|event| event.needs_double_opt_in(purpose))
 }
 
 fn latest_lifting(purpose: &Purpose, cell: &Cell<'_>) -> Option<u64> {
@@ -601,9 +721,12 @@ fn latest_lifting(purpose: &Purpose, cell: &Cell<'_>) -> Option<u64> {
 /// Whether a stop ends a valid grant or a pending request.
 fn takes_back(purpose: &Purpose, before: &Cell<'_>, now: Millis) -> bool {
     if before.stop.is_none() {
-        return before.grant.is_some_and(|grant| !grant.is_expired(now))
+        return !before.counting(purpose, now).is_empty()
+            || before.latest().is_some_and(|grant| !grant.is_expired(now))
             || before.waiting.is_some();
     }
-    latest_request(purpose, before)
-        .is_some_and(|event| speaks(event.act.actor) && !is_barred(&before.events, &event))
+    let asks = |event: &&Event<'_>| {
+        event.is_grant() && speaks(event.act.actor) && event.needs_double_opt_in(purpose)
+    };
+    before.events.iter().rfind(asks).is_some_and(|event| !is_barred(&before.events, event))
 }

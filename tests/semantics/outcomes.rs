@@ -32,8 +32,12 @@ pub const GROUPS: &[Group] = &[
             ("6 import grant news:email",                          "5 subject grant news:email", "SUPERSEDED by 100"),
             // The later stop is lifted too: the cause is the grant that decides.
             ("6 subject withdraw *:*; 7 subject grant news:email", "5 subject grant news:email", "SUPERSEDED by 101"),
-            // A late grant reopened the cell by lifting the stop, though a blocked import decides.
+            // The import was blocked, and never counts.
             ("5 subject withdraw *:*; 7 import grant news:email",  "6 subject grant news:email", "APPLIED"),
+            // Nobody else's grant ends the person's own.
+            ("6 import grant news:email until 9",                  "5 subject grant news:email", "APPLIED"),
+            ("6 import grant news:email only user.name",           "5 subject grant news:email", "APPLIED"),
+            ("6 import grant news:email until 9",                  "5 subject grant news:email until 9", "SUPERSEDED by 100"),
         ],
     },
     Group {
@@ -43,7 +47,11 @@ pub const GROUPS: &[Group] = &[
             ("5 subject withdraw *:*",                             "6 import grant news:email", "BLOCKED by 100"),
             ("5 import refuse news:*",                             "6 operator grant news:email", "BLOCKED by 100"),
             ("6 subject withdraw *:*",                             "5 system grant news:email", "BLOCKED by 100"),
-            ("5 subject withdraw *:*; 6 subject grant news:email", "7 import grant news:email", "APPLIED"),
+            ("5 subject withdraw *:*; 6 subject grant news:email", "7 import grant news:email", "NO_EFFECT"),
+            ("5 subject withdraw *:*; 6 subject grant offers:email; confirm 101", "7 import grant offers:email", "NO_EFFECT"),
+            ("5 subject grant news:email",                         "6 import grant news:email", "APPLIED"),
+            ("5 subject grant news:email",                         "6 import grant news:email until 9", "NO_EFFECT"),
+            ("5 subject grant news:email until 9",                 "6 import grant news:email until 9", "APPLIED"),
             ("5 subject withdraw *:*; 7 subject grant news:email", "6 import grant news:email", "SUPERSEDED by 101"),
         ],
     },
@@ -109,6 +117,9 @@ pub const GROUPS: &[Group] = &[
             ("5 subject grant news:email",                           "5 subject withdraw news:email", "APPLIED"),
             ("5 subject withdraw news:email",                        "6 import withdraw news:email", "NO_EFFECT"),
             ("6 import grant news:email",                            "5 subject withdraw news:email", "APPLIED"),
+            // The person's own grant lifts it, but does not give what the import gave.
+            ("6 subject grant news:email until 9; 7 import grant news:email", "5 subject withdraw news:email", "APPLIED"),
+            ("6 subject grant news:email; 7 import grant news:email", "5 subject withdraw news:email", "SUPERSEDED by 100"),
             ("5 subject grant news:email until 20",                  "6 subject withdraw news:email", "NO_EFFECT"),
             ("5 subject grant news:email until 20",                  "6 subject refuse news:email", "APPLIED"),
             ("5 subject grant profile:email v1",                     "6 subject withdraw profile:email", "APPLIED"),
@@ -170,6 +181,24 @@ pub const GROUPS: &[Group] = &[
         ],
     },
     Group {
+        about: "Stops over a class.",
+        cases: &[
+            ("5 subject grant shop.news:email",      "6 subject withdraw shop.*:*", "APPLIED"),
+            ("5 subject grant shop.news:email",      "6 subject withdraw shop.*:sms", "NO_EFFECT"),
+            ("5 subject grant shop:email",           "6 subject withdraw shop.*:*", "NO_EFFECT"),
+            ("",                                     "5 subject withdraw shop.*:*", "NO_EFFECT"),
+            ("",                                     "5 subject refuse shop.*:email", "APPLIED"),
+            ("5 subject refuse shop.*:*",            "6 subject refuse shop.ads.*:*", "NO_EFFECT"),
+            ("5 subject refuse shop.ads.*:*",        "6 subject refuse shop.*:*", "APPLIED"),
+            ("5 subject refuse shop.*:*",            "6 subject refuse shop.news:email", "NO_EFFECT"),
+            ("6 subject refuse shop.*:*",            "5 subject refuse shop.ads.*:email", "SUPERSEDED by 100"),
+            ("6 subject withdraw shop.*:*",          "5 subject grant shop.news:email", "SUPERSEDED by 100"),
+            ("5 subject withdraw shop.*:*",          "6 subject grant shop.news:email", "APPLIED"),
+            ("5 subject withdraw shop.*:*",          "6 import grant shop.news:email", "BLOCKED by 100"),
+            ("5 subject refuse shop.news:* and refuse shop.ads.fresh:*", "6 subject refuse shop.*:*", "NO_EFFECT"),
+        ],
+    },
+    Group {
         about: "Several changes in one act: each is judged against what was before the whole act.",
         cases: &[
             ("5 subject grant news:email", "6 subject withdraw *:* and grant news:sms", "APPLIED, APPLIED"),
@@ -182,11 +211,21 @@ pub const GROUPS: &[Group] = &[
         ],
     },
     Group {
-        about: "Linked identifiers: all that counts for the one who acts.",
+        about: "Linked identifiers: a change is judged for all of them. `+1` says that it applied to one \
+            more, whatever it was for the one who acts.",
         cases: &[
-            ("5 subject withdraw *:*; verify a b",     "b 6 subject grant news:email", "APPLIED"),
+            ("5 subject withdraw *:*; verify a b",     "b 6 subject grant news:email", "APPLIED +1"),
             ("6 subject withdraw *:*; verify a b",     "b 5 subject grant news:email", "SUPERSEDED by 100"),
-            ("5 subject grant news:email; verify a b", "b 6 subject withdraw news:*", "APPLIED"),
+            ("5 subject grant news:email; verify a b", "b 6 subject withdraw news:*", "APPLIED +1"),
+            ("5 subject grant news:email; assert a b", "b 6 subject withdraw news:*", "APPLIED +1"),
+            ("5 subject grant news:email; assert a b", "b 6 import withdraw *:*", "APPLIED +1"),
+            ("7 subject grant news:email; assert a b", "b 6 subject withdraw news:*", "NO_EFFECT"),
+            ("5 subject grant news:email; assert a b", "b 6 subject withdraw news:* and grant news:email", "APPLIED +1, APPLIED"),
+            ("b 4 subject refuse news:*; 5 subject grant news:email; assert a b", "b 6 subject refuse news:*", "APPLIED +1"),
+            ("5 subject grant news:email; c 5 subject grant news:email; verify a b; assert b c", "b 6 subject withdraw news:*", "APPLIED +2"),
+            ("5 subject grant news:email; c 5 subject grant news:sms; assert a b; verify a c", "b 6 subject withdraw news:*", "APPLIED +2"),
+            ("5 subject grant news:email; assert a b; erase", "b 6 subject withdraw news:*", "NO_EFFECT"),
+            ("5 subject grant news:email; assert a b; unlink a b", "b 6 subject withdraw news:*", "NO_EFFECT"),
             ("5 subject withdraw *:*; assert a b",     "b 6 import grant news:email", "BLOCKED by 100"),
             ("6 subject withdraw *:*; assert a b",     "b 5 subject grant news:email", "SUPERSEDED by 100"),
             ("5 subject withdraw *:*; assert a b",     "b 6 subject grant news:email", "APPLIED"),
@@ -223,7 +262,11 @@ fn outcomes(before: &str, last: &str) -> String {
     let last = entries.pop().unwrap();
     let mut people = People::after(&catalog, &entries);
     let changes = people.record(&catalog, &last, RECORDED_AT);
-    changes.iter().map(|change| in_words(change.outcome)).collect::<Vec<_>>().join(", ")
+    let words = changes.iter().map(|change| match change.linked_subjects {
+        0 => in_words(change.outcome),
+        count => format!("{} +{count}", in_words(change.outcome)),
+    });
+    words.collect::<Vec<_>>().join(", ")
 }
 
 fn in_words(outcome: Outcome) -> String {
@@ -233,6 +276,7 @@ fn in_words(outcome: Outcome) -> String {
         Outcome::BlockedByStop(index) => format!("BLOCKED by {}", index.unwrap()),
         Outcome::SupersededByLater(index) => format!("SUPERSEDED by {}", index.unwrap()),
         Outcome::PendingConfirmation => "PENDING".to_owned(),
+        Outcome::StandsAlready(index) => panic!("{index} is no outcome of a recorded change"),
     }
 }
 

@@ -289,6 +289,47 @@ pub const RULES: &[Rule] = &[
                 ],
             },
             Group {
+                about: "A stop over a class: every purpose below its key, also those that come later.",
+                cases: &[
+                    ("The person withdraws a class of purposes",
+                        "shop.news:email", "5 subject withdraw shop.*:*",
+                        "DENY Withdrawn Withdrawn by 100 until -"),
+                    ("The same, over the channel asked about",
+                        "shop.news:email", "5 subject withdraw shop.*:email",
+                        "DENY Withdrawn Withdrawn by 100 until -"),
+                    ("The same, over another channel",
+                        "shop.news:sms", "5 subject withdraw shop.*:email",
+                        "DENY NoRecord Unknown by - until -"),
+                    ("The purpose is deeper in the class",
+                        "shop.ads.fresh:email", "5 subject withdraw shop.*:*",
+                        "DENY Withdrawn Withdrawn by 100 until -"),
+                    ("The class is within that of another purpose",
+                        "shop.news:email", "5 subject grant shop.news:email; 6 subject withdraw shop.ads.*:*",
+                        "ALLOW Granted Given by 100 until -"),
+                    ("A purpose with the name of the class is not in it",
+                        "shop:email", "5 subject grant shop:email; 6 subject withdraw shop.*:*",
+                        "ALLOW Granted Given by 100 until -"),
+                    ("The person agrees to one purpose of the class later",
+                        "shop.news:email", "5 subject withdraw shop.*:*; 6 subject grant shop.news:email",
+                        "ALLOW Granted Given by 101 until -"),
+                    ("The same, another purpose of the class",
+                        "shop.ads.fresh:email", "5 subject withdraw shop.*:*; 6 subject grant shop.news:email",
+                        "DENY Withdrawn Withdrawn by 100 until -"),
+                    ("An import grants a purpose of the class later",
+                        "shop.news:email", "5 subject withdraw shop.*:*; 6 import grant shop.news:email",
+                        "DENY Withdrawn Withdrawn by 100 until -"),
+                    ("One form: the narrower class is named",
+                        "shop.ads.fresh:email", "5 subject withdraw shop.*:* and object shop.ads.*:*",
+                        "DENY Objected Objected by 100 until -"),
+                    ("One form: a class is narrower than every purpose on a channel",
+                        "shop.news:email", "5 subject withdraw *:email and object shop.*:*",
+                        "DENY Objected Objected by 100 until -"),
+                    ("One form: a purpose is narrower than a class on a channel",
+                        "shop.news:email", "5 subject withdraw shop.*:email and object shop.news:*",
+                        "DENY Objected Objected by 100 until -"),
+                ],
+            },
+            Group {
                 about: "A stop over a grant, as long as the grant is not later.",
                 cases: &[
                     ("The person agreed, then withdraws",
@@ -368,7 +409,22 @@ pub const RULES: &[Rule] = &[
                         "DENY Withdrawn Withdrawn by 102 until -"),
                     ("Once the person lifted the stop, a later import counts",
                         "news:email", "5 subject withdraw *:*; 6 subject grant news:email; 7 import grant news:email until 30",
-                        "ALLOW Granted Given by 102 until 30"),
+                        "ALLOW Granted Given by 101 until -"),
+                    ("The import came while the stop stood, and is limited",
+                        "news:email", "5 subject withdraw *:*; 7 import grant news:email until 9; 6 subject grant news:email",
+                        "ALLOW Granted Given by 102 until -"),
+                    ("The same, and it is the person's own that has run out",
+                        "news:email", "5 subject withdraw *:*; 7 import grant news:email; 6 subject grant news:email until 9",
+                        "DENY Expired Expired by 102 until -"),
+                    ("It is narrowed to some data categories",
+                        "news:email user.name", "5 subject withdraw *:*; 7 import grant news:email only user.contact; 6 subject grant news:email",
+                        "ALLOW Granted Given by 102 until -"),
+                    ("It is of a version that no longer counts",
+                        "profile:email", "5 subject withdraw *:*; 7 import grant profile:email v1; 6 subject grant profile:email v2",
+                        "ALLOW Granted Given by 102 until -"),
+                    ("It was a request, confirmed after the person had agreed",
+                        "offers:email", "5 subject withdraw *:*; 7 import grant offers:email until 9; 6 subject grant offers:email; confirm 102; confirm 101",
+                        "ALLOW Granted Given by 103 until -"),
                 ],
             },
             Group {
@@ -672,8 +728,14 @@ pub const RULES: &[Rule] = &[
                     ("An unlimited grant, then a limited one",
                         "news:email", "5 subject grant news:email; 6 subject grant news:email until 9",
                         "DENY Expired Expired by 101 until -"),
-                    ("The same, and an import brought the limited one",
+                    ("The same, and an import brought the limited one: the person's own goes on",
                         "news:email", "5 subject grant news:email; 6 import grant news:email until 9",
+                        "ALLOW Granted Given by 100 until -"),
+                    ("The import's is the longer one",
+                        "news:email", "5 subject grant news:email until 25; 6 import grant news:email until 30",
+                        "ALLOW Granted Given by 101 until 30"),
+                    ("Both have run out",
+                        "news:email", "5 subject grant news:email until 9; 6 import grant news:email until 8",
                         "DENY Expired Expired by 101 until -"),
                     ("The grant lifted a stop, and ran out; the stop does not come back",
                         "news:email", "5 subject withdraw *:*; 6 subject grant news:email until 9",
@@ -817,7 +879,9 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         title: "11. Granted",
-        about: "Where no stop stands, anybody's grant counts, and the latest decides.",
+        about: "Where no stop ever covered the cell, anybody's grant counts, and the latest decides. One \
+            of somebody who does not speak for the person never ends, shortens or narrows the \
+            person's own.",
         groups: &[
             Group {
                 about: "",
@@ -836,6 +900,12 @@ pub const RULES: &[Rule] = &[
                         "ALLOW Granted Given by 101 until -"),
                     ("The same, arriving the other way round",
                         "news:email", "6 subject grant news:email; 5 subject grant news:email",
+                        "ALLOW Granted Given by 100 until -"),
+                    ("The person agreed, and a later import agrees too",
+                        "news:email", "5 subject grant news:email until 25; 6 import grant news:email",
+                        "ALLOW Granted Given by 101 until -"),
+                    ("The import is narrower than what the person said",
+                        "news:email user.name", "5 subject grant news:email; 6 import grant news:email only user.contact",
                         "ALLOW Granted Given by 100 until -"),
                     ("Two grants at the same moment: the one that arrived last",
                         "news:email", "5 subject grant news:email; 5 agent grant news:email",
@@ -1006,7 +1076,7 @@ fn a_grant_of_a_version_that_is_gone_asks_for_consent_again() {
     let catalog = catalog();
     let mut state = state_after(&catalog, "5 subject grant news:email");
     let mut cells = state.cells().to_vec();
-    cells[0].grant.as_mut().unwrap().purpose_version = 7;
+    cells[0].own.given.as_mut().unwrap().purpose_version = 7;
     state = SubjectState::from_parts(Vec::new(), cells, None, state.revision);
     let got = in_words(&ask(&catalog, &state, "news:email"));
     assert_eq!(got, "DENY ReconsentRequired Invalidated by 1 until -");

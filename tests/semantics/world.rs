@@ -22,14 +22,11 @@ use consent_ledger::{
     domain::{
         Action, Actor, Body, Catalog, ChangeRecord, ChannelPut, ConsentAct, ConsentConfirmed,
         ContactChange, Door, Key, LegalBasis, LinkChange, LinkConfidence, Mark, Millis, Obligation,
-        Outcome, PurposePut, PurposeVersion, Region, ScopeKeys, SubjectRef, SubjectState,
+        Outcome, PurposeName, PurposePut, PurposeVersion, Region, ScopeKeys, SubjectRef,
+        SubjectState,
     },
     entry::{Fact, Place},
-    fold::{
-        self,
-        consent::{self, ActFacts},
-        reach, unite,
-    },
+    fold::{self, Acted, Linked, consent::ActFacts, reach, unite},
 };
 
 /// Index of the first entry after those of the catalogue.
@@ -92,6 +89,7 @@ impl Act {
                 .scope
                 .purpose
                 .as_ref()
+                .and_then(PurposeName::as_one)
                 .and_then(|key| catalog.purpose(catalog.purpose_id(key.as_str()).unwrap()));
             let version = purpose.and_then(|purpose| purpose.at_version(change.purpose_version));
             change.action == Action::Grant && version.is_some_and(|version| version.double_opt_in)
@@ -200,12 +198,15 @@ impl People {
 
     /// The state including the contributions of linked data subjects.
     pub fn whole(&self, name: Name) -> SubjectState {
-        let own_state = self.own_state(name);
+        unite(&self.own_state(name), &self.linked(name))
+    }
+
+    fn linked(&self, name: Name) -> Vec<Linked> {
         let state_of = |other: SubjectRef| {
             Ok::<_, Infallible>(Arc::new(self.own_state(char::from(other.0[0]))))
         };
-        let Ok(linked) = reach(name_ref(name), &own_state, state_of);
-        unite(&own_state, &linked)
+        let Ok(linked) = reach(name_ref(name), &self.own_state(name), state_of);
+        linked
     }
 
     /// Folds in an entry; returns its changes with their outcomes.
@@ -223,19 +224,21 @@ impl People {
                 return Vec::new();
             }
         };
-        let before = self.whole(act.subject);
+        let before = Arc::new(self.own_state(act.subject));
+        let linked = self.linked(act.subject);
         self.fold(catalog, entry);
-        let after = self.whole(act.subject);
-        let judge = consent::Judge {
+        let acted = Acted {
             catalog,
+            subject: name_ref(act.subject),
             before: &before,
-            after: &after,
+            after: &Arc::new(self.own_state(act.subject)),
+            linked: &linked,
             mark: Mark { effective_at: act.effective_at, index: request_index },
             actor: act.actor,
             now,
             is_confirmation,
         };
-        judge.outcomes(&mut changes).expect("the tests name what the catalogue has");
+        acted.outcomes(&mut changes).expect("the tests name what the catalogue has");
         changes
     }
 }
@@ -290,7 +293,7 @@ impl PurposeLine {
 
 /// The purposes, one line an entry. `news` and `care` come with an obligation.
 #[rustfmt::skip]
-pub const PURPOSES: [PurposeLine; 22] = [
+pub const PURPOSES: [PurposeLine; 25] = [
     line(1,  "news",    "consent",             &["user.contact", "user.name"]),
     line(2,  "offers",  "consent",             &["user.contact"]).double_opt_in(),
     line(3,  "care",    "legitimate-interest", &["user.contact"]),
@@ -317,6 +320,10 @@ pub const PURPOSES: [PurposeLine; 22] = [
     // Purposes with another legal basis in some regions.
     line(21, "ads",     "consent US=legitimate-interest US-CA=consent BR=contract", &["user.contact"]),
     line(22, "support", "contract DE=consent", &["user.contact"]),
+    // A class, one within it, and a purpose that is in neither.
+    line(23, "shop",           "consent", &["user.contact"]),
+    line(24, "shop.news",      "consent", &["user.contact"]),
+    line(25, "shop.ads.fresh", "consent", &["user.contact"]),
 ];
 
 /// Channels of the catalogue; `fax` is retired.
@@ -389,8 +396,10 @@ pub fn key(text: &str) -> Key {
 
 pub fn scope(text: &str) -> ScopeKeys {
     let (purpose, channel) = text.split_once(':').unwrap();
-    let side = |text: &str| (text != "*").then(|| key(text));
-    ScopeKeys { purpose: side(purpose), channel: side(channel) }
+    ScopeKeys {
+        purpose: (purpose != "*").then(|| PurposeName::parse(purpose).unwrap()),
+        channel: (channel != "*").then(|| key(channel)),
+    }
 }
 
 pub fn change(action: Action, scope: ScopeKeys, purpose_version: u32) -> ChangeRecord {
@@ -402,6 +411,7 @@ pub fn change(action: Action, scope: ScopeKeys, purpose_version: u32) -> ChangeR
         data_categories: Vec::new(),
         // The fold must not read the outcome of an act: start from one that is never right here.
         outcome: Outcome::SupersededByLater(Some(u64::MAX)),
+        linked_subjects: u32::MAX,
     }
 }
 

@@ -205,3 +205,19 @@ pub fn seed(test: &str) -> u64 {
     println!("{test}: CONSENT_LEDGER_TEST_SEED={seed}");
     seed
 }
+
+/// Every order of the first numbers.
+pub fn by_permutation(count: usize) -> Vec<Vec<usize>> {
+    let mut orders = vec![Vec::new()];
+    for number in 0..count {
+        let insert = |order: Vec<usize>| {
+            (0..=order.len()).map(move |place| {
+                let mut order = order.clone();
+                order.insert(place, number);
+                order
+            })
+        };
+        orders = orders.into_iter().flat_map(insert).collect();
+    }
+    orders
+}

@@ -105,26 +105,36 @@ fn is_persons_stop(act: &Act, change: &Change) -> bool {
 #[derive(Default)]
 struct Replayed<'a> {
     stop: Option<(&'a Act, &'a Change)>,
-    grant: Option<(&'a Act, &'a Change)>,
+    /// The latest grant of the person.
+    own: Option<(&'a Act, &'a Change)>,
+    /// A later one of somebody else, where no stop ever covered the cell.
+    other: Option<(&'a Act, &'a Change)>,
     pending: Option<&'a Act>,
 }
 
 /// Replays the changes of a cell, sorted by time, stops before grants.
 fn replay<'a>(terms: &Purpose, touching: &[(&'a Act, &'a Change)]) -> Replayed<'a> {
     let mut cell = Replayed::default();
+    let mut was_stopped = false;
     for &(act, change) in touching {
         // At one moment a stop wins over the grant of another act.
         let is_barred = touching.iter().any(|(other, stop)| {
             !stop.is_grant() && other.effective_at == act.effective_at && other.index != act.index
         });
+        let speaks = speaks_for_subject(act.actor);
         if !change.is_grant() {
-            cell.stop = Some((act, change));
+            cell = Replayed { stop: Some((act, change)), pending: cell.pending, ..cell };
+            was_stopped = true;
+        } else if was_stopped && !speaks {
+            // Where a stop ever was, only the person's own grants count.
         } else if terms.double_opt_in {
             // It waits for its confirmation, and until then lifts nothing.
             cell.pending = Some(act);
-        } else if cell.stop.is_none() || speaks_for_subject(act.actor) && !is_barred {
-            cell.stop = None;
-            cell.grant = Some((act, change));
+        } else if !speaks {
+            cell.other = Some((act, change));
+        } else if cell.stop.is_none() || !is_barred {
+            cell =
+                Replayed { own: Some((act, change)), pending: cell.pending, ..Replayed::default() };
         }
     }
     cell
@@ -153,7 +163,7 @@ pub fn decide(catalog: &Catalog, acts: &[Act], purpose: &str, channel: &str, now
         .collect();
     touching.sort_by_key(|(act, change)| (act.effective_at, change.is_grant(), act.index));
 
-    let Replayed { stop, grant, pending } = replay(terms, &touching);
+    let Replayed { stop, own, other, pending } = replay(terms, &touching);
     if let Some(stop) = stop {
         // A stop by others often only reports the person's own back, which goes on to be named.
         touching.retain(|(act, change)| change.is_grant() || is_persons_stop(act, change));
@@ -164,19 +174,21 @@ pub fn decide(catalog: &Catalog, acts: &[Act], purpose: &str, channel: &str, now
     if legitimate_interest {
         return Expected::by_rule(Reason::NoObjection, None);
     }
-    match (grant, pending) {
+    let has_expired = |(act, change): &(&Act, &Change)| {
+        let default = terms.validity_ms.map(|validity| act.effective_at + validity);
+        change.expires_at.or(default).is_some_and(|expiry| now >= expiry)
+    };
+    // A later grant of somebody else never ends the person's own.
+    let counting = other.into_iter().chain(own).find(|grant| !has_expired(grant));
+    match (counting.or(other).or(own), pending) {
         (None, None) => Expected::by_rule(Reason::NoRecord, Some(Status::Unknown)),
         (None, Some(act)) => {
             Expected::by_act(Reason::PendingConfirmation, Status::Requested, act.index)
         }
-        (Some((act, change)), _) => {
-            let default = terms.validity_ms.map(|validity| act.effective_at + validity);
-            if change.expires_at.or(default).is_some_and(|expiry| now >= expiry) {
-                Expected::by_act(Reason::Expired, Status::Expired, act.index)
-            } else {
-                Expected::by_act(Reason::Granted, Status::Given, act.index)
-            }
+        (Some(grant), _) if has_expired(&grant) => {
+            Expected::by_act(Reason::Expired, Status::Expired, grant.0.index)
         }
+        (Some((act, _)), _) => Expected::by_act(Reason::Granted, Status::Given, act.index),
     }
 }
 

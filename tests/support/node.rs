@@ -62,7 +62,10 @@ pub fn change(action: Action, purpose: &str, channel: &str) -> Change {
     let one_or_all = |text: &str| (text != "*").then(|| key(text));
     Change {
         action,
-        scope: ScopeKeys { purpose: one_or_all(purpose), channel: one_or_all(channel) },
+        scope: ScopeKeys {
+            purpose: one_or_all(purpose).map(Into::into),
+            channel: one_or_all(channel),
+        },
         purpose_version: None,
         expires_at: None,
         data_categories: Vec::new(),
@@ -76,6 +79,7 @@ pub fn act(who: &str, changes: Vec<Change>) -> Act {
         changes,
         contact: ContactChange::default(),
         effective_at: None,
+        record_only_news: false,
         confirmation_validity_ms: None,
         reported_late: false,
         evidence: Evidence { touchpoint: "onboarding".to_owned(), ..Evidence::default() },

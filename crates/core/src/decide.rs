@@ -9,13 +9,14 @@
 //! decision applies time and catalogue to it.
 
 use crate::domain::{
-    Catalog, Channel, ChannelId, Decision, Effect, Grant, LegalBasis, Millis, Purpose, PurposeId,
-    Query, Reason, Status, Stop, StopKind, SubjectState, covers_category,
+    Catalog, Channel, ChannelId, Decision, Effect, Grant, Grants, LegalBasis, Millis, Purpose,
+    PurposeId, Query, Reason, Status, Stop, StopKind, SubjectState, covers_category,
 };
 
 /// Answers "may I?".
 ///
-/// `valid_until` is the first moment at which effect or reason could change with no new entry.
+/// `valid_until` is the first moment at which effect, reason or `decided_by` could change with no new
+/// entry.
 /// `decided_by` is the entry that decided: an act, or an entry of the catalogue; none if the
 /// decision follows from the absence of entries.
 #[must_use]
@@ -28,7 +29,7 @@ pub fn decide(catalog: &Catalog, state: &SubjectState, query: &Query<'_>, now: M
     };
     let current = purpose.current();
     let basis = current.basis_in(query.region);
-    let standing = Standing::of(state, purpose, purpose_id, channel_id, now);
+    let standing = Standing::of(catalog, state, purpose_id, channel_id, now);
 
     #[rustfmt::skip]
     let (reason, decided_by, valid_until) = match standing {
@@ -46,7 +47,7 @@ pub fn decide(catalog: &Catalog, state: &SubjectState, query: &Query<'_>, now: M
         Standing::Erased(index) => (Reason::Erased, Some(index), None),
         Standing::Stopped(stop) => (stop_reason(stop.kind), Some(stop.mark.index), None),
         _ if basis == LegalBasis::LegitimateInterest => {
-            (Reason::NoObjection, lifting_index(state, purpose_id, channel_id), None)
+            (Reason::NoObjection, lifting_index(catalog, state, purpose_id, channel_id), None)
         }
         Standing::Nothing => (Reason::NoRecord, None, None),
         Standing::Pending(grant) => (Reason::PendingConfirmation, Some(grant.mark.index), None),
@@ -57,10 +58,15 @@ pub fn decide(catalog: &Catalog, state: &SubjectState, query: &Query<'_>, now: M
         Standing::CameOfAge(grant) => {
             (Reason::ReconsentRequired, Some(grant.decided_by()), grant.expires_at)
         }
-        Standing::Given(grant) if !covers(purpose, grant, query.data_categories) => {
-            (Reason::DataCategoryNotCovered, Some(grant.decided_by()), grant.ends_at())
-        }
-        Standing::Given(grant) => (Reason::Granted, Some(grant.decided_by()), grant.ends_at()),
+        Standing::Given(grants) => match grants.covering(purpose, query.data_categories) {
+            Some(Given { latest, .. }) => {
+                (Reason::Granted, Some(latest.decided_by()), latest.ends_at())
+            }
+            None => {
+                let decided_by = grants.latest.decided_by();
+                (Reason::DataCategoryNotCovered, Some(decided_by), grants.latest.ends_at())
+            }
+        },
     };
 
     let obligations = match reason.effect() {
@@ -68,7 +74,10 @@ pub fn decide(catalog: &Catalog, state: &SubjectState, query: &Query<'_>, now: M
         Effect::Deny | Effect::NotNow => Vec::new(),
     };
     let data_categories = match standing {
-        Standing::Given(grant) if reason == Reason::Granted => grant.data_categories.clone(),
+        Standing::Given(grants) => grants
+            .covering(purpose, query.data_categories)
+            .filter(|_| reason == Reason::Granted)
+            .and_then(|grants| grants.latest.data_categories.clone()),
         _ => None,
     };
     Decision {
@@ -85,7 +94,8 @@ pub fn decide(catalog: &Catalog, state: &SubjectState, query: &Query<'_>, now: M
 /// The standing of a cell at a moment, whatever the purpose's legal basis.
 ///
 /// The winner is picked first and its expiry is tested after: an expired grant never revives an
-/// older one. A request that waits for its double opt-in never takes the place of a confirmed
+/// older one. One exception: the grant of somebody who can not lift stops may be the latest only in a
+/// cell that no stop ever covered, and there it never caps the data subject's own. A request that waits for its double opt-in never takes the place of a confirmed
 /// grant that counts; it does take the place of one that is past its expiry or outdated.
 #[derive(Debug, Clone, Copy)]
 pub enum Standing<'a> {
@@ -103,16 +113,53 @@ pub enum Standing<'a> {
     Outdated(&'a Grant),
     /// The grant is a guardian's, whose authority has ended.
     CameOfAge(&'a Grant),
-    /// The grant counts.
-    Given(&'a Grant),
+    /// One grant counts, or two.
+    Given(Given<'a>),
+}
+
+/// The grants that count in a cell.
+#[derive(Debug, Clone, Copy)]
+pub struct Given<'a> {
+    /// The latest.
+    pub latest: &'a Grant,
+    /// The data subject's own, if the latest is somebody else's: that one does not take it away.
+    pub own: Option<&'a Grant>,
+}
+
+impl<'a> Given<'a> {
+    fn of(latest: Option<&'a Grant>, own: Option<&'a Grant>) -> Option<Self> {
+        match latest {
+            Some(latest) => Some(Self { latest, own }),
+            None => own.map(|own| Self { latest: own, own: None }),
+        }
+    }
+
+    /// The grants, the latest first.
+    pub fn iter(self) -> impl Iterator<Item = &'a Grant> {
+        [Some(self.latest), self.own].into_iter().flatten()
+    }
+
+    /// First moment at which none of them counts by itself.
+    #[must_use]
+    pub fn ends_at(self) -> Option<Millis> {
+        let ends: Option<Vec<Millis>> = self.iter().map(Grant::ends_at).collect();
+        ends.and_then(|ends| ends.into_iter().max())
+    }
+
+    /// Those of them that cover all data categories asked for, if any does.
+    #[must_use]
+    pub fn covering(self, purpose: &Purpose, asked: &[String]) -> Option<Self> {
+        let covering = |grant: &&Grant| covers(purpose, grant, asked);
+        Self::of(Some(self.latest).filter(covering), self.own.filter(covering))
+    }
 }
 
 impl<'a> Standing<'a> {
     /// The standing of a cell.
     #[must_use]
     pub fn of(
+        catalog: &Catalog,
         state: &'a SubjectState,
-        purpose: &Purpose,
         purpose_id: PurposeId,
         channel_id: ChannelId,
         now: Millis,
@@ -120,22 +167,30 @@ impl<'a> Standing<'a> {
         if let Some(index) = state.erased_by {
             return Self::Erased(index);
         }
-        if let Some(stop) = state.live_stop(purpose_id, channel_id) {
+        let Some(purpose) = catalog.purpose(purpose_id) else { return Self::Nothing };
+        if let Some(stop) = state.live_stop(catalog, purpose_id, channel_id) {
             return Self::Stopped(stop);
         }
         let Some(cell) = state.cell(purpose_id, channel_id) else { return Self::Nothing };
-        let pending = cell.pending.as_deref();
-        let Some(grant) = &cell.grant else {
+        let Grants { given: own, pending } = &cell.own;
+        let others = state.others_that_count(catalog, cell);
+        let other = others.and_then(|others| others.given.as_ref());
+        let other = other.filter(|grant| own.as_ref().is_none_or(|own| own.mark < grant.mark));
+        let pending = [pending.as_deref(), others.and_then(|others| others.pending.as_deref())];
+        let pending = pending.into_iter().flatten().max_by_key(|grant| grant.mark);
+        let counting = |grant: &&Grant| counts(purpose, grant, now);
+        if let Some(given) = Given::of(other.filter(counting), own.as_ref().filter(counting)) {
+            return Self::Given(given);
+        }
+        let Some(grant) = other.or(own.as_ref()) else {
             return pending.map_or(Self::Nothing, Self::Pending);
         };
         let standing = if grant.has_expired(now) {
             Self::Expired(grant)
-        } else if !counts(purpose, grant.purpose_version) {
+        } else if !is_of_a_counting_version(purpose, grant) {
             Self::Outdated(grant)
-        } else if grant.authority_has_ended(now) {
-            Self::CameOfAge(grant)
         } else {
-            return Self::Given(grant);
+            Self::CameOfAge(grant)
         };
         match pending {
             Some(pending) if pending.mark > grant.mark => Self::Pending(pending),
@@ -204,14 +259,38 @@ fn stop_status(kind: StopKind) -> Status {
 }
 
 /// The grant that lifted the stops of a cell, if there were any to lift.
-fn lifting_index(state: &SubjectState, purpose: PurposeId, channel: ChannelId) -> Option<u64> {
-    state.latest_stop(purpose, channel)?;
-    Some(state.cell(purpose, channel)?.lifted?.index)
+fn lifting_index(
+    catalog: &Catalog,
+    state: &SubjectState,
+    purpose: PurposeId,
+    channel: ChannelId,
+) -> Option<u64> {
+    state.latest_stop(catalog, purpose, channel)?;
+    Some(state.cell(purpose, channel)?.lifted()?.index)
 }
 
-/// Whether grants under a version still count. One that the catalogue lacks never does.
-fn counts(purpose: &Purpose, version: u32) -> bool {
-    (purpose.oldest_compatible..=purpose.version()).contains(&version)
+/// Whether a grant counts by itself at a moment.
+pub(crate) fn counts(purpose: &Purpose, grant: &Grant, now: Millis) -> bool {
+    !grant.has_expired(now)
+        && is_of_a_counting_version(purpose, grant)
+        && !grant.authority_has_ended(now)
+}
+
+/// Whether grants of its version still count. Those of one that the catalogue lacks never do.
+fn is_of_a_counting_version(purpose: &Purpose, grant: &Grant) -> bool {
+    (purpose.oldest_compatible..=purpose.version()).contains(&grant.purpose_version)
+}
+
+/// Whether a grant gives everything that another gives, for as long.
+pub(crate) fn includes(purpose: &Purpose, wide: &Grant, narrow: &Grant) -> bool {
+    let Some(version) = purpose.at_version(narrow.purpose_version) else { return true };
+    let given = narrow.data_categories.as_deref().unwrap_or(&version.data_categories);
+    let lasts = match (wide.ends_at(), narrow.ends_at()) {
+        (Some(end), Some(narrow_end)) => narrow_end <= end,
+        (Some(_), None) => false,
+        (None, _) => true,
+    };
+    lasts && covers(purpose, wide, given)
 }
 
 /// Whether every category asked for is among those that the granted version declared and, if the

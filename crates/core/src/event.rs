@@ -15,8 +15,8 @@
 
 use crate::{
     domain::{
-        Actor, ChangeRecord, EventKind, Filter, Identity, Key, LinkConfidence, Millis, Reason,
-        Subject, SubjectRef, SubscriptionId,
+        Actor, ChangeRecord, EventKind, Filter, Identity, Key, LinkConfidence, Millis, PurposeName,
+        Reason, Subject, SubjectRef, SubscriptionId,
     },
     entry::{DeliveryOverdue, Fact, LinkChange, Place},
     format::keys::ledger::LedgerSecret,
@@ -329,7 +329,7 @@ impl Event {
 impl CatalogDetail {
     fn passes(&self, filter: &Filter) -> bool {
         filter.wants(EventKind::Catalog)
-            && filter.covers_purpose(self.purpose.as_ref())
+            && filter.covers_purpose(self.purpose.clone().map(PurposeName::One).as_ref())
             && filter.covers_channel(self.channel.as_ref())
     }
 }
@@ -348,11 +348,12 @@ mod tests {
         let key = |text: &str| (text != "*").then(|| Key::parse(text).unwrap());
         let change = |&(action, purpose, channel): &(Action, &str, &str)| ChangeRecord {
             action,
-            scope: ScopeKeys { purpose: key(purpose), channel: key(channel) },
+            scope: ScopeKeys { purpose: key(purpose).map(Into::into), channel: key(channel) },
             purpose_version: 1,
             expires_at: None,
             data_categories: Vec::new(),
             outcome: Outcome::Applied,
+            linked_subjects: 0,
         };
         let consent = ConsentDetail {
             subject: Subject::parse("user:42").unwrap(),
@@ -365,6 +366,10 @@ mod tests {
             linked: Vec::new(),
         };
         Event { index: 7, recorded_at: Millis(0), detail: EventDetail::Consent(consent) }
+    }
+
+    fn names(texts: &[&str]) -> BTreeSet<PurposeName> {
+        texts.iter().map(|text| PurposeName::parse(text).unwrap()).collect()
     }
 
     fn keys(texts: &[&str]) -> BTreeSet<Key> {
@@ -396,12 +401,12 @@ mod tests {
             (Action::Withdraw, "*", "sms"),
             (Action::Withdraw, "*", "*"),
         ]);
-        let filter = Filter { purposes: keys(&["news"]), ..Filter::default() };
+        let filter = Filter { purposes: names(&["news"]), ..Filter::default() };
         assert_eq!(event.passing(&filter), Some(vec![0, 2, 3]));
         let filter = Filter { channels: keys(&["sms"]), ..Filter::default() };
         assert_eq!(event.passing(&filter), Some(vec![1, 2, 3]));
         let filter =
-            Filter { purposes: keys(&["ads"]), channels: keys(&["email"]), ..Filter::default() };
+            Filter { purposes: names(&["ads"]), channels: keys(&["email"]), ..Filter::default() };
         assert_eq!(event.passing(&filter), Some(vec![1, 3]));
     }
 
@@ -455,7 +460,7 @@ mod tests {
         let event =
             Event { index: 7, recorded_at: Millis(0), detail: EventDetail::Catalog(change) };
         assert_eq!(event.passing(&of_namespace("email")), Some(Vec::new()));
-        let of_purpose = |purpose| Filter { purposes: keys(&[purpose]), ..Filter::default() };
+        let of_purpose = |purpose| Filter { purposes: names(&[purpose]), ..Filter::default() };
         assert_eq!(event.passing(&of_purpose("news")), Some(Vec::new()));
         assert_eq!(event.passing(&of_purpose("ads")), None);
         let channels = Filter { channels: keys(&["sms"]), ..Filter::default() };

@@ -123,6 +123,7 @@ fn change(change: &Change, kind: RecordKind) -> Checked {
     absent_unless("changes.expires_at_ms", is_grant, change.expires_at_ms.is_some())?;
     absent_unless("changes.data_categories", is_grant, !change.data_categories.is_empty())?;
     cause(change, is_expiry)?;
+    absent_unless("changes.linked_subjects", !is_expiry, change.linked_subjects != 0)?;
     present_if("changes.reason", is_expiry, change.reason != 0)?;
     let reasons = [0, Reason::Expired as i32, Reason::ReconsentRequired as i32];
     if reasons.contains(&change.reason) {
@@ -134,7 +135,7 @@ fn change(change: &Change, kind: RecordKind) -> Checked {
 
 fn cause(change: &Change, is_expiry: bool) -> Checked {
     let outcome: Outcome = known("changes.outcome", change.outcome)?;
-    if outcome == Outcome::NotRecorded {
+    if matches!(outcome, Outcome::NotRecorded | Outcome::StandsAlready) {
         return Err(FieldError::Unknown("changes.outcome"));
     }
     let has_cause = fixed_or_empty::<16>("changes.cause", &change.cause)?;

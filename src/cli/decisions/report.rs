@@ -121,6 +121,12 @@ impl Statement {
             Untrue::Outcome { position, stored, recomputed } => {
                 ("outcome", Some(*position), Some(outcome(*stored)), Some(outcome(*recomputed)))
             }
+            Untrue::LinkedSubjects { position, stored, recomputed } => (
+                "linked_subjects",
+                Some(*position),
+                Some(stored.to_string()),
+                Some(recomputed.to_string()),
+            ),
             Untrue::EffectiveAt { latest } => {
                 ("effective_at", None, None, Some(format!("at latest {}", rfc3339_ms(latest.0))))
             }

@@ -256,6 +256,8 @@ struct Imported {
     /// Changes of the recorded rows, by outcome.
     #[serde(serialize_with = "json::serialize_list")]
     outcomes: Vec<OutcomeCount>,
+    /// Changes of the recorded rows that applied to linked data subjects.
+    changes_of_linked_subjects: u64,
     /// File of the rejected rows; null if none was rejected.
     rejects: Option<String>,
     /// Line from which an earlier import was resumed.
@@ -553,6 +555,7 @@ impl Import {
             warned: self.counts.warnings,
             warnings: self.warnings,
             outcomes: words::outcome_counts(self.counts.outcomes),
+            changes_of_linked_subjects: self.counts.changes_of_linked_subjects,
             rejects: self.rejects.existing_path().map(|path| path.display().to_string()),
             resumed_at_line,
             seconds: rounded(self.started.elapsed().as_secs_f64()),
@@ -608,6 +611,12 @@ fn print(imported: &Imported, file: &Path, context: &mut Context) -> Result<(), 
             "superseded_by_later: something later is on record. Whoever has a later grant stays in, also \
              where the row was a stop",
         )?;
+    }
+    if imported.changes_of_linked_subjects > 0 {
+        out.line(format!(
+            "{} changes applied to linked data subjects",
+            imported.changes_of_linked_subjects
+        ))?;
     }
     match &imported.rejects {
         Some(path) => out.line(format!("the rejected rows are in {path}")),

@@ -95,6 +95,9 @@ pub(super) struct Counts {
     pub rejected_fields: u64,
     /// Warnings.
     pub warnings: u64,
+    /// Changes that applied to linked data subjects.
+    #[serde(default)]
+    pub changes_of_linked_subjects: u64,
     /// Changes by outcome.
     pub outcomes: BTreeMap<String, u64>,
     /// Highest revision of a row.
@@ -110,6 +113,7 @@ impl Counts {
         self.replayed += response.replayed;
         self.rejected += response.rejected;
         self.warnings += u64::try_from(response.warnings.len()).unwrap_or(u64::MAX);
+        self.changes_of_linked_subjects += response.changes_of_linked_subjects;
         self.revision = self.revision.max(response.revision);
         for outcome in &response.outcomes {
             let word = words::word::<Outcome>(outcome.outcome);

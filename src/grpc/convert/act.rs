@@ -4,8 +4,8 @@ use prost::Message;
 
 use crate::{
     domain::{
-        Action, Actor, Catalog, Change, ContactChange, Evidence, Excess, Key, LANGUAGE_BYTES_MAX,
-        Millis, QuietSpan, Region, Said, ScopeKeys, Subject, TIME_ZONES_MAX,
+        Action, Actor, Catalog, Change, ContactChange, Evidence, Excess, LANGUAGE_BYTES_MAX,
+        Millis, PurposeName, QuietSpan, Region, Said, ScopeKeys, Subject, TIME_ZONES_MAX,
     },
     node::{Act, AsOf, CHANGES_MAX, Confirm, IDEMPOTENCY_KEY_BYTES_MAX, Idempotency, Naming, Use},
     obligations::is_time_zone,
@@ -18,8 +18,8 @@ use super::{
     faults::{Faults, LeftOut, ParsedChanges},
     receipt::subject_if_given,
     scalar::{
-        action, actor, at_most, check_data_categories, check_key, key, line_within, moment, region,
-        span_ms_within, subject, subject_if_known, text_within,
+        action, actor, at_most, check_data_categories, check_key, key, line_within, moment,
+        purpose_name, region, span_ms_within, subject, subject_if_known, text_within,
     },
 };
 
@@ -62,6 +62,7 @@ pub fn act(
         evidence,
         idempotency,
         reported_late,
+        record_only_news: request.record_only_news,
         confirmation_validity_ms: validity_ms.flatten(),
     };
     let left_out = faults.settle(&mut act, changes)?;
@@ -336,13 +337,17 @@ fn change(message: &proto::Change) -> Result<Change, Invalid> {
 }
 
 fn scope_keys(scope: &proto::Scope, is_grant: bool) -> Result<ScopeKeys, Invalid> {
-    let part = |text: &str, field| -> Result<Option<Key>, Invalid> {
-        if text == "*" && !is_grant { Ok(None) } else { key(text, field).map(Some) }
-    };
-    Ok(ScopeKeys {
-        purpose: part(&scope.purpose, "purpose")?,
-        channel: part(&scope.channel, "channel")?,
-    })
+    if is_grant {
+        let purpose = PurposeName::One(key(&scope.purpose, "purpose")?);
+        return Ok(ScopeKeys {
+            purpose: Some(purpose),
+            channel: Some(key(&scope.channel, "channel")?),
+        });
+    }
+    let given = |text| Some(text).filter(|text| *text != "*");
+    let purpose = given(scope.purpose.as_str()).map(|text| purpose_name(text, "purpose"));
+    let channel = given(scope.channel.as_str()).map(|text| key(text, "channel"));
+    Ok(ScopeKeys { purpose: purpose.transpose()?, channel: channel.transpose()? })
 }
 
 pub(super) fn evidence(

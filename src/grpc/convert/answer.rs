@@ -25,8 +25,9 @@ pub fn recorded(recorded: &Recorded, left_out: &LeftOut) -> proto::RecordConsent
     proto::RecordConsentResponse {
         index: recorded.index,
         revision: recorded.revision(),
-        recorded_at: Some(timestamp(recorded.recorded_at)),
-        effective_at: Some(timestamp(recorded.effective_at)),
+        recorded_at: (!recorded.nothing_recorded).then(|| timestamp(recorded.recorded_at)),
+        effective_at: (!recorded.nothing_recorded).then(|| timestamp(recorded.effective_at)),
+        nothing_recorded: recorded.nothing_recorded,
         results: left_out.results(&recorded.changes),
         replayed: recorded.replayed,
         confirmation: recorded.confirmation.as_ref().map(|confirmation| proto::Confirmation {

@@ -8,7 +8,7 @@
 use prost::Message;
 
 use crate::{
-    domain::{Action, Change, ChangeRecord, Evidence, Key, keep_unreadable},
+    domain::{Action, Change, ChangeRecord, Evidence, keep_unreadable},
     ledger::ENTRY_BYTES_MAX,
     messages::change_result,
     node::{Act, RecordError, Recorded},
@@ -102,8 +102,9 @@ impl Faults {
     /// An entry that would be too large loses its grants, and then its attributes, but not its stops.
     fn check_size(&mut self, act: &mut Act, changes: &[(usize, Change)]) {
         let change_bytes = |change: &Change| {
-            let keys = [&change.scope.purpose, &change.scope.channel].into_iter().flatten();
-            let texts = keys.map(|key| key.as_str().len());
+            let purpose = change.scope.purpose.as_ref().map(|name| name.to_string().len());
+            let channel = change.scope.channel.as_ref().map(|key| key.as_str().len());
+            let texts = purpose.into_iter().chain(channel);
             let categories = change.data_categories.iter().map(String::len);
             texts.chain(categories).map(|length| length + 4).sum::<usize>() + 32
         };
@@ -135,10 +136,13 @@ fn is_stop(change: &Change) -> bool {
 
 /// Whether a stop covers the cell of a grant.
 fn covers(stop: &Change, grant: &Change) -> bool {
-    let part = |stop: &Option<Key>, cell: &Option<Key>| stop.is_none() || stop == cell;
-    is_stop(stop)
-        && part(&stop.scope.purpose, &grant.scope.purpose)
-        && part(&stop.scope.channel, &grant.scope.channel)
+    let (wide, cell) = (&stop.scope, &grant.scope);
+    let covers_purpose = wide
+        .purpose
+        .as_ref()
+        .is_none_or(|name| cell.purpose.as_ref().is_some_and(|purpose| name.contains(purpose)));
+    let covers_channel = wide.channel.is_none() || wide.channel == cell.channel;
+    is_stop(stop) && covers_purpose && covers_channel
 }
 
 /// The changes of a request that can be read, each with its position in the request.

@@ -107,6 +107,7 @@ pub fn import_row(
         evidence,
         idempotency: Some(identity(source, proto::ImportRow { row_key, ..content })),
         reported_late: true,
+        record_only_news: false,
         confirmation_validity_ms: None,
     };
     let left_out = faults.settle(&mut act, changes)?.and_stopped_grants(stopped);
@@ -149,6 +150,7 @@ pub struct Tally {
     rejects: Vec<proto::ImportReject>,
     warned: u64,
     warnings: Vec<proto::ImportWarning>,
+    changes_of_linked_subjects: u64,
 }
 
 impl Tally {
@@ -172,6 +174,7 @@ impl Tally {
         self.recorded += 1;
         for change in &recorded.changes {
             *self.outcomes.entry(change.outcome.into()).or_default() += 1;
+            self.changes_of_linked_subjects += u64::from(change.linked_subjects > 0);
         }
     }
 
@@ -214,6 +217,7 @@ impl Tally {
             revision,
             warnings: self.warnings,
             warned: self.warned,
+            changes_of_linked_subjects: self.changes_of_linked_subjects,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    domain::{self, Catalog, Key, KeyError, Millis, Region, Subject},
+    domain::{self, Catalog, Key, KeyError, Millis, PurposeName, Region, Subject},
     near::near_or_of_kind,
     node::LikelyCause,
     proto,
@@ -107,6 +107,11 @@ pub fn key(text: &str, field: &str) -> Result<Key, Invalid> {
     Key::parse(text).map_err(|error| key_problem(text, error).at(field))
 }
 
+/// A purpose or a class, of a stop or filter.
+pub fn purpose_name(text: &str, field: &str) -> Result<PurposeName, Invalid> {
+    PurposeName::parse(text).map_err(|error| key_problem(text, error).at(field))
+}
+
 /// As [`key`], without a copy, for questions.
 pub(super) fn check_key(text: &str, field: &'static str) -> Result<(), Invalid> {
     Key::check(text).map_err(|error| key_problem(text, error).at(field))
@@ -115,7 +120,7 @@ pub(super) fn check_key(text: &str, field: &'static str) -> Result<(), Invalid> 
 fn key_problem(text: &str, error: KeyError) -> Problem {
     let meant = text.trim().to_lowercase();
     match Key::check(&meant) {
-        _ if text == "*" => Problem::Wildcard,
+        _ if text == "*" || PurposeName::check(text).is_ok() => Problem::Wildcard,
         Ok(()) => Problem::MisspeltKey { error, meant },
         Err(_) => Problem::Key(error),
     }

@@ -871,6 +871,7 @@ fn outcomes_keep_the_index_of_what_is_in_the_way() {
         expires_at: Some(Millis(-1)),
         data_categories: Vec::new(),
         outcome,
+        linked_subjects: 0,
     };
     for (outcome, number, cause) in [
         (Outcome::Applied, 1, None),
@@ -974,6 +975,7 @@ proptest! {
     fn purposes_round_trip(draft in drafts()) {
         let purpose = Purpose {
             key: draft.key.clone(),
+            classes: Vec::new(),
             version_indices: vec![1],
             versions: vec![std::sync::Arc::new(draft.content.clone())],
             oldest_compatible: draft.oldest_compatible.unwrap_or(0),
@@ -992,7 +994,7 @@ proptest! {
         channel in prop::option::of(key_text()),
     ) {
         let parse = |text: Option<String>| text.map(|t| Key::parse(&t).unwrap());
-        let keys = ScopeKeys { purpose: parse(purpose), channel: parse(channel) };
+        let keys = ScopeKeys { purpose: parse(purpose).map(Into::into), channel: parse(channel) };
         let message = proto::Change {
             action: proto::Action::Refuse.into(),
             scope: Some(messages::scope(&keys)),

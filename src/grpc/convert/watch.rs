@@ -9,7 +9,7 @@ use crate::{
 
 use super::{
     FILTER_VALUES_MAX, Invalid, PROGRESS_MS_DEFAULT, PROGRESS_MS_MAX, PROGRESS_MS_MIN, Problem,
-    scalar::{at_most, event_kind, key, span_ms_within, std_duration, text_within},
+    scalar::{at_most, event_kind, key, purpose_name, span_ms_within, std_duration, text_within},
     subscription::snapshot,
 };
 
@@ -61,7 +61,7 @@ pub fn watching(request: proto::WatchRequest) -> Result<Watching, Invalid> {
 /// The first field that is wrong.
 pub fn filter(message: &proto::WatchFilter) -> Result<Filter, Invalid> {
     Ok(Filter {
-        purposes: set(&message.purposes, "purposes", |text| key(text, "purposes"))?,
+        purposes: set(&message.purposes, "purposes", |text| purpose_name(text, "purposes"))?,
         channels: set(&message.channels, "channels", |text| key(text, "channels"))?,
         kinds: set(&message.kinds, "kinds", |number| event_kind(*number, "kinds"))?,
         namespaces: set(&message.namespaces, "namespaces", |text| namespace(text))?,

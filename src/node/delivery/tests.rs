@@ -87,7 +87,7 @@ async fn subscribe(node: &Node, new: NewSubscription) -> Arc<Subscription> {
 async fn act(node: &Node, subject: &str, action: Action) -> u64 {
     let change = Change {
         action,
-        scope: ScopeKeys { purpose: Some(key("news")), channel: Some(key("email")) },
+        scope: ScopeKeys { purpose: Some(key("news").into()), channel: Some(key("email")) },
         purpose_version: None,
         expires_at: None,
         data_categories: Vec::new(),
@@ -98,6 +98,7 @@ async fn act(node: &Node, subject: &str, action: Action) -> u64 {
         changes: vec![change],
         contact: ContactChange::default(),
         effective_at: None,
+        record_only_news: false,
         confirmation_validity_ms: None,
         reported_late: false,
         evidence: Evidence::default(),

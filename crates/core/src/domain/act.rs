@@ -85,7 +85,7 @@ impl StopKind {
 /// The outcome of a change when it was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// The change now decides at least one cell of its scope.
+    /// The change now decides at least one cell of its scope, of its data subject or a linked one.
     Applied,
     /// Recorded, but no decision and no standing consent changed.
     NoEffect,
@@ -96,15 +96,18 @@ pub enum Outcome {
     SupersededByLater(Option<u64>),
     /// A grant that waits for its double opt-in.
     PendingConfirmation,
+    /// Only in answers: the entry at this index says it already, and nothing was recorded.
+    StandsAlready(u64),
 }
 
 impl Outcome {
-    /// Index of the stop or act that blocks or supersedes it, if there is one and it is not a linked data
-    /// subject's.
+    /// Index of the entry that blocks or supersedes it or says it already, if there is one and it is not a
+    /// linked data subject's.
     #[must_use]
     pub fn cause_index(self) -> Option<u64> {
         match self {
             Self::BlockedByStop(index) | Self::SupersededByLater(index) => index,
+            Self::StandsAlready(index) => Some(index),
             Self::Applied | Self::NoEffect | Self::PendingConfirmation => None,
         }
     }
@@ -150,4 +153,6 @@ pub struct ChangeRecord {
     pub data_categories: Vec<String>,
     /// The outcome when it was written.
     pub outcome: Outcome,
+    /// To how many linked data subjects the change applied too, or instead.
+    pub linked_subjects: u32,
 }

@@ -5,18 +5,23 @@ use std::{
     sync::Arc,
 };
 
+use smallvec::SmallVec;
 use thiserror::Error;
 
 use super::{
     namespace::Namespace,
     region::Region,
-    scope::{Key, Scope, ScopeKeys},
+    scope::{Key, PurposeName, PurposeScope, Scope, ScopeKeys},
 };
 use crate::entry::{ChannelPut, PurposePut};
 
 /// Ordinal of a purpose: its place among all purposes, by first appearance in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PurposeId(pub u32);
+
+/// Ordinal of a class of purposes: its place among all classes, by the first purpose in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClassId(pub u32);
 
 /// Ordinal of a channel: its place among all channels, by first appearance in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,6 +127,8 @@ impl PurposeVersion {
 pub struct Purpose {
     /// Key.
     pub key: Key,
+    /// The classes that it is in, the narrowest first.
+    pub classes: Vec<ClassId>,
     /// Versions; version `n` is at `n - 1`.
     pub versions: Vec<Arc<PurposeVersion>>,
     /// Indices of the entries that put them.
@@ -203,19 +210,32 @@ pub struct Channel {
 /// A key that the catalogue lacks.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum UnknownKey {
-    /// No such purpose.
+    /// No such purpose, or none in the class.
     #[error("no purpose `{0}` in the catalogue")]
-    Purpose(Key),
+    Purpose(PurposeName),
     /// No such channel.
     #[error("no channel `{0}` in the catalogue")]
     Channel(Key),
 }
+
+/// A class: the purposes below a key. There is one as soon as it has a purpose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Class {
+    key: Key,
+    /// The classes that contain it, the narrowest first.
+    within: Classes,
+}
+
+/// Classes, each within the next.
+type Classes = SmallVec<[ClassId; 2]>;
 
 /// The catalogue at one revision: the fold of all its entries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Catalog {
     purposes: Vec<Purpose>,
     purpose_ids: HashMap<Key, PurposeId>,
+    classes: Vec<Class>,
+    class_ids: HashMap<Key, ClassId>,
     channels: Vec<Channel>,
     channel_ids: HashMap<Key, ChannelId>,
     namespaces: BTreeMap<Key, Namespace>,
@@ -237,8 +257,10 @@ impl Catalog {
             }
             let id = PurposeId(u32::try_from(self.purposes.len()).unwrap_or(u32::MAX));
             self.purpose_ids.insert(put.key.clone(), id);
+            let classes = self.classes_above(&put.key).to_vec();
             self.purposes.push(Purpose {
                 key: put.key,
+                classes,
                 versions: vec![Arc::new(put.content)],
                 version_indices: vec![index],
                 oldest_compatible: put.oldest_compatible,
@@ -262,6 +284,23 @@ impl Catalog {
         }
         purpose.retired = put.retired;
         purpose.index = index;
+    }
+
+    /// The classes that a key is in, the narrowest first. Those that are new get the next ordinals.
+    fn classes_above(&mut self, key: &Key) -> Classes {
+        let Some(prefix) = key.parent() else { return Classes::new() };
+        let id = match self.class_ids.get(&prefix) {
+            Some(&id) => id,
+            None => {
+                let within = self.classes_above(&prefix);
+                let id = ClassId(u32::try_from(self.classes.len()).unwrap_or(u32::MAX));
+                self.class_ids.insert(prefix.clone(), id);
+                self.classes.push(Class { key: prefix, within });
+                id
+            }
+        };
+        let within = self.classes.get(id.0 as usize).map(|class| class.within.as_slice());
+        [id].into_iter().chain(within.unwrap_or_default().iter().copied()).collect()
     }
 
     /// Folds in a channel entry.
@@ -322,6 +361,11 @@ impl Catalog {
         (0..).map(PurposeId).zip(&self.purposes)
     }
 
+    /// The keys of all classes, by ordinal.
+    pub fn classes(&self) -> impl Iterator<Item = &Key> {
+        self.classes.iter().map(|class| &class.key)
+    }
+
     /// All channels, by ordinal.
     pub fn channels(&self) -> impl Iterator<Item = (ChannelId, &Channel)> {
         (0..).map(ChannelId).zip(&self.channels)
@@ -332,14 +376,21 @@ impl Catalog {
     /// # Errors
     /// The first key that the catalogue lacks.
     pub fn resolve(&self, keys: &ScopeKeys) -> Result<Scope, UnknownKey> {
-        let purpose_id = |key: &Key| {
-            self.purpose_id(key.as_str()).ok_or_else(|| UnknownKey::Purpose(key.clone()))
+        let purpose = |name: &PurposeName| match name {
+            PurposeName::One(key) => match self.purpose_id(key.as_str()) {
+                Some(id) => Ok(PurposeScope::One(id)),
+                None => Err(UnknownKey::Purpose(name.clone())),
+            },
+            PurposeName::Class(key) => match self.class_ids.get(key) {
+                Some(id) => Ok(PurposeScope::Class(*id)),
+                None => Err(UnknownKey::Purpose(name.clone())),
+            },
         };
         let channel_id = |key: &Key| {
             self.channel_id(key.as_str()).ok_or_else(|| UnknownKey::Channel(key.clone()))
         };
         Ok(Scope {
-            purpose: keys.purpose.as_ref().map(purpose_id).transpose()?,
+            purpose: keys.purpose.as_ref().map(purpose).transpose()?,
             channel: keys.channel.as_ref().map(channel_id).transpose()?,
         })
     }
@@ -347,10 +398,88 @@ impl Catalog {
     /// The keys of a scope, for people and entries.
     #[must_use]
     pub fn keys(&self, scope: Scope) -> ScopeKeys {
-        ScopeKeys {
-            purpose: scope.purpose.and_then(|id| self.purpose(id)).map(|p| p.key.clone()),
-            channel: scope.channel.and_then(|id| self.channel(id)).map(|c| c.key.clone()),
+        let purpose = scope.purpose.and_then(|purpose| match purpose {
+            PurposeScope::One(id) => self.purpose(id).map(|p| PurposeName::One(p.key.clone())),
+            PurposeScope::Class(id) => self.class(id).map(|c| PurposeName::Class(c.key.clone())),
+        });
+        let channel = scope.channel.and_then(|id| self.channel(id)).map(|c| c.key.clone());
+        ScopeKeys { purpose, channel }
+    }
+
+    fn class(&self, id: ClassId) -> Option<&Class> {
+        self.classes.get(id.0 as usize)
+    }
+
+    /// The classes that contain all that a scope names of the purposes, the narrowest first.
+    fn classes_of(&self, purpose: Option<PurposeScope>) -> Classes {
+        match purpose {
+            None => Classes::new(),
+            Some(PurposeScope::One(id)) => self
+                .purpose(id)
+                .into_iter()
+                .flat_map(|purpose| purpose.classes.iter().copied())
+                .collect(),
+            Some(PurposeScope::Class(id)) => {
+                let within = self.class(id).into_iter().flat_map(|class| &class.within);
+                [id].into_iter().chain(within.copied()).collect()
+            }
         }
+    }
+
+    /// Every scope that contains a scope, itself included. The narrower come first: a purpose before its
+    /// classes, these before all purposes; and with the same purposes one channel before all.
+    #[must_use]
+    pub fn scopes_around(&self, scope: Scope) -> SmallVec<[Scope; 8]> {
+        let classes = self.classes_of(scope.purpose).into_iter().map(PurposeScope::Class);
+        let purposes = scope.purpose.into_iter().chain(classes).map(Some).chain([None]);
+        let mut scopes: SmallVec<[Scope; 8]> = SmallVec::new();
+        for purpose in purposes {
+            for channel in [scope.channel, None] {
+                let around = Scope { purpose, channel };
+                if !scopes.contains(&around) {
+                    scopes.push(around);
+                }
+            }
+        }
+        scopes
+    }
+
+    /// Whether a scope covers a cell.
+    #[must_use]
+    pub fn covers(&self, scope: Scope, purpose: PurposeId, channel: ChannelId) -> bool {
+        scope.channel.is_none_or(|covered| covered == channel)
+            && self.covers_purpose(scope, purpose)
+    }
+
+    /// Whether a scope covers a purpose, over one channel at least.
+    #[must_use]
+    pub fn covers_purpose(&self, scope: Scope, purpose: PurposeId) -> bool {
+        match scope.purpose {
+            None => true,
+            Some(PurposeScope::One(covered)) => covered == purpose,
+            Some(PurposeScope::Class(class)) => {
+                self.purpose(purpose).is_some_and(|purpose| purpose.classes.contains(&class))
+            }
+        }
+    }
+
+    /// Whether a scope covers every cell of another.
+    #[must_use]
+    pub fn contains(&self, wide: Scope, narrow: Scope) -> bool {
+        self.scopes_around(narrow).contains(&wide)
+    }
+
+    /// The cells that two scopes have in common, if they have any.
+    #[must_use]
+    pub fn overlap(&self, one: Scope, other: Scope) -> Option<Scope> {
+        let all_channels = |scope: Scope| Scope { channel: None, ..scope };
+        let (wide, narrow) = match self.contains(all_channels(one), all_channels(other)) {
+            true => (one, other),
+            false => (other, one),
+        };
+        let channel = one.channel.or(other.channel);
+        let overlap = Scope { purpose: narrow.purpose, channel };
+        (self.contains(wide, overlap) && self.contains(narrow, overlap)).then_some(overlap)
     }
 }
 

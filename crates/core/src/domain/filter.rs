@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     act::{Action, ChangeRecord},
-    scope::Key,
+    scope::{Key, PurposeName},
 };
 
 /// Kinds of event that a filter can name.
@@ -66,8 +66,8 @@ impl From<Action> for EventKind {
 /// Which events a subscriber wants to receive. An empty set does not restrict, except for `kinds`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Purpose keys; a stop over every purpose passes any.
-    pub purposes: BTreeSet<Key>,
+    /// Purposes and classes; a stop passes that has a purpose with one of them in common.
+    pub purposes: BTreeSet<PurposeName>,
     /// Channel keys; a stop over every channel passes any.
     pub channels: BTreeSet<Key>,
     /// Kinds; empty means the default kinds.
@@ -91,16 +91,17 @@ impl Filter {
             && self.covers_channel(change.scope.channel.as_ref())
     }
 
-    /// Whether a change of a purpose, or of all, concerns the wanted purposes.
+    /// Whether a change of a purpose, a class, or all, concerns the wanted purposes.
     #[must_use]
-    pub fn covers_purpose(&self, purpose: Option<&Key>) -> bool {
-        touches(&self.purposes, purpose)
+    pub fn covers_purpose(&self, purpose: Option<&PurposeName>) -> bool {
+        self.purposes.is_empty()
+            || purpose.is_none_or(|purpose| self.purposes.iter().any(|one| one.meets(purpose)))
     }
 
     /// Whether a change of a channel, or of all, concerns the wanted channels.
     #[must_use]
     pub fn covers_channel(&self, channel: Option<&Key>) -> bool {
-        touches(&self.channels, channel)
+        self.channels.is_empty() || channel.is_none_or(|key| self.channels.contains(key))
     }
 
     /// Whether data subjects of a namespace are wanted.
@@ -108,9 +109,4 @@ impl Filter {
     pub fn covers_namespace(&self, namespace: &str) -> bool {
         self.namespaces.is_empty() || self.namespaces.contains(namespace)
     }
-}
-
-/// Whether a change that covers one key, or all, concerns the wanted keys.
-fn touches(wanted: &BTreeSet<Key>, covered: Option<&Key>) -> bool {
-    wanted.is_empty() || covered.is_none_or(|key| wanted.contains(key))
 }

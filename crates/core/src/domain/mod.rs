@@ -18,8 +18,8 @@ mod time;
 
 pub use act::{Action, Actor, Change, ChangeRecord, Outcome, StopKind};
 pub use catalog::{
-    Catalog, Channel, ChannelId, LegalBasis, Obligation, Purpose, PurposeId, PurposeVersion,
-    UnknownKey, covers_category,
+    Catalog, Channel, ChannelId, ClassId, LegalBasis, Obligation, Purpose, PurposeId,
+    PurposeVersion, UnknownKey, covers_category,
 };
 pub use consent_ledger_identity::{
     IdentityError, NamespaceKind, PhoneRegion, PhoneRegionError, VERSION as CANONICAL_FORM_VERSION,
@@ -39,8 +39,10 @@ pub use filter::{EventKind, Filter};
 pub use identity::Identity;
 pub use namespace::Namespace;
 pub use region::{REGION_BYTES_MAX, Region, RegionError};
-pub use scope::{KEY_BYTES_MAX, Key, KeyError, Scope, ScopeKeys};
-pub use state::{CellState, Exception, Grant, Link, LinkConfidence, Mark, Stop, SubjectState};
+pub use scope::{KEY_BYTES_MAX, Key, KeyError, PurposeName, PurposeScope, Scope, ScopeKeys};
+pub use state::{
+    CellState, Exception, Grant, Grants, Link, LinkConfidence, Mark, Stop, SubjectState,
+};
 pub use subject::{SUBJECT_BYTES_MAX, Subject, SubjectError, SubjectRef, spells};
 pub use subscription::{
     OWNER_BYTES_MAX, Overdue, SHARDS_MAX, Settled, ShardState, Snapshot, Subscription,

@@ -1,10 +1,10 @@
-//! Scopes of changes: a cell, a whole purpose, a whole channel, or everything.
+//! Scopes of changes: a cell, a whole purpose, a class of purposes, a whole channel, or everything.
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
 use thiserror::Error;
 
-use super::catalog::{ChannelId, PurposeId};
+use super::catalog::{ChannelId, ClassId, PurposeId};
 
 /// The longest key of a purpose or channel, in bytes.
 pub const KEY_BYTES_MAX: usize = 128;
@@ -59,6 +59,12 @@ impl Key {
         if word_begins { Err(KeyError::Characters) } else { Ok(()) }
     }
 
+    /// The key without its last word, if it has more than one.
+    #[must_use]
+    pub fn parent(&self) -> Option<Self> {
+        self.0.rsplit_once('.').map(|(parent, _)| Self(parent.into()))
+    }
+
     /// The key as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -78,66 +84,144 @@ impl fmt::Display for Key {
     }
 }
 
+/// What a scope or filter names of the purposes: one, or a class of them.
+///
+/// The class `marketing.*` has every purpose whose key begins with `marketing.`, also those that come
+/// later; not a purpose named `marketing`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PurposeName {
+    /// The purpose with this key.
+    One(Key),
+    /// Every purpose below this key.
+    Class(Key),
+}
+
+impl PurposeName {
+    /// Parses a key, or `KEY.*`.
+    ///
+    /// # Errors
+    /// As [`Key::parse`].
+    pub fn parse(text: &str) -> Result<Self, KeyError> {
+        match text.strip_suffix(".*") {
+            Some(prefix) => Key::parse(prefix).map(Self::Class),
+            None => Key::parse(text).map(Self::One),
+        }
+    }
+
+    /// Checks that a text is such a name, without allocating one.
+    ///
+    /// # Errors
+    /// As [`Key::parse`].
+    pub fn check(text: &str) -> Result<(), KeyError> {
+        Key::check(text.strip_suffix(".*").unwrap_or(text))
+    }
+
+    /// Whether every purpose that the other names is among those that this one names.
+    #[must_use]
+    pub fn contains(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::One(one), Self::One(other)) => one == other,
+            (Self::One(_), Self::Class(_)) => false,
+            (Self::Class(prefix), Self::One(key)) => is_below(prefix, key),
+            (Self::Class(prefix), Self::Class(other)) => prefix == other || is_below(prefix, other),
+        }
+    }
+
+    /// Whether some purpose can be among those that both name.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        self.contains(other) || other.contains(self)
+    }
+
+    /// The purpose, if this names one.
+    #[must_use]
+    pub fn as_one(&self) -> Option<&Key> {
+        match self {
+            Self::One(key) => Some(key),
+            Self::Class(_) => None,
+        }
+    }
+}
+
+impl From<Key> for PurposeName {
+    fn from(key: Key) -> Self {
+        Self::One(key)
+    }
+}
+
+impl fmt::Display for PurposeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(key) => write!(f, "{key}"),
+            Self::Class(prefix) => write!(f, "{prefix}.*"),
+        }
+    }
+}
+
+fn is_below(prefix: &Key, key: &Key) -> bool {
+    key.as_str().strip_prefix(prefix.as_str()).is_some_and(|rest| rest.starts_with('.'))
+}
+
 /// A scope as callers and entries write it. `None` means every purpose, or every channel.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ScopeKeys {
-    /// The purpose, or all.
-    pub purpose: Option<Key>,
+    /// The purpose, a class, or all.
+    pub purpose: Option<PurposeName>,
     /// The channel, or all.
     pub channel: Option<Key>,
 }
 
 impl fmt::Display for ScopeKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = |key: &Option<Key>| key.as_ref().map_or("*".to_owned(), ToString::to_string);
-        write!(f, "{}:{}", text(&self.purpose), text(&self.channel))
+        fn text(name: Option<&impl ToString>) -> String {
+            name.map_or("*".to_owned(), ToString::to_string)
+        }
+        write!(f, "{}:{}", text(self.purpose.as_ref()), text(self.channel.as_ref()))
     }
 }
 
-/// A scope whose keys were found in the catalogue.
+/// What a scope names of the catalogue's purposes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PurposeScope {
+    /// One purpose.
+    One(PurposeId),
+    /// A class.
+    Class(ClassId),
+}
+
+/// A scope whose keys were found in the catalogue, which says what a class contains
+/// ([`Catalog::covers`](super::Catalog::covers)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Scope {
-    /// The purpose, or all.
-    pub purpose: Option<PurposeId>,
+    /// The purpose, a class, or all.
+    pub purpose: Option<PurposeScope>,
     /// The channel, or all.
     pub channel: Option<ChannelId>,
 }
 
 impl Scope {
+    /// Every purpose over every channel.
+    pub const EVERYTHING: Self = Self { purpose: None, channel: None };
+
     /// Exactly one cell.
     #[must_use]
     pub fn cell(purpose: PurposeId, channel: ChannelId) -> Self {
-        Self { purpose: Some(purpose), channel: Some(channel) }
+        Self { purpose: Some(PurposeScope::One(purpose)), channel: Some(channel) }
     }
 
     /// Purpose and channel, if the scope is one cell.
     #[must_use]
     pub fn as_cell(self) -> Option<(PurposeId, ChannelId)> {
-        Some((self.purpose?, self.channel?))
+        Some((self.as_purpose()?, self.channel?))
     }
 
-    /// Whether the scope covers a cell.
+    /// The purpose, if the scope is about one.
     #[must_use]
-    pub fn covers(self, purpose: PurposeId, channel: ChannelId) -> bool {
-        self.purpose.is_none_or(|covered| covered == purpose)
-            && self.channel.is_none_or(|covered| covered == channel)
-    }
-
-    /// Whether the scope covers every cell of another.
-    #[must_use]
-    pub fn contains(self, other: Self) -> bool {
-        (self.purpose.is_none() || self.purpose == other.purpose)
-            && (self.channel.is_none() || self.channel == other.channel)
-    }
-
-    /// The cells that two scopes have in common, if they have any.
-    #[must_use]
-    pub fn overlap(self, other: Self) -> Option<Self> {
-        let overlap = Self {
-            purpose: self.purpose.or(other.purpose),
-            channel: self.channel.or(other.channel),
-        };
-        (self.contains(overlap) && other.contains(overlap)).then_some(overlap)
+    pub fn as_purpose(self) -> Option<PurposeId> {
+        match self.purpose? {
+            PurposeScope::One(purpose) => Some(purpose),
+            PurposeScope::Class(_) => None,
+        }
     }
 }
 
@@ -158,34 +242,27 @@ mod tests {
     }
 
     #[test]
-    fn scopes_overlap_in_the_cells_of_both() {
-        let scope = |purpose: Option<u32>, channel: Option<u32>| Scope {
-            purpose: purpose.map(PurposeId),
-            channel: channel.map(ChannelId),
-        };
-        for (one, other, want) in [
-            (scope(None, None), scope(None, Some(2)), Some(scope(None, Some(2)))),
-            (scope(Some(1), None), scope(None, Some(2)), Some(scope(Some(1), Some(2)))),
-            (scope(Some(1), Some(2)), scope(Some(1), None), Some(scope(Some(1), Some(2)))),
-            (scope(Some(1), None), scope(Some(3), None), None),
-            (scope(Some(1), Some(2)), scope(None, Some(4)), None),
+    fn a_class_has_what_is_below_its_key() {
+        let name = |text| PurposeName::parse(text).unwrap();
+        for (class, other, contains) in [
+            ("marketing.*", "marketing.news", true),
+            ("marketing.*", "marketing.news.daily", true),
+            ("marketing.*", "marketing", false),
+            ("marketing.*", "marketing2.news", false),
+            ("marketing.*", "marketing.*", true),
+            ("marketing.*", "marketing.news.*", true),
+            ("marketing.news.*", "marketing.*", false),
+            ("marketing.news", "marketing.news.*", false),
+            ("marketing.news", "marketing.news", true),
         ] {
-            assert_eq!(one.overlap(other), want);
-            assert_eq!(other.overlap(one), want);
+            assert_eq!(name(class).contains(&name(other)), contains, "{class} {other}");
+            assert_eq!(name(class).to_string(), class);
         }
-    }
-
-    #[test]
-    fn wider_scopes_contain_narrower_ones() {
-        let cell = Scope::cell(PurposeId(1), ChannelId(2));
-        let purpose = Scope { purpose: Some(PurposeId(1)), channel: None };
-        let channel = Scope { purpose: None, channel: Some(ChannelId(2)) };
-        let everything = Scope { purpose: None, channel: None };
-        for wide in [cell, purpose, channel, everything] {
-            assert!(wide.contains(cell) && wide.covers(PurposeId(1), ChannelId(2)));
-            assert!(everything.contains(wide));
+        assert!(name("marketing.news.*").meets(&name("marketing.*")));
+        assert!(!name("a.*").meets(&name("b.*")));
+        for bad in ["*", ".*", "a.*.b", "a*", "A.*", "*.a", "a..*", "a.*.*"] {
+            assert!(PurposeName::parse(bad).is_err(), "{bad}");
+            assert!(PurposeName::check(bad).is_err(), "{bad}");
         }
-        assert!(!purpose.contains(channel) && !channel.contains(purpose));
-        assert!(!cell.contains(purpose) && !purpose.covers(PurposeId(2), ChannelId(2)));
     }
 }

@@ -3,9 +3,9 @@
 //! Acts are ordered by `effective_at`. At one moment a stop wins over a grant of another act, and a
 //! grant of a named cell stands beside the stops of its own act. Of two grants of one moment the one
 //! with the greater index counts. The state keeps, for every scope, the latest stop of the data
-//! subject and that of anybody else and, for every cell, the latest grant of anyone and the latest
-//! grant of somebody who can lift a stop. All are maxima, so folding is commutative and idempotent:
-//! the order of arrival can not matter, and a late act needs no replay.
+//! subject and that of anybody else and, for every cell, the latest grant of somebody who can lift a
+//! stop and that of anybody else. All are maxima, so folding is commutative and idempotent: the order
+//! of arrival can not matter, and a late act needs no replay.
 //!
 //! Why the maxima suffice: let `t` be the moment of the latest stops that cover a cell. A lifting
 //! grant after `t` ends them all. One of `t` does so only if every stop of `t` is of its own act. So
@@ -13,10 +13,14 @@
 //! lifting grant that stands beside a covering stop of its own act ([`Exception`]). If two acts of
 //! `t` are of that kind, each is barred by the stop of the other, so one of them suffices.
 //!
-//! If no stop stands, every grant after the lifting one takes effect too, so the latest grant of
-//! anyone decides. A grant that waits for its double opt-in lifts nothing; it is relevant only while
-//! no confirmed grant is later, and then it is later than every lifted stop too, so the latest one
-//! suffices.
+//! A grant of somebody who can not lift stops counts only in a cell that no stop ever covered. Were
+//! one that a stop blocked to count once the stop is lifted, it could end or narrow the grant that
+//! lifted it. And a grant of somebody else that is later than the data subject's own never caps it: so
+//! a stop, which takes all grants of others away, never opens what they closed.
+//!
+//! If no stop stands, every own grant after the lifting one takes effect too, so the latest decides. A
+//! grant that waits for its double opt-in lifts nothing; it is relevant only while no confirmed grant
+//! is later, and then it is later than every lifted stop too, so the latest one suffices.
 //!
 //! A stop by somebody else over a standing stop of the data subject often only reports it back. The
 //! data subject's own stop goes on to be named, in whatever order the two came in.
@@ -30,11 +34,9 @@ use std::{
     sync::Arc,
 };
 
-use smallvec::SmallVec;
-
 use super::{
     act::{Actor, StopKind},
-    catalog::{ChannelId, PurposeId},
+    catalog::{Catalog, ChannelId, PurposeId},
     contact::{Contact, ContactChange},
     scope::Scope,
     subject::SubjectRef,
@@ -70,8 +72,14 @@ impl Stop {
     /// A stop that one act makes.
     #[must_use]
     pub fn new(scope: Scope, kind: StopKind, actor: Actor, mark: Mark) -> Self {
-        let is_subjects = actor.speaks_for_subject() || kind == StopKind::Objected;
+        let is_subjects = Self::is_of_subject(kind, actor);
         Self { scope, kind, is_subjects, mark, first_index: mark.index }
+    }
+
+    /// Whether a stop of this kind by this actor is the data subject's own.
+    #[must_use]
+    pub fn is_of_subject(kind: StopKind, actor: Actor) -> bool {
+        actor.speaks_for_subject() || kind == StopKind::Objected
     }
 
     fn key(&self) -> (Scope, bool) {
@@ -195,6 +203,44 @@ impl Grant {
     }
 }
 
+/// The latest grants of a cell, of those who speak for the data subject or of all others.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Grants {
+    /// The latest that needs no further confirmation.
+    pub given: Option<Grant>,
+    /// The latest that waits for its double opt-in. It lifts nothing.
+    pub pending: Option<Box<Grant>>,
+}
+
+impl Grants {
+    /// Both.
+    pub fn iter(&self) -> impl Iterator<Item = &Grant> {
+        self.given.iter().chain(self.pending.as_deref())
+    }
+
+    fn merge_given(&mut self, grant: Grant) {
+        if grant.replaces(self.given.as_ref()) {
+            self.given = Some(grant);
+        }
+    }
+
+    fn merge_pending(&mut self, grant: Grant) {
+        if grant.replaces(self.pending.as_deref()) {
+            self.pending = Some(Box::new(grant));
+        }
+    }
+
+    fn unite(&mut self, other: &Self) {
+        other.given.iter().for_each(|grant| self.merge_given(grant.clone()));
+        other.pending.iter().for_each(|grant| self.merge_pending(Grant::clone(grant)));
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.given.as_ref().map_or(0, Grant::heap_bytes)
+            + self.pending.as_ref().map_or(0, |grant| size_of::<Grant>() + grant.heap_bytes())
+    }
+}
+
 /// The state of one cell.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CellState {
@@ -202,20 +248,34 @@ pub struct CellState {
     pub purpose: PurposeId,
     /// Channel.
     pub channel: ChannelId,
-    /// The latest grant that needs no further confirmation, by any actor.
-    pub grant: Option<Grant>,
-    /// The latest such grant by somebody who speaks for the subject.
-    pub lifted: Option<Mark>,
-    /// The latest grant by such a person that stands beside a covering stop of its own act.
+    /// Grants of those who speak for the data subject. The given one lifts stops.
+    pub own: Grants,
+    /// The latest own grant that stands beside a covering stop of its own act.
     pub exception: Option<Box<Exception>>,
-    /// The latest grant that waits for its double opt-in. It lifts nothing.
-    pub pending: Option<Box<Grant>>,
+    /// Grants of all others: they count only if no stop ever covered the cell.
+    pub others: Option<Box<Grants>>,
 }
 
 impl CellState {
+    /// The place of the latest grant that lifts stops.
+    #[must_use]
+    pub fn lifted(&self) -> Option<Mark> {
+        self.own.given.as_ref().map(|grant| grant.mark)
+    }
+
+    /// All grants, in no order.
+    pub fn grants(&self) -> impl Iterator<Item = &Grant> {
+        self.own.iter().chain(self.others.iter().flat_map(|others| others.iter()))
+    }
+
+    /// The grants of the actor's side.
+    fn side_mut(&mut self, actor: Actor) -> &mut Grants {
+        if actor.speaks_for_subject() { &mut self.own } else { self.others.get_or_insert_default() }
+    }
+
     fn heap_bytes(&self) -> usize {
-        self.grant.as_ref().map_or(0, Grant::heap_bytes)
-            + self.pending.as_ref().map_or(0, |grant| size_of::<Grant>() + grant.heap_bytes())
+        self.own.heap_bytes()
+            + self.others.as_ref().map_or(0, |others| size_of::<Grants>() + others.heap_bytes())
             + self.exception.as_ref().map_or(0, |_| size_of::<Exception>())
     }
 
@@ -302,39 +362,48 @@ impl SubjectState {
     }
 
     /// The cells of a scope that some grant named, ordered by purpose and channel.
-    pub fn cells_in(&self, scope: Scope) -> impl Iterator<Item = &CellState> {
-        let start = self.cells.partition_point(|cell| Some(cell.purpose) < scope.purpose);
+    pub fn cells_in<'a>(
+        &'a self,
+        catalog: &'a Catalog,
+        scope: Scope,
+    ) -> impl Iterator<Item = &'a CellState> {
+        let one = scope.as_purpose();
+        let start = self.cells.partition_point(|cell| Some(cell.purpose) < one);
         self.cells[start..]
             .iter()
-            .take_while(move |cell| scope.purpose.is_none_or(|purpose| purpose == cell.purpose))
-            .filter(move |cell| scope.covers(cell.purpose, cell.channel))
+            .take_while(move |cell| one.is_none_or(|purpose| purpose == cell.purpose))
+            .filter(move |cell| catalog.covers(scope, cell.purpose, cell.channel))
     }
 
     /// The latest stop that covers a cell, lifted or not.
     #[must_use]
-    pub fn latest_stop(&self, purpose: PurposeId, channel: ChannelId) -> Option<&Stop> {
-        self.latest_stop_over(Scope::cell(purpose, channel))
+    pub fn latest_stop(
+        &self,
+        catalog: &Catalog,
+        purpose: PurposeId,
+        channel: ChannelId,
+    ) -> Option<&Stop> {
+        self.latest_stop_over(catalog, Scope::cell(purpose, channel))
     }
 
     /// The latest stop that covers every cell of a scope, lifted here and there or not. Of two
     /// stops of one act the narrower is named.
     #[must_use]
-    pub fn latest_stop_over(&self, scope: Scope) -> Option<&Stop> {
-        latest(self.stops_over(scope))
-    }
-
-    /// Whether some stop is for exactly this scope.
-    #[must_use]
-    pub fn has_stop_for(&self, scope: Scope) -> bool {
-        self.stops_for(scope).next().is_some()
+    pub fn latest_stop_over(&self, catalog: &Catalog, scope: Scope) -> Option<&Stop> {
+        latest(self.stops_over(catalog, scope))
     }
 
     /// The live stop that names the status of a cell: the latest one, unless a grant lifted it
     /// there. Where a stop of the data subject stands, a later one by somebody else does not take
     /// its place.
     #[must_use]
-    pub fn live_stop(&self, purpose: PurposeId, channel: ChannelId) -> Option<&Stop> {
-        let covering = || self.stops_over(Scope::cell(purpose, channel));
+    pub fn live_stop(
+        &self,
+        catalog: &Catalog,
+        purpose: PurposeId,
+        channel: ChannelId,
+    ) -> Option<&Stop> {
+        let covering = || self.stops_over(catalog, Scope::cell(purpose, channel));
         let cell = self.cell(purpose, channel);
         let stands = |stops: Option<Latest>| stops.is_some_and(|stops| !is_lifted(cell, stops));
         if !stands(Latest::of(covering())) {
@@ -344,15 +413,34 @@ impl SubjectState {
         if stands(Latest::of(subjects())) { latest(subjects()) } else { latest(covering()) }
     }
 
+    /// Whether an own grant lifts the stops of some cell of a scope, or would once it is confirmed.
+    #[must_use]
+    pub fn is_lifted_in(&self, catalog: &Catalog, scope: Scope) -> bool {
+        self.cells_in(catalog, scope).any(|cell| {
+            let (purpose, channel) = (cell.purpose, cell.channel);
+            let bars = |grant: &Grant| self.stops_bar(catalog, purpose, channel, grant.mark);
+            self.live_stop(catalog, purpose, channel).is_none()
+                || cell.own.pending.as_ref().is_some_and(|grant| !bars(grant))
+        })
+    }
+
+    /// The grants of a cell by those who can not lift stops, if no stop ever covered it.
+    #[must_use]
+    pub fn others_that_count<'a>(
+        &self,
+        catalog: &Catalog,
+        cell: &'a CellState,
+    ) -> Option<&'a Grants> {
+        let others = cell.others.as_deref()?;
+        self.latest_stop(catalog, cell.purpose, cell.channel).is_none().then_some(others)
+    }
+
     /// Indices of the entries that the state rests on: stops, grants and their confirmations, and the
     /// beginning of the erasure. In no order, and some more than once.
     pub fn rests_on(&self) -> impl Iterator<Item = u64> {
         let stops = self.stops.iter().map(|stop| stop.mark.index);
-        let grants = self.cells.iter().flat_map(|cell| {
-            let grants = [cell.grant.as_ref(), cell.pending.as_deref()].into_iter().flatten();
-            let grants = grants.flat_map(|grant| [grant.mark.index, grant.decided_by()]);
-            grants.chain(cell.lifted.map(|mark| mark.index))
-        });
+        let grants = self.cells.iter().flat_map(CellState::grants);
+        let grants = grants.flat_map(|grant| [grant.mark.index, grant.decided_by()]);
         stops.chain(grants).chain(self.erased_by)
     }
 
@@ -364,8 +452,14 @@ impl SubjectState {
 
     /// Whether the stops that cover a cell win over a grant with this mark.
     #[must_use]
-    pub fn stops_bar(&self, purpose: PurposeId, channel: ChannelId, grant: Mark) -> bool {
-        Latest::of(self.stops_over(Scope::cell(purpose, channel)))
+    pub fn stops_bar(
+        &self,
+        catalog: &Catalog,
+        purpose: PurposeId,
+        channel: ChannelId,
+        grant: Mark,
+    ) -> bool {
+        Latest::of(self.stops_over(catalog, Scope::cell(purpose, channel)))
             .is_some_and(|stops| stops.bar(grant))
     }
 
@@ -376,30 +470,17 @@ impl SubjectState {
     pub fn first_moment_after(&self, stops_any: bool, grants_any: bool) -> Option<Millis> {
         let stops = self.stops.iter().map(|stop| stop.mark.effective_at);
         let stops = stops.map(|at| at.plus_ms(i64::from(grants_any)));
-        let known_grants = self.cells.iter().flat_map(|cell| {
-            let known = [cell.grant.as_ref(), cell.pending.as_deref()].into_iter().flatten();
-            known.map(|grant| grant.mark).chain(cell.lifted)
-        });
-        let known_grants = known_grants.map(|mark| mark.effective_at.plus_ms(i64::from(stops_any)));
+        let known_grants = self.cells.iter().flat_map(CellState::grants);
+        let known_grants =
+            known_grants.map(|grant| grant.mark.effective_at.plus_ms(i64::from(stops_any)));
         let contact = self.contact.as_ref().and_then(|contact| contact.latest());
         stops.chain(known_grants).chain(contact).max()
     }
 
     /// The stops that cover every cell of a scope, the narrower first.
-    fn stops_over(&self, scope: Scope) -> impl Iterator<Item = &Stop> {
-        let mut scopes: SmallVec<[Scope; 4]> = SmallVec::new();
-        if !self.stops.is_empty() {
-            for wider in [
-                scope,
-                Scope { channel: None, ..scope },
-                Scope { purpose: None, ..scope },
-                Scope { purpose: None, channel: None },
-            ] {
-                if !scopes.contains(&wider) {
-                    scopes.push(wider);
-                }
-            }
-        }
+    fn stops_over(&self, catalog: &Catalog, scope: Scope) -> impl Iterator<Item = &Stop> {
+        let has_stops = !self.stops.is_empty();
+        let scopes = has_stops.then(|| catalog.scopes_around(scope)).unwrap_or_default();
         scopes.into_iter().flat_map(|scope| self.stops_for(scope))
     }
 
@@ -447,19 +528,12 @@ impl SubjectState {
 
     fn unite_cell(&mut self, other: &CellState) {
         let cell = self.cell_mut(other.purpose, other.channel);
-        cell.lifted = cell.lifted.max(other.lifted);
+        cell.own.unite(&other.own);
         if let Some(exception) = &other.exception {
             cell.merge_exception(**exception);
         }
-        if let Some(grant) = &other.grant
-            && grant.replaces(cell.grant.as_ref())
-        {
-            cell.grant = Some(grant.clone());
-        }
-        if let Some(pending) = &other.pending
-            && pending.replaces(cell.pending.as_deref())
-        {
-            cell.pending = Some(pending.clone());
+        if let Some(others) = &other.others {
+            cell.others.get_or_insert_default().unite(others);
         }
     }
 
@@ -478,18 +552,13 @@ impl SubjectState {
     /// Folds in a grant that needs no further confirmation.
     pub fn merge_grant(&mut self, purpose: PurposeId, channel: ChannelId, grant: Grant) {
         let cell = self.cell_mut(purpose, channel);
-        if grant.actor.speaks_for_subject() {
-            cell.lifted = cell.lifted.max(Some(grant.mark));
-            // A grant that is confirmed now may have been asked for beside a stop.
-            if let Some(exception) = &mut cell.exception
-                && exception.mark == grant.mark
-            {
-                exception.lifts = true;
-            }
+        // A grant that is confirmed now may have been asked for beside a stop.
+        if let Some(exception) = &mut cell.exception
+            && exception.mark == grant.mark
+        {
+            exception.lifts = true;
         }
-        if grant.replaces(cell.grant.as_ref()) {
-            cell.grant = Some(grant);
-        }
+        cell.side_mut(grant.actor).merge_given(grant);
     }
 
     /// Folds in that an act grants a cell which a stop of the same act covers. The actor speaks for
@@ -505,10 +574,7 @@ impl SubjectState {
 
     /// Folds in a grant that waits for its double opt-in.
     pub fn merge_pending(&mut self, purpose: PurposeId, channel: ChannelId, grant: Grant) {
-        let cell = self.cell_mut(purpose, channel);
-        if grant.replaces(cell.pending.as_deref()) {
-            cell.pending = Some(Box::new(grant));
-        }
+        self.cell_mut(purpose, channel).side_mut(grant.actor).merge_pending(grant);
     }
 
     /// About how many bytes of memory the state takes, including its heap memory.
@@ -533,10 +599,9 @@ impl SubjectState {
                 let cell = CellState {
                     purpose,
                     channel,
-                    grant: None,
-                    lifted: None,
+                    own: Grants::default(),
                     exception: None,
-                    pending: None,
+                    others: None,
                 };
                 self.cells.reserve_exact(1);
                 self.cells.insert(position, cell);
@@ -556,7 +621,7 @@ fn latest<'a>(stops: impl Iterator<Item = &'a Stop>) -> Option<&'a Stop> {
 fn is_lifted(cell: Option<&CellState>, stops: Latest) -> bool {
     cell.is_some_and(|cell| {
         let exception = cell.exception.as_ref().filter(|exception| exception.lifts);
-        let lifting = cell.lifted.into_iter().chain(exception.map(|exception| exception.mark));
+        let lifting = cell.lifted().into_iter().chain(exception.map(|exception| exception.mark));
         lifting.into_iter().any(|grant| !stops.bar(grant))
     })
 }
@@ -564,11 +629,13 @@ fn is_lifted(cell: Option<&CellState>, stops: Latest) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::scope::PurposeScope;
 
     const P: PurposeId = PurposeId(1);
     const C: ChannelId = ChannelId(2);
-    const CELL: Scope = Scope { purpose: Some(P), channel: Some(C) };
-    const PURPOSE: Scope = Scope { purpose: Some(P), channel: None };
+    const ONE: Option<PurposeScope> = Some(PurposeScope::One(P));
+    const CELL: Scope = Scope { purpose: ONE, channel: Some(C) };
+    const PURPOSE: Scope = Scope { purpose: ONE, channel: None };
     const CHANNEL: Scope = Scope { purpose: None, channel: Some(C) };
     const EVERYTHING: Scope = Scope { purpose: None, channel: None };
 
@@ -600,8 +667,16 @@ mod tests {
                 let mut state = SubjectState::default();
                 state.merge_stop(stop(EVERYTHING, at, index));
                 state.merge_grant(P, C, grant(Actor::Subject, 5, 5));
-                assert_eq!(state.live_stop(P, C).is_some(), bars, "{at} {index}");
-                assert_eq!(state.stops_bar(P, C, mark(5, 5)), bars, "{at} {index}");
+                assert_eq!(
+                    state.live_stop(&Catalog::default(), P, C).is_some(),
+                    bars,
+                    "{at} {index}"
+                );
+                assert_eq!(
+                    state.stops_bar(&Catalog::default(), P, C, mark(5, 5)),
+                    bars,
+                    "{at} {index}"
+                );
             }
         }
     }
@@ -612,14 +687,14 @@ mod tests {
         state.merge_stop(stop(EVERYTHING, 5, 3));
         state.merge_grant(P, C, grant(Actor::Subject, 5, 3));
         state.merge_exception(P, C, Exception { mark: mark(5, 3), lifts: true });
-        assert_eq!(state.live_stop(P, C), None);
+        assert_eq!(state.live_stop(&Catalog::default(), P, C), None);
         // Another grant of the moment leaves it so, and a stop of another act does not.
         state.merge_grant(P, C, grant(Actor::Subject, 5, 9));
-        assert_eq!(state.live_stop(P, C), None);
+        assert_eq!(state.live_stop(&Catalog::default(), P, C), None);
         for index in [1, 9] {
             let mut stopped = state.clone();
             stopped.merge_stop(stop(CHANNEL, 5, index));
-            assert!(stopped.live_stop(P, C).is_some(), "{index}");
+            assert!(stopped.live_stop(&Catalog::default(), P, C).is_some(), "{index}");
         }
     }
 
@@ -629,11 +704,17 @@ mod tests {
         for order in [[stop(CELL, 5, 1), echo], [echo, stop(CELL, 5, 1)]] {
             let mut state = SubjectState::default();
             order.into_iter().for_each(|stop| state.merge_stop(stop));
-            assert_eq!(state.live_stop(P, C).unwrap().kind, StopKind::Withdrawn);
-            assert_eq!(state.latest_stop(P, C).unwrap().kind, StopKind::Revoked);
+            assert_eq!(
+                state.live_stop(&Catalog::default(), P, C).unwrap().kind,
+                StopKind::Withdrawn
+            );
+            assert_eq!(
+                state.latest_stop(&Catalog::default(), P, C).unwrap().kind,
+                StopKind::Revoked
+            );
             // A grant between the two lifted the subject's own stop: this one is new.
             state.merge_grant(P, C, grant(Actor::Subject, 6, 3));
-            assert_eq!(state.live_stop(P, C).unwrap().kind, StopKind::Revoked);
+            assert_eq!(state.live_stop(&Catalog::default(), P, C).unwrap().kind, StopKind::Revoked);
         }
     }
 
@@ -645,8 +726,11 @@ mod tests {
             for (index, scope) in (0..).zip(scopes) {
                 state.merge_stop(stop(scope, if scope == latest { 9 } else { 5 }, index));
             }
-            assert_eq!(state.latest_stop(P, C).unwrap().scope, latest);
-            assert_eq!(state.latest_stop_over(EVERYTHING).unwrap().scope, EVERYTHING);
+            assert_eq!(state.latest_stop(&Catalog::default(), P, C).unwrap().scope, latest);
+            assert_eq!(
+                state.latest_stop_over(&Catalog::default(), EVERYTHING).unwrap().scope,
+                EVERYTHING
+            );
         }
     }
 
@@ -656,9 +740,12 @@ mod tests {
         for scope in [EVERYTHING, CELL, PURPOSE] {
             state.merge_stop(stop(scope, 5, 1));
         }
-        assert_eq!(state.latest_stop(P, C).unwrap().scope, CELL);
-        assert_eq!(state.latest_stop(P, ChannelId(0)).unwrap().scope, PURPOSE);
-        assert_eq!(state.latest_stop(PurposeId(0), C).unwrap().scope, EVERYTHING);
+        assert_eq!(state.latest_stop(&Catalog::default(), P, C).unwrap().scope, CELL);
+        assert_eq!(state.latest_stop(&Catalog::default(), P, ChannelId(0)).unwrap().scope, PURPOSE);
+        assert_eq!(
+            state.latest_stop(&Catalog::default(), PurposeId(0), C).unwrap().scope,
+            EVERYTHING
+        );
     }
 
     #[test]
@@ -666,11 +753,11 @@ mod tests {
         let mut state = SubjectState::default();
         state.merge_stop(stop(EVERYTHING, 5, 1));
         state.merge_grant(P, C, grant(Actor::Import, 7, 2));
-        assert!(state.live_stop(P, C).is_some());
+        assert!(state.live_stop(&Catalog::default(), P, C).is_some());
         state.merge_grant(P, C, grant(Actor::Guardian, 6, 3));
-        assert!(state.live_stop(P, C).is_none());
-        assert!(state.live_stop(P, ChannelId(0)).is_some());
-        assert_eq!(state.cell(P, C).unwrap().grant.as_ref().unwrap().mark, mark(7, 2));
+        assert!(state.live_stop(&Catalog::default(), P, C).is_none());
+        assert!(state.live_stop(&Catalog::default(), P, ChannelId(0)).is_some());
+        assert_eq!(state.cell(P, C).unwrap().lifted(), Some(mark(6, 3)));
     }
 
     #[test]
@@ -705,7 +792,7 @@ mod tests {
                 let grant = Grant { confirmed_by: Some(index), ..grant(Actor::Subject, 1, 1) };
                 state.merge_grant(P, C, grant);
             }
-            assert_eq!(state.cell(P, C).unwrap().grant.as_ref().unwrap().decided_by(), 7);
+            assert_eq!(state.cell(P, C).unwrap().own.given.as_ref().unwrap().decided_by(), 7);
         }
     }
 
@@ -723,7 +810,10 @@ mod tests {
             (CELL, vec![(1, 2)]),
             (Scope::cell(PurposeId(3), C), vec![]),
         ] {
-            let got: Vec<_> = state.cells_in(scope).map(|c| (c.purpose.0, c.channel.0)).collect();
+            let got: Vec<_> = state
+                .cells_in(&Catalog::default(), scope)
+                .map(|c| (c.purpose.0, c.channel.0))
+                .collect();
             assert_eq!(got, want, "{scope:?}");
         }
     }

@@ -142,12 +142,12 @@ impl GrantExpired {
     fn is_true_of(&self, catalog: &Catalog, state: &SubjectState, change: &ChangeRecord) -> bool {
         let cell = catalog.resolve(&change.scope).ok().and_then(Scope::as_cell);
         let Some((purpose_id, channel_id)) = cell else { return false };
-        let Some(purpose) = catalog.purpose(purpose_id) else { return false };
         let before = self.expired_at.plus_ms(-1);
-        let standing = Standing::of(state, purpose, purpose_id, channel_id, before);
-        let Standing::Given(grant) = standing else { return false };
+        let standing = Standing::of(catalog, state, purpose_id, channel_id, before);
+        let Standing::Given(given) = standing else { return false };
+        let grant = given.latest;
         grant.mark.index == self.grant_index
-            && grant.ends_at() == Some(self.expired_at)
+            && given.ends_at() == Some(self.expired_at)
             && change.action == Action::Expire
             && change.outcome == Outcome::Applied
             && change.expires_at == grant.expires_at

@@ -20,21 +20,27 @@
 //! 2. A live stop covers the cell and the actor may not lift it: BLOCKED_BY_STOP.
 //! 3. A live stop covers the cell and is later: SUPERSEDED_BY_LATER, that stop.
 //! 4. A live stop covers the cell and is not later. Only a grant that waits for its double opt-in
-//!    leaves it so: PENDING_CONFIRMATION, or SUPERSEDED_BY_LATER if the latest grant that waits is
-//!    later and could lift the stop too.
+//!    leaves it so: PENDING_CONFIRMATION, or SUPERSEDED_BY_LATER if a later one of somebody who may
+//!    lift the stop waits and could do so too.
 //! 5. The purpose rests on consent nowhere: APPLIED if this is the grant that lifts a stop,
 //!    SUPERSEDED_BY_LATER if a later grant does, NO_EFFECT if there is none to lift.
-//! 6. It lifted a stop that was live before: APPLIED. This holds even where a later grant, which
-//!    the stop had blocked, now decides.
-//! 7. A later grant stands: SUPERSEDED_BY_LATER, that grant.
-//! 8. Its version needs no double opt-in, or it is the confirmation of one: APPLIED.
-//! 9. A later grant waits for its double opt-in: SUPERSEDED_BY_LATER, that grant.
-//! 10. A confirmed grant stands that counts now and says all that this one does, of the same or a newer
-//!     version, with the same end and categories: NO_EFFECT. A request never downgrades it, and one
-//!     that asks for something else waits beside it, while the confirmed one goes on.
-//! 11. PENDING_CONFIRMATION.
+//! 6. It lifted a stop that was live before: APPLIED.
+//! 7. The actor may not lift stops, and one was lifted in the cell: SUPERSEDED_BY_LATER if the grant
+//!    that lifted it is later, else NO_EFFECT. Only the data subject's own grants count there.
+//! 8. A later grant stands, and not one of somebody else over an own one: SUPERSEDED_BY_LATER, the
+//!    latest.
+//! 9. Its version needs a double opt-in, and it is no confirmation: SUPERSEDED_BY_LATER if a later grant,
+//!    as in 8, waits for its own; NO_EFFECT if a confirmed grant stands that counts now and
+//!    says all that this one does, of the same or a newer version, with the same end and categories;
+//!    else PENDING_CONFIRMATION. A request never downgrades a confirmed grant, and one that asks for
+//!    something else waits beside it, while the confirmed one goes on.
+//! 10. A later grant of somebody else stands: SUPERSEDED_BY_LATER, that grant, if it leaves nothing to
+//!     this one, nor to the own one that this one replaces.
+//! 11. It is somebody else's that does not count now, beside an own one that counts: NO_EFFECT, unless
+//!     it took the place of one that did count.
+//! 12. APPLIED.
 //!
-//! A **stop** is looked at cell by cell. The cells that can matter are those of its scope that some
+//! A **stop** is looked at cell by cell; a class is every purpose that it has when the act is written. The cells that can matter are those of its scope that some
 //! grant named and, unless a stop of at least its width stood before, the live cells of its scope
 //! that are open without one, in some region: those of legitimate interest, and those of another
 //! basis where consent was the basis before. For a refusal or an objection, which answer a question,
@@ -42,7 +48,8 @@
 //! 1. APPLIED if it decides some cell and changed something there: no stop stood and it closed an
 //!    open cell, took back a grant that was not past its expiry or that waited for its double
 //!    opt-in, or answered a question (refusal or objection of a live cell); or a stop stood, and
-//!    the latest grant that waits could have lifted that one when confirmed.
+//!    the latest own grant that waits could have lifted that one when confirmed. Also if an own grant
+//!    lifts it, and it took from others what that one does not give.
 //! 2. SUPERSEDED_BY_LATER if a later stop of at least its width stands, or if a later stop or a
 //!    later lifting grant decides some cell that can matter. The cause is one of these.
 //! 3. NO_EFFECT otherwise: withdrawn where nothing was known, or stopped again.
@@ -50,10 +57,11 @@
 use smallvec::SmallVec;
 
 use crate::{
-    decide::Standing,
+    decide::{Given, Standing, counts, includes},
     domain::{
         Action, Actor, Catalog, CellState, ChangeRecord, ChannelId, Exception, Grant, LegalBasis,
-        Mark, Millis, Outcome, Purpose, PurposeId, Scope, Stop, SubjectState, UnknownKey,
+        Mark, Millis, Outcome, Purpose, PurposeId, PurposeScope, Scope, Stop, SubjectState,
+        UnknownKey,
     },
     entry::{ConsentAct, ConsentConfirmed},
 };
@@ -121,7 +129,7 @@ pub fn fold(
         let Some((purpose, channel)) = scope.as_cell() else { continue };
         let grant = grant(mark, act.actor, act.authority_ends_at, change);
         let waits = waits(catalog, purpose, change.purpose_version);
-        let is_exception = stops.iter().any(|stop| stop.covers(purpose, channel));
+        let is_exception = stops.iter().any(|stop| catalog.covers(*stop, purpose, channel));
         if is_exception && act.actor.speaks_for_subject() {
             state.merge_exception(purpose, channel, Exception { mark, lifts: !waits });
         }
@@ -180,13 +188,14 @@ pub struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// Sets the outcome of each change.
+    /// Sets the outcome of each change, for this state alone.
     ///
     /// # Errors
     /// The first key that the catalogue lacks; no outcome is set then.
     pub fn outcomes(&self, changes: &mut [ChangeRecord]) -> Result<(), UnknownKey> {
         let scopes = resolve(self.catalog, changes)?;
         for (change, &scope) in changes.iter_mut().zip(&scopes) {
+            change.linked_subjects = 0;
             change.outcome = match (change.action, scope.as_cell()) {
                 (Action::Grant, Some((purpose, channel))) => self.grant(purpose, channel, change),
                 (Action::Grant, None) | (Action::Expire, _) => Outcome::NoEffect,
@@ -290,74 +299,115 @@ impl Judge<'_> {
         if let Some(index) = self.after.erased_by {
             return Outcome::BlockedByStop(Some(index));
         }
-        let later_pending = cell.pending.as_deref().filter(|grant| grant.mark > self.mark);
-        if let Some(stop) = self.after.live_stop(purpose_id, channel_id) {
+        if let Some(stop) = self.after.live_stop(self.catalog, purpose_id, channel_id) {
             return if !self.actor.speaks_for_subject() {
                 Outcome::BlockedByStop(Some(stop.mark.index))
-            } else if self.after.stops_bar(purpose_id, channel_id, self.mark) {
-                let latest = self.after.latest_stop(purpose_id, channel_id).unwrap_or(stop);
+            } else if self.after.stops_bar(self.catalog, purpose_id, channel_id, self.mark) {
+                let latest =
+                    self.after.latest_stop(self.catalog, purpose_id, channel_id).unwrap_or(stop);
                 Outcome::SupersededByLater(Some(latest.mark.index))
             } else {
-                let lifting = later_pending.filter(|grant| {
-                    grant.actor.speaks_for_subject()
-                        && !self.after.stops_bar(purpose_id, channel_id, grant.mark)
+                let lifting = cell.own.pending.as_deref().map(|grant| grant.mark).filter(|&mark| {
+                    mark > self.mark
+                        && !self.after.stops_bar(self.catalog, purpose_id, channel_id, mark)
                 });
-                superseded_or(lifting.map(|grant| grant.mark), Outcome::PendingConfirmation)
+                superseded_or(lifting, Outcome::PendingConfirmation)
             };
         }
 
-        let was_stopped = self.before.live_stop(purpose_id, channel_id).is_some();
+        let was_stopped = self.before.live_stop(self.catalog, purpose_id, channel_id).is_some();
         // A later grant of the same moment may be barred by the stop that this one stands beside.
         let is_exception = cell.exception.as_ref().is_some_and(|one| one.mark == self.mark);
-        let lifts = cell.lifted == Some(self.mark) || is_exception && was_stopped;
+        let lifts = cell.lifted() == Some(self.mark) || is_exception && was_stopped;
         let waits =
             !self.is_confirmation && waits(self.catalog, purpose_id, change.purpose_version);
         if !purpose.current().has_basis(LegalBasis::Consent) {
             let may_lift = self.actor.speaks_for_subject() && !waits;
-            return match self.after.latest_stop(purpose_id, channel_id) {
+            return match self.after.latest_stop(self.catalog, purpose_id, channel_id) {
                 Some(_) if lifts => Outcome::Applied,
                 // The stop is lifted, and not by this grant, so by a later one.
-                Some(_) if may_lift => superseded_or(cell.lifted, Outcome::NoEffect),
+                Some(_) if may_lift => superseded_or(cell.lifted(), Outcome::NoEffect),
                 _ => Outcome::NoEffect,
             };
         }
         if lifts && was_stopped {
             return Outcome::Applied;
         }
-        if let Some(grant) = &cell.grant
-            && grant.mark > self.mark
-        {
-            return Outcome::SupersededByLater(Some(grant.mark.index));
+        let others = self.after.others_that_count(self.catalog, cell);
+        let is_own = self.actor.speaks_for_subject();
+        let is_idle =
+            !is_own && self.after.latest_stop(self.catalog, purpose_id, channel_id).is_some();
+        if is_idle {
+            return superseded_or(self.later(cell.own.given.as_ref()), Outcome::NoEffect);
+        }
+        // Nobody else's grant takes the place of an own one.
+        let rivals = || [&cell.own].into_iter().chain(others.filter(|_| !is_own));
+        if let Some(later) = rivals().filter_map(|side| self.later(side.given.as_ref())).max() {
+            return Outcome::SupersededByLater(Some(later.index));
         }
         if !waits {
-            return Outcome::Applied;
+            let other = self.later(others.and_then(|others| others.given.as_ref()));
+            return match self.changes_what_is_given(purpose, cell) {
+                true => Outcome::Applied,
+                false => superseded_or(other, Outcome::NoEffect),
+            };
         }
-        if let Some(grant) = later_pending {
-            return Outcome::SupersededByLater(Some(grant.mark.index));
+        if let Some(later) = rivals().filter_map(|side| self.later(side.pending.as_deref())).max() {
+            return Outcome::SupersededByLater(Some(later.index));
         }
-        match Standing::of(self.after, purpose, purpose_id, channel_id, self.now) {
-            Standing::Given(grant) if says_no_more(grant, change) => Outcome::NoEffect,
+        match Standing::of(self.catalog, self.after, purpose_id, channel_id, self.now) {
+            Standing::Given(given) if given.iter().any(|grant| says_no_more(grant, change)) => {
+                Outcome::NoEffect
+            }
             _ => Outcome::PendingConfirmation,
         }
     }
 
+    /// The place of a grant, if it is later than the judged change.
+    fn later(&self, grant: Option<&Grant>) -> Option<Mark> {
+        grant.map(|grant| grant.mark).filter(|&mark| mark > self.mark)
+    }
+
+    /// Whether a grant, the latest of its side, changed what is given in an unstopped cell.
+    fn changes_what_is_given(&self, purpose: &Purpose, after: &CellState) -> bool {
+        let before = self.before.cell(after.purpose, after.channel);
+        let counting = |grant: &&Grant| counts(purpose, grant, self.now);
+        let own = after.own.given.as_ref();
+        let other = self
+            .after
+            .others_that_count(self.catalog, after)
+            .and_then(|others| others.given.as_ref());
+        if self.actor.speaks_for_subject() {
+            let Some(later) = other.filter(|grant| grant.mark > self.mark) else { return true };
+            let replaced = before.and_then(|cell| cell.own.given.as_ref());
+            let covers = counts(purpose, later, self.now);
+            let mut counted = own.into_iter().chain(replaced).filter(counting);
+            return counted.any(|grant| !covers || !includes(purpose, later, grant));
+        }
+        let Some(own) = own.filter(counting) else { return true };
+        let replaced = before.and_then(|cell| cell.others.as_ref()?.given.as_ref());
+        let replaced = replaced.filter(|grant| grant.mark > own.mark).filter(counting);
+        other.filter(counting).is_some()
+            || replaced.is_some_and(|grant| !includes(purpose, own, grant))
+    }
+
     fn stop(&self, action: Action, scope: Scope) -> Outcome {
         let names_what_no_stop_touches =
-            scope.purpose.is_some_and(|purpose| self.stoppable(purpose).is_none());
+            scope.as_purpose().is_some_and(|purpose| self.stoppable(purpose).is_none());
         if names_what_no_stop_touches || self.after.erased_by.is_some() {
             return Outcome::NoEffect;
         }
         let mut later = None;
-        for cell in self.after.cells_in(scope) {
+        for cell in self.after.cells_in(self.catalog, scope) {
             match self.stop_at(action, cell) {
                 AtCell::Changed => return Outcome::Applied,
                 AtCell::Unchanged => {}
                 AtCell::DecidedLater(index) => later = later.or(Some(index)),
             }
         }
-        match self.after.latest_stop_over(scope) {
+        match self.after.latest_stop_over(self.catalog, scope) {
             Some(stop) if stop.mark > self.mark => later = later.or(Some(stop.mark.index)),
-            _ if self.before.latest_stop_over(scope).is_some() => {}
+            _ if self.before.latest_stop_over(self.catalog, scope).is_some() => {}
             _ if self.stops_a_cell_without_record(action, scope) => return Outcome::Applied,
             _ => later = later.or_else(|| self.later_stop_within(action, scope)),
         }
@@ -368,38 +418,57 @@ impl Judge<'_> {
     fn stop_at(&self, action: Action, cell: &CellState) -> AtCell {
         let (purpose_id, channel_id) = (cell.purpose, cell.channel);
         let Some(purpose) = self.stoppable(purpose_id) else { return AtCell::Unchanged };
-        let stands = self.after.live_stop(purpose_id, channel_id).is_some();
-        let latest = self.after.latest_stop(purpose_id, channel_id).filter(|_| stands);
-        match (latest, cell.lifted) {
+        let stands = self.after.live_stop(self.catalog, purpose_id, channel_id).is_some();
+        let latest =
+            self.after.latest_stop(self.catalog, purpose_id, channel_id).filter(|_| stands);
+        match (latest, cell.lifted()) {
             (Some(stop), _) if stop.mark > self.mark => {
                 return AtCell::DecidedLater(stop.mark.index);
             }
             (Some(_), _) => {}
+            (None, _) if self.takes_from_others(purpose, cell) => return AtCell::Changed,
             // The act's own grant is an exception from its stop, not a later act.
             (None, Some(grant)) if grant.index != self.mark.index => {
                 return AtCell::DecidedLater(grant.index);
             }
             (None, _) => return AtCell::Unchanged,
         }
-        let changed = match Standing::of(self.before, purpose, purpose_id, channel_id, self.now) {
-            Standing::Given(_)
-            | Standing::Outdated(_)
-            | Standing::CameOfAge(_)
-            | Standing::Pending(_) => true,
-            Standing::Stopped(_) => self
-                .before
-                .cell(purpose_id, channel_id)
-                .and_then(|cell| cell.pending.as_deref())
-                .is_some_and(|grant| {
-                    grant.actor.speaks_for_subject()
-                        && !self.before.stops_bar(purpose_id, channel_id, grant.mark)
-                }),
-            Standing::Nothing | Standing::Expired(_) => {
-                can_matter(action, purpose) && self.is_live(channel_id)
-            }
-            Standing::Erased(_) => false,
-        };
+        let changed =
+            match Standing::of(self.catalog, self.before, purpose_id, channel_id, self.now) {
+                Standing::Given(_)
+                | Standing::Outdated(_)
+                | Standing::CameOfAge(_)
+                | Standing::Pending(_) => true,
+                Standing::Stopped(_) => self
+                    .before
+                    .cell(purpose_id, channel_id)
+                    .and_then(|cell| cell.own.pending.as_deref())
+                    .is_some_and(|grant| {
+                        !self.before.stops_bar(self.catalog, purpose_id, channel_id, grant.mark)
+                    }),
+                Standing::Nothing | Standing::Expired(_) => {
+                    can_matter(action, purpose) && self.is_live(channel_id)
+                }
+                Standing::Erased(_) => false,
+            };
         if changed { AtCell::Changed } else { AtCell::Unchanged }
+    }
+
+    /// Whether a stop, lifted at once, ended what others had given in a cell, and the own grant that
+    /// lifts it does not give as much.
+    fn takes_from_others(&self, purpose: &Purpose, cell: &CellState) -> bool {
+        let standing =
+            |state| Standing::of(self.catalog, state, cell.purpose, cell.channel, self.now);
+        let is_others = |grant: &&Grant| !grant.actor.speaks_for_subject();
+        let taken = match standing(self.before) {
+            Standing::Given(Given { latest, .. }) => latest,
+            Standing::Pending(grant) => grant,
+            _ => return false,
+        };
+        let left = cell.own.given.as_ref().filter(|own| counts(purpose, own, self.now));
+        Some(taken)
+            .filter(is_others)
+            .is_some_and(|taken| left.is_none_or(|own| !includes(purpose, own, taken)))
     }
 
     /// Whether the scope has a cell that can matter and that no grant named and no stop covered.
@@ -408,8 +477,10 @@ impl Judge<'_> {
     /// grant of the subject. So the walk is short where it succeeds, and never longer than the
     /// catalogue's purposes and the subject's record.
     fn stops_a_cell_without_record(&self, action: Action, scope: Scope) -> bool {
-        let has_stop = |purpose, channel| self.before.has_stop_for(Scope { purpose, channel });
-        let is_open = |&id: &ChannelId| self.is_live(id) && !has_stop(None, Some(id));
+        let is_covered = |scope: Scope| self.before.latest_stop_over(self.catalog, scope).is_some();
+        let is_open = |&id: &ChannelId| {
+            self.is_live(id) && !is_covered(Scope { purpose: None, channel: Some(id) })
+        };
         let channels: SmallVec<[ChannelId; 16]> = match scope.channel {
             Some(id) => Some(id).into_iter().filter(is_open).collect(),
             None => self.catalog.channels().map(|(id, _)| id).filter(is_open).collect(),
@@ -418,10 +489,11 @@ impl Judge<'_> {
             return false;
         }
         self.any_purpose(scope, |id, purpose| {
+            let over_all = Scope { purpose: Some(PurposeScope::One(id)), channel: None };
             can_matter(action, purpose)
-                && !has_stop(Some(id), None)
+                && !is_covered(over_all)
                 && channels.iter().any(|&channel| {
-                    !has_stop(Some(id), Some(channel)) && self.after.cell(id, channel).is_none()
+                    !is_covered(Scope::cell(id, channel)) && self.after.cell(id, channel).is_none()
                 })
         })
     }
@@ -429,7 +501,7 @@ impl Judge<'_> {
     /// The latest stop that decides some cell of the scope that can matter.
     fn later_stop_within(&self, action: Action, scope: Scope) -> Option<u64> {
         let touches_a_cell = |stop: &&Stop| {
-            let Some(overlap) = stop.scope.overlap(scope) else { return false };
+            let Some(overlap) = self.catalog.overlap(stop.scope, scope) else { return false };
             let has_channel = match overlap.channel {
                 Some(id) => self.is_live(id),
                 None => self.catalog.channels().any(|(_, channel)| !channel.retired),
@@ -441,10 +513,12 @@ impl Judge<'_> {
     }
 
     fn any_purpose(&self, scope: Scope, test: impl Fn(PurposeId, &Purpose) -> bool) -> bool {
-        match scope.purpose {
-            Some(id) => self.catalog.purpose(id).is_some_and(|purpose| test(id, purpose)),
-            None => self.catalog.purposes().any(|(id, purpose)| test(id, purpose)),
+        if let Some(id) = scope.as_purpose() {
+            return self.catalog.purpose(id).is_some_and(|purpose| test(id, purpose));
         }
+        let mut covered =
+            self.catalog.purposes().filter(|(id, _)| self.catalog.covers_purpose(scope, *id));
+        covered.any(|(id, purpose)| test(id, purpose))
     }
 
     fn stoppable(&self, id: PurposeId) -> Option<&Purpose> {

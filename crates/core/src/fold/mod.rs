@@ -11,6 +11,7 @@
 //! * [`subject`]: an entry and one state; [`CatalogAt`] and [`Subscriptions`]: the other two parts.
 //! * [`consent`]: acts folded into states, and the outcome of each change.
 //! * [`Linked`]: the contributions of linked data subjects to each other.
+//! * [`Acted`]: the outcomes of an act, over all data subjects that links connect.
 //! * [`Answers`]: the decisions for the cells that an entry touches.
 //! * [`Replay`]: a ledger folded from its beginning, with the claims in it that are not true.
 
@@ -18,6 +19,7 @@ mod catalog;
 pub mod consent;
 mod lead;
 mod linked;
+mod outcomes;
 mod replay;
 mod subscriptions;
 mod touched;
@@ -28,6 +30,7 @@ pub use catalog::CatalogAt;
 pub(crate) use lead::due;
 pub use lead::{Due, Lead, UseCell};
 pub use linked::{LINKED_SUBJECTS_MAX, Linked, around, reach, unite};
+pub use outcomes::Acted;
 pub use replay::{Judged, Replay, Untrue};
 use smallvec::SmallVec;
 pub use subscriptions::Subscriptions;

@@ -11,7 +11,7 @@ use std::{convert::Infallible, mem::size_of, sync::Arc};
 
 use hashbrown::HashMap;
 
-use super::{After, Answers, Fold, FoldError, Linked, consent, reach, unite};
+use super::{Acted, After, Answers, Fold, FoldError, Linked, reach, unite};
 use crate::{
     domain::{
         Actor, Catalog, ChangeRecord, Mark, Millis, Outcome, Reason, SubjectRef, SubjectState,
@@ -56,6 +56,15 @@ pub enum Untrue {
         stored: Outcome,
         /// The correct value.
         recomputed: Outcome,
+    },
+    /// A change applied to another number of linked data subjects.
+    LinkedSubjects {
+        /// The change, from 0.
+        position: usize,
+        /// The number in the entry.
+        stored: u32,
+        /// The correct value.
+        recomputed: u32,
     },
     /// It claims to have taken effect too late.
     EffectiveAt {
@@ -130,6 +139,7 @@ impl Replay {
         let after = state(&self.states, subject);
         let mut judged = Judged {
             place: fact.place,
+            subject,
             catalog: &self.fold.catalog.catalog,
             // Where the links of the subject stay as they were, so do the states of all others.
             linked: linked(&self.states, subject, &before),
@@ -171,6 +181,8 @@ fn whole(alone: &Arc<SubjectState>, linked: &[Linked]) -> Arc<SubjectState> {
 pub struct Judged<'a> {
     /// The place of the entry.
     pub place: Place,
+    /// The data subject.
+    subject: SubjectRef,
     /// The catalogue.
     pub catalog: &'a Catalog,
     /// The data subject's own state before and after the entry, and the data subjects linked to it.
@@ -198,31 +210,33 @@ impl Judged<'_> {
         is_confirmation: bool,
         changes: &[ChangeRecord],
     ) -> Result<Vec<Untrue>, UnknownKey> {
-        let judge = consent::Judge {
+        let acted = Acted {
             catalog: self.catalog,
-            before: &self.before(),
-            after: &whole(&self.after, &self.linked),
+            subject: self.subject,
+            before: &self.before,
+            after: &self.after,
+            linked: &self.linked,
             mark,
             actor,
             now: self.place.recorded_at,
             is_confirmation,
         };
         let mut judged = changes.to_vec();
-        judge.outcomes(&mut judged)?;
-        for change in &mut judged {
-            let is_own =
-                |index| self.before.rests_on_entry(index) || self.after.rests_on_entry(index);
-            change.outcome = change.outcome.naming_only(is_own);
-        }
+        acted.outcomes(&mut judged)?;
         let pairs = changes.iter().zip(&judged).enumerate();
-        let untrue = pairs.filter(|(_, (stored, judged))| stored.outcome != judged.outcome);
-        Ok(untrue
-            .map(|(position, (stored, judged))| Untrue::Outcome {
+        let untrue = pairs.filter_map(|(position, (stored, judged))| {
+            if stored.outcome != judged.outcome {
+                let (stored, recomputed) = (stored.outcome, judged.outcome);
+                return Some(Untrue::Outcome { position, stored, recomputed });
+            }
+            let (stored, recomputed) = (stored.linked_subjects, judged.linked_subjects);
+            (stored != recomputed).then_some(Untrue::LinkedSubjects {
                 position,
-                stored: stored.outcome,
-                recomputed: judged.outcome,
+                stored,
+                recomputed,
             })
-            .collect())
+        });
+        Ok(untrue.collect())
     }
 
     /// The latest moment at which an act can take effect: that of its record or, where it would tie
@@ -254,7 +268,9 @@ impl Judged<'_> {
     pub fn takes_up_request(&mut self, confirmed: &ConsentConfirmed) -> bool {
         let Some(request) = self.requests.remove(&confirmed.request_index) else { return false };
         let is_same = |(confirmed, asked): (&ChangeRecord, &ChangeRecord)| {
-            *confirmed == ChangeRecord { outcome: confirmed.outcome, ..asked.clone() }
+            let linked_subjects = confirmed.linked_subjects;
+            let outcome = confirmed.outcome;
+            *confirmed == ChangeRecord { outcome, linked_subjects, ..asked.clone() }
         };
         request.subject == confirmed.subject_ref
             && request.actor == confirmed.requested_by

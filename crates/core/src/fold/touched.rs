@@ -126,13 +126,15 @@ fn touched_cells(
 ) -> Result<Vec<(PurposeId, ChannelId)>, UnknownKey> {
     let scopes = match touched {
         Touched::Changes(changes) => consent::resolve(catalog, changes)?,
-        Touched::Everything => smallvec::smallvec![Scope { purpose: None, channel: None }],
+        Touched::Everything => smallvec::smallvec![Scope::EVERYTHING],
     };
     let mut cells = Vec::new();
     for scope in scopes {
-        for purpose in ids(scope.purpose, catalog.purposes().map(|(id, _)| id)) {
-            let channels = ids(scope.channel, catalog.channels().map(|(id, _)| id));
-            cells.extend(channels.map(|channel| (purpose, channel)));
+        let covered = |id: &PurposeId| catalog.covers_purpose(scope, *id);
+        for purpose in catalog.purposes().map(|(id, _)| id).filter(covered) {
+            let channels = catalog.channels().map(|(id, _)| id);
+            let covered = |channel: &ChannelId| catalog.covers(scope, purpose, *channel);
+            cells.extend(channels.filter(covered).map(|channel| (purpose, channel)));
         }
     }
     let keys = |(purpose, channel): &(PurposeId, ChannelId)| {
@@ -144,10 +146,4 @@ fn touched_cells(
     cells.sort_unstable_by(|one, other| keys(one).cmp(&keys(other)));
     cells.dedup();
     Ok(cells)
-}
-
-/// The named id, or all of them.
-fn ids<Id>(named: Option<Id>, all: impl Iterator<Item = Id>) -> impl Iterator<Item = Id> {
-    let others = if named.is_some() { None } else { Some(all) };
-    named.into_iter().chain(others.into_iter().flatten())
 }

@@ -417,13 +417,13 @@ impl Extension {
 fn changes(facts: &Facts) -> Vec<Change> {
     let at = time(facts.act.effective_at);
     let written = |(record, cause): (&ChangeRecord, &Option<Reference>)| {
-        let key =
-            |key: &Option<Key>| key.as_ref().map_or_else(|| EVERY.to_owned(), ToString::to_string);
+        let every = || EVERY.to_owned();
+        let (purpose, channel) = (record.scope.purpose.as_ref(), record.scope.channel.as_ref());
         let is_grant = record.action == Action::Grant;
         Change {
             action: record.action.name().to_owned(),
-            purpose: key(&record.scope.purpose),
-            channel: key(&record.scope.channel),
+            purpose: purpose.map_or_else(every, ToString::to_string),
+            channel: channel.map_or_else(every, ToString::to_string),
             purpose_version: is_grant.then_some(record.purpose_version),
             data_categories: record.data_categories.clone(),
             outcome: record.outcome.name().to_owned(),

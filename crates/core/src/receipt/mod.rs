@@ -339,7 +339,7 @@ fn check_place(
     }
     let is_named = |text: &PurposeText| {
         let mut keys = facts.act.changes.iter().filter_map(|change| change.scope.purpose.as_ref());
-        keys.any(|key| key.as_str() == text.key)
+        keys.any(|name| name.as_one().is_some_and(|key| key.as_str() == text.key))
     };
     if !purposes.iter().all(|text| text.index < index && is_named(text)) {
         return disagrees("/consent_ledger/purposes");

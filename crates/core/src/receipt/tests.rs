@@ -52,7 +52,7 @@ fn of_witness() -> Policy {
 
 fn scope(purpose: &str, channel: &str) -> ScopeKeys {
     let key = |text: &str| (text != "*").then(|| Key::parse(text).unwrap());
-    ScopeKeys { purpose: key(purpose), channel: key(channel) }
+    ScopeKeys { purpose: key(purpose).map(Into::into), channel: key(channel) }
 }
 
 fn change(action: Action, purpose: &str, channel: &str, outcome: Outcome) -> ChangeRecord {
@@ -63,6 +63,7 @@ fn change(action: Action, purpose: &str, channel: &str, outcome: Outcome) -> Cha
         expires_at: (action == Action::Grant).then(|| AT.plus_ms(86_400_000)),
         data_categories: Vec::new(),
         outcome,
+        linked_subjects: 0,
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     cli::words::wire_time,
-    domain::keep_unreadable,
+    domain::{PurposeName, keep_unreadable},
     proto::{self, Action, Actor, ImportReject, ImportRow, ImportWarning},
 };
 
@@ -458,8 +458,11 @@ fn stopped_warning(line: u64, cell: &proto::Scope) -> ImportWarning {
 /// Whether a stop covers the cell of a grant.
 fn covers(stop: &proto::Change, grant: &proto::Change) -> bool {
     let (Some(stop), Some(cell)) = (&stop.scope, &grant.scope) else { return false };
-    let part = |stop: &str, cell: &str| stop == "*" || stop == cell;
-    part(&stop.purpose, &cell.purpose) && part(&stop.channel, &cell.channel)
+    let names = |text: &str| PurposeName::parse(text).ok();
+    let purposes = names(&stop.purpose).zip(names(&cell.purpose));
+    let covers_purpose =
+        stop.purpose == "*" || purposes.is_some_and(|(stop, cell)| stop.contains(&cell));
+    covers_purpose && (stop.channel == "*" || stop.channel == cell.channel)
 }
 
 /// Keeps fields that could not be read in the evidence.

@@ -9,7 +9,6 @@ use super::{
 };
 use crate::{
     cli::words,
-    domain::Key,
     proto::{self, Action, Actor},
 };
 
@@ -146,12 +145,10 @@ impl Cell {
         columns: &mut Columns,
     ) -> Result<Self, String> {
         let cell = format!("the cell of column `{}`", raw.column);
-        for (kind, key) in [("purpose", &raw.purpose), ("channel", &raw.channel)] {
-            if key != "*" {
-                Key::parse(key).map_err(|error| format!("{cell}: the {kind} {error}"))?;
-            } else if !raw.grant.is_empty() {
-                return Err(format!("{cell}: a grant covers exactly one cell, never `*`"));
-            }
+        let scope = format!("{}:{}", raw.purpose, raw.channel);
+        words::scope(&scope).map_err(|error| format!("{cell}: {error}"))?;
+        if !raw.grant.is_empty() {
+            words::cell(&scope).map_err(|error| format!("{cell}: {error}"))?;
         }
         if raw.grant.is_empty() && (raw.purpose_version != 0 || !raw.data_categories.is_empty()) {
             return Err(format!(

@@ -132,7 +132,7 @@ fn a_mapping_that_can_not_be_used_says_why() {
         (MAPPING.replace("\"no\"", "\"yes\""), "column `news`: `yes` is listed twice"),
         (MAPPING.replace("\"no\"", "\"\""), "a blank field changes nothing"),
         (MAPPING.replace("\"a\"", "\"A\""), "the purpose"),
-        (MAPPING.replace("\"email\"", "\"*\""), "exactly one cell"),
+        (MAPPING.replace("\"email\"", "\"*\""), "exactly one purpose and one channel"),
         (
             MAPPING.replace("grant = [\"yes\", \"1\"]", "purpose_version = 2"),
             "`purpose_version` and `data_categories` are only for grants",

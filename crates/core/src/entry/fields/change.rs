@@ -2,7 +2,7 @@
 
 use super::{EntryError, field, scalar::without_prefix};
 use crate::{
-    domain::{ChangeRecord, Millis, Outcome, Reason, ScopeKeys, SubjectRef},
+    domain::{ChangeRecord, Key, Millis, Outcome, PurposeName, Reason, ScopeKeys, SubjectRef},
     entry::{Meanings, Names},
     format::Reference,
     proto::{self, ledger},
@@ -46,14 +46,21 @@ fn change_to_message(
     change: &ChangeRecord,
     names: &Names<'_>,
 ) -> Result<ledger::Change, EntryError> {
+    let (one, class) = match &change.scope.purpose {
+        None => (None, String::new()),
+        Some(PurposeName::One(key)) => (Some(key), String::new()),
+        Some(PurposeName::Class(prefix)) => (None, prefix.to_string()),
+    };
     Ok(ledger::Change {
         action: proto::Action::from(change.action).into(),
-        purpose: names.purpose(change.scope.purpose.as_ref())?,
+        purpose: names.purpose(one)?,
+        purpose_class: class,
         channel: names.channel(change.scope.channel.as_ref())?,
         purpose_version: change.purpose_version,
         expires_at_ms: change.expires_at.map(|at| at.0),
         data_categories: change.data_categories.clone(),
         outcome: proto::Outcome::from(change.outcome).into(),
+        linked_subjects: change.linked_subjects,
         ..ledger::Change::default()
     })
 }
@@ -72,13 +79,12 @@ fn change_of_message(
 ) -> Result<ChangeRecord, EntryError> {
     let action = change.action().try_into().map_err(|()| field("changes.action"))?;
     let outcome = outcome_of_message(&change, meanings)?;
-    if !change.purpose_class.is_empty() {
-        return Err(field("changes.purpose_class"));
-    }
-    let scope = ScopeKeys {
-        purpose: meanings.purpose(change.purpose)?,
-        channel: meanings.channel(change.channel)?,
+    let class = |prefix: &str| Key::parse(prefix).map(PurposeName::Class);
+    let purpose = match change.purpose_class.as_str() {
+        "" => meanings.purpose(change.purpose)?.map(PurposeName::One),
+        prefix => Some(class(prefix).map_err(|_| field("changes.purpose_class"))?),
     };
+    let scope = ScopeKeys { purpose, channel: meanings.channel(change.channel)? };
     Ok(ChangeRecord {
         action,
         scope,
@@ -86,6 +92,7 @@ fn change_of_message(
         expires_at: change.expires_at_ms.map(Millis),
         data_categories: change.data_categories,
         outcome,
+        linked_subjects: change.linked_subjects,
     })
 }
 
@@ -98,9 +105,9 @@ fn outcome_of_message(
         reference => meanings.known_index("changes.cause", reference),
     };
     Ok(match change.outcome() {
-        proto::Outcome::Unspecified | proto::Outcome::NotRecorded => {
-            return Err(field("changes.outcome"));
-        }
+        proto::Outcome::Unspecified
+        | proto::Outcome::NotRecorded
+        | proto::Outcome::StandsAlready => return Err(field("changes.outcome")),
         proto::Outcome::Applied => Outcome::Applied,
         proto::Outcome::NoEffect => Outcome::NoEffect,
         proto::Outcome::BlockedByStop => Outcome::BlockedByStop(cause()?),
@@ -126,6 +133,7 @@ impl From<Outcome> for proto::Outcome {
             Outcome::BlockedByStop(_) => Self::BlockedByStop,
             Outcome::SupersededByLater(_) => Self::SupersededByLater,
             Outcome::PendingConfirmation => Self::PendingConfirmation,
+            Outcome::StandsAlready(_) => Self::StandsAlready,
         }
     }
 }
@@ -152,34 +160,40 @@ pub(in crate::entry) mod tests {
 
     fn any_stop() -> impl Strategy<Value = ChangeRecord> {
         let action = prop::sample::select(vec![Action::Refuse, Action::Withdraw, Action::Object]);
-        let scope = (option::of(any_catalog_key()), option::of(any_catalog_key()));
-        (action, scope, any_outcome()).prop_map(|(action, (purpose, channel), outcome)| {
-            ChangeRecord {
+        let purpose =
+            (any_catalog_key(), any::<bool>()).prop_map(|(key, is_class)| match is_class {
+                true => PurposeName::Class(key),
+                false => PurposeName::One(key),
+            });
+        let scope = (option::of(purpose), option::of(any_catalog_key()));
+        (action, scope, any_outcome(), any::<u32>()).prop_map(
+            |(action, (purpose, channel), outcome, linked_subjects)| ChangeRecord {
                 action,
                 scope: ScopeKeys { purpose, channel },
                 purpose_version: 0,
                 expires_at: None,
                 data_categories: Vec::new(),
                 outcome,
-            }
-        })
+                linked_subjects,
+            },
+        )
     }
 
     pub(in crate::entry) fn any_grant() -> impl Strategy<Value = ChangeRecord> {
         let scope = (any_catalog_key(), any_catalog_key());
-        let details = (1u32.., option::of(any::<i64>()), any_categories());
-        (scope, details, any_outcome()).prop_map(
-            |((purpose, channel), (purpose_version, expires_at, data_categories), outcome)| {
-                ChangeRecord {
-                    action: Action::Grant,
-                    scope: ScopeKeys { purpose: Some(purpose), channel: Some(channel) },
-                    purpose_version,
-                    expires_at: expires_at.map(Millis),
-                    data_categories,
-                    outcome,
-                }
-            },
-        )
+        let details = (1u32.., option::of(any::<i64>()), any_categories(), any::<u32>());
+        (scope, details, any_outcome()).prop_map(|((purpose, channel), details, outcome)| {
+            let (purpose_version, expires_at, data_categories, linked_subjects) = details;
+            ChangeRecord {
+                action: Action::Grant,
+                scope: ScopeKeys { purpose: Some(purpose.into()), channel: Some(channel) },
+                purpose_version,
+                expires_at: expires_at.map(Millis),
+                data_categories,
+                outcome,
+                linked_subjects,
+            }
+        })
     }
 
     /// The changes of an act, one at least.

@@ -1,10 +1,10 @@
 //! `SubscriptionCreated`: a durable subscription was created. It does not change until it is ended.
 //! Its identity is the index of this entry.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
-    domain::{Filter, Key, SHARDS_MAX, Snapshot, Subscription, SubscriptionId},
+    domain::{Filter, Key, PurposeName, SHARDS_MAX, Snapshot, Subscription, SubscriptionId},
     entry::{
         Content, EntryError, NamesNoSubject, OfSubscriptions, Place, Target,
         fields::{field, key},
@@ -116,26 +116,24 @@ pub fn snapshot_to_proto(snapshot: Option<Snapshot>) -> proto::Snapshot {
 /// A filter as a message.
 #[must_use]
 pub fn filter_to_proto(filter: &Filter) -> proto::WatchFilter {
-    let texts = |keys: &BTreeSet<Key>| keys.iter().map(ToString::to_string).collect();
     proto::WatchFilter {
-        purposes: texts(&filter.purposes),
-        channels: texts(&filter.channels),
+        purposes: filter.purposes.iter().map(ToString::to_string).collect(),
+        channels: filter.channels.iter().map(ToString::to_string).collect(),
         kinds: filter.kinds.iter().map(|kind| proto::EventKind::from(*kind).into()).collect(),
         namespaces: filter.namespaces.iter().cloned().collect(),
     }
 }
 
 fn filter_of_message(filter: &ledger::SubscriptionCreated) -> Result<Filter, EntryError> {
-    let keys = |name, texts: &[String]| {
-        texts.iter().map(|text| key(name, text)).collect::<Result<BTreeSet<_>, _>>()
-    };
+    let purpose = |text: &String| PurposeName::parse(text).map_err(|_| field("purposes"));
+    let channel = |text: &String| key("channels", text);
     let kind = |number: &i32| {
         let kind = proto::EventKind::try_from(*number).ok();
         kind.and_then(|kind| kind.try_into().ok()).ok_or(field("filter.kinds"))
     };
     Ok(Filter {
-        purposes: keys("filter.purposes", &filter.purposes)?,
-        channels: keys("filter.channels", &filter.channels)?,
+        purposes: filter.purposes.iter().map(purpose).collect::<Result<_, _>>()?,
+        channels: filter.channels.iter().map(channel).collect::<Result<_, _>>()?,
         kinds: filter.kinds.iter().map(kind).collect::<Result<_, _>>()?,
         namespaces: filter.namespaces.iter().cloned().collect(),
     })
@@ -155,7 +153,13 @@ pub(super) mod tests {
         let keys = || prop::collection::btree_set(any_catalog_key(), 0..3);
         let kinds = prop::sample::subsequence(EventKind::ALL.to_vec(), 0..EventKind::ALL.len());
         let namespaces = prop::collection::btree_set("[a-z]{1,9}", 0..3);
-        (keys(), keys(), kinds, namespaces).prop_map(|(purposes, channels, kinds, namespaces)| {
+        let name = |(key, is_class)| match is_class {
+            true => PurposeName::Class(key),
+            false => PurposeName::One(key),
+        };
+        let name = (any_catalog_key(), any::<bool>()).prop_map(name);
+        let purposes = prop::collection::btree_set(name, 0..3);
+        (purposes, keys(), kinds, namespaces).prop_map(|(purposes, channels, kinds, namespaces)| {
             Filter { purposes, channels, kinds: kinds.into_iter().collect(), namespaces }
         })
     }
