@@ -730,10 +730,10 @@ impl ::prost::Name for Sealed {
     }
 }
 /// The key that signs checkpoints changes. A checkpoint that covers this entry is signed by both keys
-/// once; later ones by the new key alone.
+/// once; later ones by the new key alone. If the key before was lost, the new one alone signs.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct KeyTransition {
-    /// The key before, in the text form of C2SP signed-note verifier keys.
+    /// The key before, in the text form of C2SP signed-note verifier keys; empty if it was lost.
     #[prost(string, tag = "1")]
     pub old_key: ::prost::alloc::string::String,
     /// The key from now on, in the same form.
@@ -1377,6 +1377,9 @@ pub struct Change {
     /// For EXPIRY: EXPIRED, or RECONSENT_REQUIRED where a guardian's authority ended.
     #[prost(enumeration = "crate::Reason", tag = "11")]
     pub reason: i32,
+    /// To how many linked persons the change applied, too.
+    #[prost(uint32, tag = "12")]
+    pub linked_subjects: u32,
 }
 impl ::prost::Name for Change {
     const NAME: &'static str = "Change";

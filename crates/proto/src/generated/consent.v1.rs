@@ -2,7 +2,9 @@
 /// What a change covers: a cell, or, for stops only, a wider scope.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Scope {
-    /// Purpose key such as `marketing.newsletter`, or `*` for every purpose (stops only).
+    /// Purpose key such as `marketing.newsletter`. Stops may also name a class, such as `marketing.*`: every
+    /// purpose whose key begins with `marketing.`, also those that come later, and not a purpose `marketing`.
+    /// The catalogue must have one. Or `*` for every purpose.
     #[prost(string, tag = "1")]
     pub purpose: ::prost::alloc::string::String,
     /// Channel key such as `email`, or `*` for every channel (stops only).
@@ -417,7 +419,8 @@ impl Action {
 pub enum Outcome {
     /// Not set.
     Unspecified = 0,
-    /// The change is now the act that decides, for at least one cell of its scope.
+    /// The change is now the act that decides, for at least one cell of its scope, of its data subject or
+    /// of a linked one.
     Applied = 1,
     /// Recorded, but no decision and no standing consent changed: for example a withdrawal where
     /// nothing was known. A stop still stands and still blocks later imports.
@@ -431,6 +434,9 @@ pub enum Outcome {
     /// Only in answers, never in an entry. A grant that was refused, because something in the request is
     /// wrong; the stops of the same request are recorded. The answer's warnings say what is wrong.
     NotRecorded = 6,
+    /// Only in answers, never in an entry. With `record_only_news`: the entry that `cause_index` names says
+    /// this already, and nothing was recorded.
+    StandsAlready = 7,
 }
 impl Outcome {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -446,6 +452,7 @@ impl Outcome {
             Self::SupersededByLater => "OUTCOME_SUPERSEDED_BY_LATER",
             Self::PendingConfirmation => "OUTCOME_PENDING_CONFIRMATION",
             Self::NotRecorded => "OUTCOME_NOT_RECORDED",
+            Self::StandsAlready => "OUTCOME_STANDS_ALREADY",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -458,6 +465,7 @@ impl Outcome {
             "OUTCOME_SUPERSEDED_BY_LATER" => Some(Self::SupersededByLater),
             "OUTCOME_PENDING_CONFIRMATION" => Some(Self::PendingConfirmation),
             "OUTCOME_NOT_RECORDED" => Some(Self::NotRecorded),
+            "OUTCOME_STANDS_ALREADY" => Some(Self::StandsAlready),
             _ => None,
         }
     }
@@ -867,6 +875,11 @@ pub struct GetCheckpointResponse {
     /// there is no policy.
     #[prost(bool, tag = "10")]
     pub witnessed: bool,
+    /// The changes of the signing key from one key to another, in order: each as the text of a C2SP
+    /// tlog-proof of the entry that names both keys, under a checkpoint that both have signed. Somebody who
+    /// trusts the key before can trust the next one with nothing else.
+    #[prost(string, repeated, tag = "11")]
+    pub key_changes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 impl ::prost::Name for GetCheckpointResponse {
     const NAME: &'static str = "GetCheckpointResponse";
@@ -2337,7 +2350,7 @@ pub struct Change {
     /// What the change does. Required.
     #[prost(enumeration = "Action", tag = "1")]
     pub action: i32,
-    /// What it covers. Required. Only stops may use `*`.
+    /// What it covers. Required. Only stops may use `*` or a class.
     #[prost(message, optional, tag = "2")]
     pub scope: ::core::option::Option<Scope>,
     /// For grants: the version of the purpose that was shown; 0 means the one that was current when the
@@ -2410,6 +2423,14 @@ pub struct RecordConsentRequest {
     /// person did something since. A stop that is older than a grant of the person does not undo it.
     #[prost(bool, tag = "10")]
     pub reported_late: bool,
+    /// For signals that come with every page view. True: an act that says nothing new is not recorded; it is
+    /// recorded whole, or not at all. A grant is no news where one of the same version, data categories and
+    /// side (of those who speak for the data subject, or of others) counts, and no other `expires_at` is
+    /// asked for: it does not renew the standing one. A stop is no news where the same one stands for the
+    /// same scope, is less than 24 hours older, and nothing has lifted it since. `preferences` are always
+    /// recorded. With `idempotency_key`, a key is kept only with an entry.
+    #[prost(bool, tag = "11")]
+    pub record_only_news: bool,
 }
 impl ::prost::Name for RecordConsentRequest {
     const NAME: &'static str = "RecordConsentRequest";
@@ -2424,17 +2445,18 @@ impl ::prost::Name for RecordConsentRequest {
 /// Answer of RecordConsent.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RecordConsentResponse {
-    /// Index of the entry that holds the act.
+    /// Index of the entry that holds the act. With `nothing_recorded`: of the latest entry that says a part
+    /// of it already.
     #[prost(uint64, tag = "1")]
     pub index: u64,
-    /// First revision that includes the act. A revision is a number of entries: revision N is the
+    /// First revision that includes that entry. A revision is a number of entries: revision N is the
     /// state after entries 0 to N - 1.
     #[prost(uint64, tag = "2")]
     pub revision: u64,
-    /// When the ledger recorded the act.
+    /// When the ledger recorded the act. Absent with `nothing_recorded`.
     #[prost(message, optional, tag = "3")]
     pub recorded_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// When the act took effect.
+    /// When the act took effect. Absent with `nothing_recorded`.
     #[prost(message, optional, tag = "4")]
     pub effective_at: ::core::option::Option<::prost_types::Timestamp>,
     /// What became of each change, in the order of the request.
@@ -2459,6 +2481,10 @@ pub struct RecordConsentResponse {
     /// differs.
     #[prost(string, tag = "9")]
     pub subject: ::prost::alloc::string::String,
+    /// With `record_only_news`: true if nothing was recorded, as all of the act stands already. Each result is
+    /// STANDS_ALREADY, and its `cause_index` names the entry that says it.
+    #[prost(bool, tag = "11")]
+    pub nothing_recorded: bool,
 }
 impl ::prost::Name for RecordConsentResponse {
     const NAME: &'static str = "RecordConsentResponse";
@@ -2707,6 +2733,10 @@ pub struct ImportConsentsResponse {
     /// Rows with a warning.
     #[prost(uint64, tag = "10")]
     pub warned: u64,
+    /// The changes of the rows that were recorded that applied to linked data subjects, as in
+    /// `ChangeResult.linked_subjects`.
+    #[prost(uint64, tag = "11")]
+    pub changes_of_linked_subjects: u64,
 }
 impl ::prost::Name for ImportConsentsResponse {
     const NAME: &'static str = "ImportConsentsResponse";
@@ -2884,7 +2914,8 @@ pub struct ChangeResult {
     /// What became of it.
     #[prost(enumeration = "Outcome", tag = "3")]
     pub outcome: i32,
-    /// For BLOCKED_BY_STOP and SUPERSEDED_BY_LATER: index of the entry that is in the way.
+    /// For BLOCKED_BY_STOP and SUPERSEDED_BY_LATER: index of the entry that is in the way. For
+    /// STANDS_ALREADY: of the entry that says it.
     #[prost(uint64, optional, tag = "4")]
     pub cause_index: ::core::option::Option<u64>,
     /// For grants: the version of the purpose that was agreed to.
@@ -2896,6 +2927,11 @@ pub struct ChangeResult {
     /// For grants: the data categories that the grant is narrowed to; empty: all of the version's.
     #[prost(string, repeated, tag = "7")]
     pub data_categories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// To how many linked data subjects the change applied: all that are verified to be the same person,
+    /// and with a stop also those that are only said to be. Never which. With at least one the outcome is
+    /// APPLIED, also where the data subject itself had nothing to stop.
+    #[prost(uint32, tag = "8")]
+    pub linked_subjects: u32,
 }
 impl ::prost::Name for ChangeResult {
     const NAME: &'static str = "ChangeResult";
@@ -3072,7 +3108,7 @@ pub struct StandingStop {
     /// REFUSE, WITHDRAW or OBJECT.
     #[prost(enumeration = "Action", tag = "1")]
     pub action: i32,
-    /// What it covers; `*` for every purpose or channel.
+    /// What it covers; `marketing.*` for a class, `*` for every purpose or channel.
     #[prost(message, optional, tag = "2")]
     pub scope: ::core::option::Option<Scope>,
     /// When it took effect.
@@ -3787,7 +3823,8 @@ impl ExportFormat {
 /// Which events a watcher wants. An empty list does not restrict, except for `kinds`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchFilter {
-    /// Purpose keys. A stop over every purpose passes any list. At most 1,000.
+    /// Purpose keys, and classes such as `marketing.*`: every purpose below that key, also those that come
+    /// later. A stop passes if it covers a purpose of the list, one over every purpose always. At most 1,000.
     #[prost(string, repeated, tag = "1")]
     pub purposes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Channel keys. A stop over every channel passes any list. At most 1,000.
@@ -4103,7 +4140,7 @@ pub struct EventChange {
     /// What the change does.
     #[prost(enumeration = "Action", tag = "1")]
     pub action: i32,
-    /// What it covers; `*` for every purpose or channel.
+    /// What it covers; `marketing.*` for a class, `*` for every purpose or channel.
     #[prost(message, optional, tag = "2")]
     pub scope: ::core::option::Option<Scope>,
     /// What became of it. A stop that was superseded or had no effect is told all the same.
@@ -4121,6 +4158,9 @@ pub struct EventChange {
     /// For grants: the data categories that the grant is narrowed to; empty: all of the version's.
     #[prost(string, repeated, tag = "7")]
     pub data_categories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// To how many linked data subjects the change applied too, or instead.
+    #[prost(uint32, tag = "8")]
+    pub linked_subjects: u32,
 }
 impl ::prost::Name for EventChange {
     const NAME: &'static str = "EventChange";
