@@ -63,10 +63,10 @@ pub struct ProveArgs {
     #[arg(long, value_name = "INDEX", group = "goal")]
     index: Option<u64>,
     /// Prove the entry that the request about --subject with this idempotency key wrote, as the server says
-    #[arg(long, value_name = "KEY", group = "goal", requires = "subject")]
+    #[arg(long, value_name = "KEY", group = "goal")]
     idempotency_key: Option<String>,
     /// Data subject of the request with --idempotency-key
-    #[arg(long, value_name = "NAMESPACE:ID", requires = "idempotency_key")]
+    #[arg(long, value_name = "NAMESPACE:ID")]
     subject: Option<String>,
     /// Prove that the ledger extends the checkpoint in this file
     #[arg(long, value_name = "FILE", group = "goal", conflicts_with = "checkpoint")]

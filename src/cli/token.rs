@@ -86,7 +86,7 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "DIR")]
     vault: Option<PathBuf>,
     /// File of the key-encryption key [default: `kek` beside the folder of the vault]
-    #[arg(long, value_name = "FILE", requires = "vault")]
+    #[arg(long, value_name = "FILE")]
     kek_file: Option<PathBuf>,
     /// Time at which the token must be valid [default: now]
     #[arg(long, value_name = "TIME", value_parser = words::time)]
