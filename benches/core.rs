@@ -16,7 +16,7 @@ use consent_ledger::{
     domain::{
         Action, Actor, Catalog, Change, ChannelPut, ContactChange, Evidence, Grant, Key,
         LegalBasis, Mark, Millis, Namespace, NamespaceKind, PhoneRegion, PurposePut,
-        PurposeVersion, Query, ScopeKeys, Subject, SubjectRef, SubjectState,
+        PurposeVersion, Query, ScopeKeys, Subject, SubjectState,
     },
     format::{
         entry::{Body, Persons, Slot},

@@ -166,7 +166,7 @@ fn assert_ledger_holds(dir: &Path, journal: &Journal) {
         assert_eq!(support::millis(promised.recorded_at.as_ref()), Some(recorded_at.0));
         assert_eq!(support::millis(promised.effective_at.as_ref()), Some(act.effective_at.0));
         let (sent, change) = (&line.request.changes[0], &act.changes[0]);
-        let recorded = (proto::Actor::from(act.actor), proto::Action::from(change.action));
+        let recorded = (Actor::from(act.actor), Action::from(change.action));
         assert_eq!(recorded, (line.request.actor(), sent.action()));
     }
     assert!(acts.is_empty(), "acts that no client sent: {:?}", acts.keys());
@@ -375,7 +375,9 @@ async fn a_tail_torn_at_any_byte_of_the_last_frame_is_set_aside() {
         on_all_processors(every, |cut| {
             let torn = altered(dir.path(), |bytes| bytes.truncate(usize::try_from(cut).unwrap()));
             forget_checkpoints(torn.path());
-            let verdict = support::verify(torn.path()).expect_code(0).json();
+            let data_dir = torn.path().display().to_string();
+            let verify = ["verify", "--json", "--ledger-only", "--data-dir", &data_dir];
+            let verdict = support::run(verify).expect_code(0).json();
             let tail = &verdict["tornTail"];
             assert_eq!(tail.is_object(), cut > last, "cut at {cut}: {verdict}");
             if cut > last {

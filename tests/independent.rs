@@ -14,7 +14,7 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use consent_ledger::{
-    domain::{Effect, Millis, Reason},
+    domain::{Effect, Reason},
     format::entry::Body,
     ledger::{FORMAT_VERSION, LEVEL, chain},
     proto::{

@@ -262,7 +262,6 @@ async fn a_missed_deadline_is_one_event_one_metric_and_one_log_line() {
     let server = Server::start_with(dir.path(), &flags);
     let metrics = server.printed("metrics on ").unwrap();
     wait_until(gauge, PATIENCE, || (metric(&metrics, gauge) == 1).then_some(()));
-    let mut clients = server.clients().await;
     assert_eq!(count_overdue(dir.path()), 1);
     assert_eq!(metric(&metrics, "consent_ledger_deliveries_overdue_total"), 0);
 }

@@ -104,8 +104,8 @@ impl SigningKeys {
             Some(change) if has_lost(change) => Ok(self),
             _ => Err(OpenError::KeyChangeUnfinished {
                 index,
-                next: begun.next,
-                previous: begun.previous,
+                next: begun.next.to_string(),
+                previous: begun.previous.as_ref().map(ToString::to_string),
             }),
         }
     }
@@ -134,7 +134,7 @@ pub(super) fn record(
 ) -> Result<Option<u64>, WriteError> {
     let Some(change) = unrecorded else { return Ok(unproven) };
     let (next, is_proven) = (change.next.clone(), change.previous.is_some());
-    let body = Body::SigningKeyChanged(change);
+    let body = Body::SigningKeyChanged(Box::new(change));
     let index = jobs.write(move |batch| batch.write(batch.recorded_at(), body, &[]))?;
     info!(index, verifier_key = %next, "the signing key was changed");
     Ok(is_proven.then_some(index))

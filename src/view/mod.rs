@@ -46,7 +46,7 @@ use crate::{
 };
 
 /// Version of the view's rows. A view of another version is rebuilt.
-const FORMAT_VERSION: u32 = 5;
+const FORMAT_VERSION: u32 = 6;
 /// States larger than this, in bytes, may not fit into their part of the hot cache.
 const HOT_STATE_BYTES_LARGE: usize = 2 << 10;
 /// Memory of an entry of the hot cache besides the state, in bytes: key, pointers, counters.

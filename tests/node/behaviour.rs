@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use consent_ledger::{
     backend::{Appended, LocalLog, LogBackend},
-    domain::{Action, ChannelPut, Effect, EventKind, Filter, Millis, Outcome, Reason},
+    domain::{Action, Effect, EventKind, Filter, Millis, Outcome, Reason},
     format::entry::Body,
     node::{Act, CatalogError, Naming, Node, OpenError, PurposeDraft, RecordError, WriteError},
     proto,

@@ -87,7 +87,9 @@ proptest! {
 }
 
 fn plan(args: &[&str], head: u64) -> Result<(u64, u64), u8> {
-    let cli = Cli::try_parse_from([&["consent-ledger", "verify-decisions", "--vault", "v"], args].concat());
+    let cli = Cli::try_parse_from(
+        [&["consent-ledger", "verify-decisions", "--vault", "v"], args].concat(),
+    );
     let crate::cli::Command::VerifyDecisions(args) = cli.map_err(|_| 2)?.command else {
         panic!("another command")
     };

@@ -130,7 +130,7 @@ pub enum Body {
     /// A durable subscription changed, or events were delivered to it.
     Subscription(SubscriptionEntry),
     /// Another key signs from here on.
-    SigningKeyChanged(SigningKeyChanged),
+    SigningKeyChanged(Box<SigningKeyChanged>),
 }
 
 impl Body {
@@ -148,7 +148,7 @@ impl Body {
             Self::Link(link) => link,
             Self::Use(used) => used,
             Self::Subscription(entry) => entry.kind(),
-            Self::SigningKeyChanged(change) => change,
+            Self::SigningKeyChanged(change) => &**change,
         }
     }
 
@@ -177,7 +177,9 @@ impl Body {
             ClearBody::Purpose(message) => Self::PurposePut(message.try_into()?),
             ClearBody::Channel(message) => Self::ChannelPut(message.try_into()?),
             ClearBody::Namespace(message) => Self::NamespacePut(message.try_into()?),
-            ClearBody::KeyTransition(message) => Self::SigningKeyChanged(message.try_into()?),
+            ClearBody::KeyTransition(message) => {
+                Self::SigningKeyChanged(Box::new(message.try_into()?))
+            }
             ClearBody::Persons(_)
             | ClearBody::Party(_)
             | ClearBody::Uses(_)
@@ -441,7 +443,7 @@ pub(crate) mod tests {
             any_link().prop_map(Body::Link),
             any_use().prop_map(Body::Use),
             any_subscription_entry().prop_map(Body::Subscription),
-            any_key_change().prop_map(Body::SigningKeyChanged),
+            any_key_change().prop_map(|change| Body::SigningKeyChanged(Box::new(change))),
         ]
     }
 
