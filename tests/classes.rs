@@ -11,7 +11,7 @@ use consent_ledger::proto::{
 use futures_util::stream;
 use tempfile::TempDir;
 
-use crate::support::{Clients, Server, act, change, check_request, consent_purpose, typed};
+use crate::support::{self, Clients, Server, act, change, check_request, consent_purpose, typed};
 
 const NEWS: &str = "marketing.newsletter";
 const ADS: &str = "marketing.ads.retargeting";
@@ -130,7 +130,7 @@ async fn it_covers_purposes_that_come_later_and_survives_a_rebuild() {
     assert_eq!(preferences.stops[0].scope.as_ref().unwrap().purpose, CLASS);
     let history = clients.history("user:1").await;
     assert_eq!(history[0].changes[0].scope.as_ref().unwrap().purpose, CLASS);
-    let audit = server.cli(&["verify-decisions"]).expect_code(0);
+    let audit = support::verify_decisions(dir.path(), &server.address, &[]).expect_code(0);
     assert!(!audit.stdout.is_empty());
 }
 

@@ -37,9 +37,7 @@ const CHECKS_MAX: usize = 200;
 
 /// Compares the answers at an address with the entries that it serves, opened with the keys of a directory.
 fn verify(dir: &Path, address: &str, args: &[&str]) -> Finished {
-    let mut command = client_of(address);
-    command.args(["verify-decisions", "--json", "--vault"]).arg(dir.join("vault")).args(args);
-    Process::spawn(command).wait(support::LONG_PATIENCE)
+    support::verify_decisions(dir, address, &[&["--json"], args].concat())
 }
 
 async fn decisions(
@@ -370,7 +368,8 @@ async fn the_example_agrees_and_ranges_are_respected() {
     assert!(found["decisions"].as_u64().unwrap() > 10_000, "{found}");
     println!("states of {} data subjects take {} bytes", found["subjects"], found["stateBytes"]);
 
-    let verified = server.cli(&["verify-decisions", "--start", "5", "--end", "100"]).expect_code(0);
+    let range = ["--start", "5", "--end", "100"];
+    let verified = support::verify_decisions(dir.path(), &server.address, &range).expect_code(0);
     assert!(verified.stdout.starts_with("agrees\n"), "{}", verified.stdout);
     assert!(
         verified.stdout.contains(" decisions over 95 entries, 0 differ\n"),
@@ -643,9 +642,8 @@ async fn the_table_lists_differences_up_to_a_limit() {
     });
     let liar = Liar { honest: clients.audit.clone(), entries: unaltered(), decisions };
     let address = liar.start().await;
-    let mut command = client_of(&address);
-    command.args(["verify-decisions", "--show", "2"]);
-    let table = Process::spawn(command).wait(PATIENCE).expect_code(1).stdout;
+    let table =
+        support::verify_decisions(dir.path(), &address, &["--show", "2"]).expect_code(1).stdout;
     let lines: Vec<_> = table.lines().collect();
     let (grant, withdrawal) = (at(4), at(5));
     let allow = format!(" allow granted by #{grant} until ");

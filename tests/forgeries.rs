@@ -509,20 +509,20 @@ async fn several_keys_of_one_ledger_count_each() {
 async fn a_key_makes_verify_decisions_ask_for_a_checkpoint() {
     let sound = Sound::new().await;
     let server = Server::start(sound.dir.path());
-    let found = server.cli(&["verify-decisions", "--json"]).expect_code(0).json();
+    let audit = |args: &[&str]| support::verify_decisions(sound.dir.path(), &server.address, args);
+    let found = audit(&["--json"]).expect_code(0).json();
     assert_eq!(
         (&found["notChecked"], &found["checkpoint"]),
         (&json!(["signatures"]), &Value::Null)
     );
-    let text = server.cli(&["verify-decisions"]).expect_code(0).stdout;
+    let text = audit(&[]).expect_code(0).stdout;
     assert!(text.contains("NOT CHECKED who signed the entries"), "{text}");
-    let found =
-        server.cli(&["verify-decisions", "--json", "--key", &sound.key]).expect_code(0).json();
+    let found = audit(&["--json", "--key", &sound.key]).expect_code(0).json();
     assert_eq!((&found["notChecked"], &found["checkpoint"]["size"]), (&json!([]), &found["end"]));
     let other = Sound::new().await.key;
-    server.cli(&["verify-decisions", "--key", &other]).expect_code(1);
+    audit(&["--key", &other]).expect_code(1);
     let witness = cosigner_key("w.example", 3).verifier().to_string();
-    server.cli(&["verify-decisions", "--key", &sound.key, "--witness", &witness]).expect_code(1);
+    audit(&["--key", &sound.key, "--witness", &witness]).expect_code(1);
     server.terminate();
 }
 

@@ -151,7 +151,8 @@ async fn an_auditor_who_knows_the_first_key_follows_every_change() {
     server.cli(&["prove", "--from", &before, "--key", &first]).expect_code(0);
     let proof = world.kept.path().join("proof").display().to_string();
     server.cli(&["prove", "--index", "4", "--key", &first, "--output", &proof]).expect_code(0);
-    server.cli(&["verify-decisions", "--key", &first]).expect_code(0);
+    let audit = support::verify_decisions(world.dir.path(), &server.address, &["--key", &first]);
+    audit.expect_code(0);
     server.cli(&["checkpoint", "--key", &first]).expect_code(0);
     let url = server.printed("tiles on ").map(|address| format!("http://{address}")).unwrap();
     let against = world.verify(&["--key", &first, "--against", &url]).expect_code(0).json();

@@ -33,7 +33,7 @@ pub use self::{
         one_change, scope, typed, unlink_request,
     },
     process::{BINARY, Finished, Process, binary, clean, run, verify},
-    server::{Server, client_of},
+    server::{Server, client_of, verify_decisions},
 };
 
 /// Limit for the start of a server, for one answer, and for its end.

@@ -11,6 +11,14 @@ pub fn client_of(address: &str) -> Command {
     command
 }
 
+/// Compares the answers at an address with the entries there, opened with the vault of a data
+/// directory.
+pub fn verify_decisions(data_dir: &Path, address: &str, args: &[&str]) -> Finished {
+    let mut command = client_of(address);
+    command.args(["verify-decisions", "--vault"]).arg(data_dir.join("vault")).args(args);
+    Process::spawn(command).wait(LONG_PATIENCE)
+}
+
 /// A running server.
 pub struct Server {
     process: Process,
