@@ -34,6 +34,8 @@ use std::{
     sync::Arc,
 };
 
+use smallvec::SmallVec;
+
 use super::{
     act::{Actor, StopKind},
     catalog::{Catalog, ChannelId, PurposeId},
@@ -473,8 +475,9 @@ impl SubjectState {
 
     /// The stops that cover every cell of a scope, the narrower first.
     fn stops_over(&self, catalog: &Catalog, scope: Scope) -> impl Iterator<Item = &Stop> {
-        let has_stops = !self.stops.is_empty();
-        let scopes = has_stops.then(|| catalog.scopes_around(scope)).unwrap_or_default();
+        // Most persons have no stop: they need no list of scopes.
+        let scopes =
+            if self.stops.is_empty() { SmallVec::new() } else { catalog.scopes_around(scope) };
         scopes.into_iter().flat_map(|scope| self.stops_for(scope))
     }
 
