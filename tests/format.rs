@@ -23,8 +23,8 @@ use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use consent_ledger::{
     domain::{
         Body, Delivered, DeliveryFailed, DeliveryOverdue, Effect, EventKind, FailedDelivery,
-        Filter, Key, Millis, Reason, Region, Snapshot, SubscriptionCreated, SubscriptionDeleted,
-        SubscriptionEntry, SubscriptionId,
+        Filter, Key, Millis, PartyPut, PartyRole, PartyVersion, Reason, Region, Snapshot,
+        SubscriptionCreated, SubscriptionDeleted, SubscriptionEntry, SubscriptionId,
     },
     ledger::{chain, envelope},
     proto,
@@ -342,7 +342,7 @@ fn computed() -> BTreeMap<String, String> {
         writeln!(hashes, "{index:>2} {chain} {leaf}").unwrap();
     }
     put("hashes", hashes);
-    for (name, bytes) in deliveries(&entries) {
+    for (name, bytes) in later_entries(&entries) {
         put(&format!("entry_{name}"), schema.annotate(".consent.v1.Entry", &bytes));
     }
     sealing(&schema, &entries, &mut put);
@@ -350,8 +350,8 @@ fn computed() -> BTreeMap<String, String> {
     all
 }
 
-/// Entries about a subscription, as they would follow those of the kept ledger.
-fn deliveries(kept: &[Vec<u8>]) -> Vec<(&'static str, Vec<u8>)> {
+/// Entries about a subscription and a party, as they would follow those of the kept ledger.
+fn later_entries(kept: &[Vec<u8>]) -> Vec<(&'static str, Vec<u8>)> {
     let mut tip = chain::Tip::genesis();
     for bytes in kept {
         (_, tip) = tip.follow(bytes).unwrap();
@@ -385,6 +385,14 @@ fn deliveries(kept: &[Vec<u8>]) -> Vec<(&'static str, Vec<u8>)> {
     let failed = DeliveryFailed { subscription, shard: 0, failed: vec![failed] };
     let (event_index, pending_since) = (10, Millis(1_795_596_818_642));
     let overdue = DeliveryOverdue { subscription, shard: 0, event_index, pending_since };
+    let content = PartyVersion {
+        roles: vec![PartyRole::Controller],
+        name: "Acme AG".to_owned(),
+        email: "dpo@acme.example".to_owned(),
+        jurisdictions: vec![Region::parse("DE").unwrap()],
+        sensitive_categories: Some(vec!["user.health".to_owned()]),
+        ..PartyVersion::default()
+    };
     let bodies = [
         (
             "subscription_created",
@@ -399,6 +407,7 @@ fn deliveries(kept: &[Vec<u8>]) -> Vec<(&'static str, Vec<u8>)> {
             700_000,
             Body::Subscription(SubscriptionEntry::Deleted(SubscriptionDeleted { subscription })),
         ),
+        ("party_put", 800_000, Body::PartyPut(PartyPut { key: key("acme"), version: 1, content })),
     ];
     let mut entry = |(name, ms, body)| {
         let (entry, bytes, next) = tip.link(at(ms), body).unwrap();
@@ -665,6 +674,7 @@ fn kept_entries_are_decoded_linked_and_encoded_the_same() {
             Body::PurposePut(_) => "purpose_put",
             Body::ChannelPut(_) => "channel_put",
             Body::NamespacePut(_) => "namespace_put",
+            Body::PartyPut(_) => "party_put",
             Body::Confirmed(_) => "consent_confirmed",
             Body::Expired(_) => "grant_expired",
             Body::Link(link) if link.confidence.is_some() => "subjects_linked",

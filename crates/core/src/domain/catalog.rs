@@ -10,10 +10,11 @@ use thiserror::Error;
 
 use super::{
     namespace::Namespace,
+    party::Party,
     region::Region,
     scope::{Key, PurposeName, PurposeScope, Scope, ScopeKeys},
 };
-use crate::entry::{ChannelPut, PurposePut};
+use crate::entry::{ChannelPut, PartyPut, PurposePut};
 
 /// Ordinal of a purpose: its place among all purposes, by first appearance in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -239,6 +240,7 @@ pub struct Catalog {
     channels: Vec<Channel>,
     channel_ids: HashMap<Key, ChannelId>,
     namespaces: BTreeMap<Key, Namespace>,
+    parties: BTreeMap<Key, Party>,
 }
 
 impl Catalog {
@@ -330,6 +332,39 @@ impl Catalog {
     /// All namespaces, by key.
     pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         self.namespaces.values()
+    }
+
+    /// Folds in a party entry. A version that exists keeps its content, so entries may be folded again;
+    /// one that does not follow the last is ignored.
+    pub fn put_party(&mut self, index: u64, put: PartyPut) {
+        let party = self.parties.get_mut(&put.key);
+        let next = party.as_ref().map_or(1, |party| party.version().saturating_add(1));
+        if put.version != next {
+            return;
+        }
+        let content = Arc::new(put.content);
+        match party {
+            Some(party) => {
+                party.versions.push(content);
+                party.version_indices.push(index);
+            }
+            None => {
+                let (versions, version_indices) = (vec![content], vec![index]);
+                let party = Party { key: put.key.clone(), versions, version_indices };
+                self.parties.insert(put.key, party);
+            }
+        }
+    }
+
+    /// A party, by its key.
+    #[must_use]
+    pub fn party(&self, key: &str) -> Option<&Party> {
+        self.parties.get(key)
+    }
+
+    /// All parties, by key.
+    pub fn parties(&self) -> impl Iterator<Item = &Party> {
+        self.parties.values()
     }
 
     /// The ordinal of a purpose.

@@ -9,6 +9,7 @@ mod evidence;
 mod filter;
 mod identity;
 mod namespace;
+mod party;
 mod region;
 mod scope;
 mod sealed;
@@ -39,6 +40,7 @@ pub use evidence::{
 pub use filter::{EventKind, Filter};
 pub use identity::Identity;
 pub use namespace::Namespace;
+pub use party::{Party, PartyRole, PartyVersion, sensitive_among};
 pub use region::{REGION_BYTES_MAX, Region, RegionError};
 pub use scope::{KEY_BYTES_MAX, Key, KeyError, PurposeName, PurposeScope, Scope, ScopeKeys};
 pub use sealed::Sealed;
@@ -55,6 +57,6 @@ pub use time::Millis;
 pub use crate::entry::{
     Body, ChannelPut, ConfirmationOffer, ConsentAct, ConsentConfirmed, Delivered, DeliveryFailed,
     DeliveryOverdue, Entry, FailedDelivery, GrantExpired, IdempotencyMark, LedgerOpened,
-    LinkChange, NamespacePut, ObligationKind, PurposePut, SubscriptionCreated, SubscriptionDeleted,
-    SubscriptionEntry, UseRecorded,
+    LinkChange, NamespacePut, ObligationKind, PartyPut, PurposePut, SubscriptionCreated,
+    SubscriptionDeleted, SubscriptionEntry, UseRecorded,
 };

@@ -25,6 +25,7 @@ pub(crate) mod fields;
 mod link;
 mod namespace;
 mod opened;
+mod party;
 mod purpose;
 mod subscription;
 mod uses;
@@ -42,6 +43,7 @@ pub use fields::{
 pub use link::LinkChange;
 pub use namespace::{NamespacePut, namespace_kind_to_proto};
 pub use opened::LedgerOpened;
+pub use party::{PartyPut, roles_to_proto, sensitive_categories_to_proto};
 pub use purpose::{PurposePut, bases_to_proto, obligation_to_proto};
 use smallvec::SmallVec;
 pub use subscription::{
@@ -112,6 +114,8 @@ pub enum Body {
     ChannelPut(ChannelPut),
     /// A namespace was added or changed.
     NamespacePut(NamespacePut),
+    /// A party was added or changed.
+    PartyPut(PartyPut),
     /// A double opt-in was completed.
     Confirmed(ConsentConfirmed),
     /// Grants expired.
@@ -134,6 +138,7 @@ impl Body {
             Self::PurposePut(put) => put,
             Self::ChannelPut(put) => put,
             Self::NamespacePut(put) => put,
+            Self::PartyPut(put) => put,
             Self::Confirmed(confirmed) => confirmed,
             Self::Expired(expired) => expired,
             Self::Link(link) => link,
@@ -151,6 +156,7 @@ impl Body {
             Self::PurposePut(_) => "a change of a purpose",
             Self::ChannelPut(_) => "a change of a channel",
             Self::NamespacePut(_) => "a change of a namespace",
+            Self::PartyPut(_) => "a change of a party",
             Self::Confirmed(_) => "a confirmation",
             Self::Expired(_) => "the end of grants",
             Self::Link(_) => "a link of data subjects",
@@ -171,6 +177,7 @@ impl Body {
             Message::PurposePut(message) => Self::PurposePut(message.try_into()?),
             Message::ChannelPut(message) => Self::ChannelPut(message.try_into()?),
             Message::NamespacePut(message) => Self::NamespacePut(message.try_into()?),
+            Message::PartyPut(message) => Self::PartyPut(message.try_into()?),
             Message::ConsentConfirmed(message) => Self::Confirmed(message.try_into()?),
             Message::GrantExpired(message) => Self::Expired(message.try_into()?),
             Message::SubjectsLinked(message) => Self::Link(message.try_into()?),
@@ -386,7 +393,7 @@ pub(crate) mod tests {
     use super::{
         act::tests::any_act, channel::tests::any_channel_put, confirmed::tests::any_confirmed,
         expired::tests::any_expired, link::tests::any_link, namespace::tests::any_namespace_put,
-        opened::tests::any_opened, purpose::tests::any_purpose_put,
+        opened::tests::any_opened, party::tests::any_party_put, purpose::tests::any_purpose_put,
         subscription::tests::any_subscription_entry, uses::tests::any_use, *,
     };
 
@@ -397,6 +404,7 @@ pub(crate) mod tests {
             any_purpose_put().prop_map(Body::PurposePut),
             any_channel_put().prop_map(Body::ChannelPut),
             any_namespace_put().prop_map(Body::NamespacePut),
+            any_party_put().prop_map(Body::PartyPut),
             any_confirmed().prop_map(Body::Confirmed),
             any_expired().prop_map(Body::Expired),
             any_link().prop_map(Body::Link),

@@ -21,6 +21,23 @@ impl ::prost::Name for Scope {
         "/consent.v1.Scope".into()
     }
 }
+/// The data categories that a party treats as sensitive, for example because of GDPR Art. 9.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SensitiveCategories {
+    /// Written like a key; each covers all categories below it. Empty: none is sensitive.
+    #[prost(string, repeated, tag = "1")]
+    pub data_categories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for SensitiveCategories {
+    const NAME: &'static str = "SensitiveCategories";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.SensitiveCategories".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.SensitiveCategories".into()
+    }
+}
 /// A condition that comes with an ALLOW and that the user of the data must honour. An obligation is
 /// a preference, never a consent state: it does not turn an ALLOW into a DENY, but into a NOT_NOW
 /// while it is not met.
@@ -734,6 +751,39 @@ impl NamespaceKind {
             "NAMESPACE_KIND_PHONE" => Some(Self::Phone),
             "NAMESPACE_KIND_DOMAIN" => Some(Self::Domain),
             "NAMESPACE_KIND_OPAQUE" => Some(Self::Opaque),
+            _ => None,
+        }
+    }
+}
+/// What a party is for the purposes that name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum PartyRole {
+    /// Not set. Refused.
+    Unspecified = 0,
+    /// Decides for what and how data is used (GDPR Art. 4(7)).
+    Controller = 1,
+    /// Data is disclosed to it (GDPR Art. 4(9)).
+    Recipient = 2,
+}
+impl PartyRole {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PARTY_ROLE_UNSPECIFIED",
+            Self::Controller => "PARTY_ROLE_CONTROLLER",
+            Self::Recipient => "PARTY_ROLE_RECIPIENT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PARTY_ROLE_UNSPECIFIED" => Some(Self::Unspecified),
+            "PARTY_ROLE_CONTROLLER" => Some(Self::Controller),
+            "PARTY_ROLE_RECIPIENT" => Some(Self::Recipient),
             _ => None,
         }
     }
@@ -4585,7 +4635,7 @@ pub struct Entry {
     /// What the entry says.
     #[prost(
         oneof = "entry::Body",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25"
     )]
     pub body: ::core::option::Option<entry::Body>,
 }
@@ -4639,6 +4689,9 @@ pub mod entry {
         /// A namespace was added to the catalogue or changed.
         #[prost(message, tag = "24")]
         NamespacePut(super::NamespacePut),
+        /// A party was added to the catalogue or changed.
+        #[prost(message, tag = "25")]
+        PartyPut(super::PartyPut),
     }
 }
 impl ::prost::Name for Entry {
@@ -5097,6 +5150,56 @@ impl ::prost::Name for NamespacePut {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/consent.v1.NamespacePut".into()
+    }
+}
+/// A party was added to the catalogue, or has a new version.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PartyPut {
+    /// Party key.
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    /// Version, counted from 1.
+    #[prost(uint32, tag = "2")]
+    pub version: u32,
+    /// What it is for the purposes that name it.
+    #[prost(enumeration = "PartyRole", repeated, tag = "3")]
+    pub roles: ::prost::alloc::vec::Vec<i32>,
+    /// Name for people.
+    #[prost(string, tag = "4")]
+    pub name: ::prost::alloc::string::String,
+    /// Contact for questions about data protection; empty if not given, like all texts that follow.
+    #[prost(string, tag = "5")]
+    pub contact: ::prost::alloc::string::String,
+    /// Postal address, in one line.
+    #[prost(string, tag = "6")]
+    pub address: ::prost::alloc::string::String,
+    /// Email address.
+    #[prost(string, tag = "7")]
+    pub email: ::prost::alloc::string::String,
+    /// Telephone number.
+    #[prost(string, tag = "8")]
+    pub phone: ::prost::alloc::string::String,
+    /// Web page.
+    #[prost(string, tag = "9")]
+    pub url: ::prost::alloc::string::String,
+    /// Web page of its privacy policy.
+    #[prost(string, tag = "10")]
+    pub privacy_policy_url: ::prost::alloc::string::String,
+    /// ISO 3166 regions whose law applies to it.
+    #[prost(string, repeated, tag = "11")]
+    pub jurisdictions: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Data categories that it treats as sensitive; absent if it did not say which.
+    #[prost(message, optional, tag = "12")]
+    pub sensitive_categories: ::core::option::Option<SensitiveCategories>,
+}
+impl ::prost::Name for PartyPut {
+    const NAME: &'static str = "PartyPut";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.PartyPut".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.PartyPut".into()
     }
 }
 /// A durable subscription was created. Other entries name it by the index of this one.
