@@ -46,6 +46,8 @@ fn content() -> PurposeVersion {
         default_validity_ms: None,
         double_opt_in: false,
         obligations: Vec::new(),
+        controller: None,
+        recipients: None,
     }
 }
 

@@ -104,6 +104,7 @@ impl Fault {
         match reason {
             ErrorReason::UnknownPurpose => key("purpose").map(UnknownKey::Purpose),
             ErrorReason::UnknownChannel => key("channel").map(UnknownKey::Channel),
+            ErrorReason::UnknownParty => key("party").map(UnknownKey::Party),
             _ => None,
         }
     }
@@ -195,6 +196,8 @@ pub enum UnknownKey {
     Purpose(String),
     /// Of a channel.
     Channel(String),
+    /// Of a party.
+    Party(String),
 }
 
 impl From<Fault> for Status {
@@ -287,9 +290,10 @@ mod tests {
     use tonic_types::StatusExt;
 
     use super::*;
+    use crate::domain::PartyRole;
     use crate::node::{
         AsOfError, DeadLettersError, EffectiveAtImpossible, FindActError, ImpossibleTime,
-        IssueError, PropagationError, ProveError, SnapshotError, SubscribeError,
+        IssueError, NamedParty, PropagationError, ProveError, SnapshotError, SubscribeError,
         SubscriptionNotFound, UnsubscribeError, WriteError,
     };
 
@@ -616,6 +620,32 @@ mod tests {
                 .into(),
                 ErrorReason::NamespaceInUse,
                 "namespace.default_region",
+            ),
+            (
+                CatalogError::UnknownParty { key: news.clone(), at: NamedParty::Recipient(2) }
+                    .into(),
+                ErrorReason::UnknownParty,
+                "purpose.recipients.parties[2]",
+            ),
+            (
+                CatalogError::PartyWithoutRole {
+                    key: news.clone(),
+                    role: PartyRole::Controller,
+                    at: NamedParty::Controller,
+                }
+                .into(),
+                ErrorReason::PartyWithoutRole,
+                "purpose.controller",
+            ),
+            (
+                CatalogError::PartyInUse {
+                    key: news.clone(),
+                    role: PartyRole::Recipient,
+                    purpose: news.clone(),
+                }
+                .into(),
+                ErrorReason::PartyInUse,
+                "party.roles",
             ),
             (
                 RecordError::from(WriteError::NamespaceChanged { namespace: "tel".to_owned() })

@@ -34,6 +34,7 @@ mod node;
 mod obligations;
 mod only_news;
 mod options;
+mod parties;
 mod preview;
 mod proofs;
 mod propagation;

@@ -185,7 +185,7 @@ pub enum Command {
     /// Remove the link between two data subjects
     #[command(after_help = link::UNLINK_HELP)]
     Unlink(link::UnlinkArgs),
-    /// Apply or list the catalogue of purposes and channels
+    /// Apply or list the catalogue of purposes, channels, parties and namespaces
     #[command(subcommand)]
     Catalog(catalog::CatalogCommand),
     /// Verify a ledger on disk, with no server and no keys

@@ -16,6 +16,7 @@ use super::{
     error::{CatalogError, ClockNotTrusted, RecordError, WriteError},
     names::NamespaceUse,
     news,
+    parties::check_named,
     stops::UnclearStop,
 };
 use crate::{
@@ -654,6 +655,7 @@ pub(super) fn purpose_put(
     catalog: &Catalog,
     draft: PurposeDraft,
 ) -> Result<Option<PurposePut>, CatalogError> {
+    check_named(catalog, &draft.content)?;
     let existing = catalog.purpose_id(draft.key.as_str()).and_then(|id| catalog.purpose(id));
     let (version, oldest_compatible) = match existing {
         None => (1, 1),

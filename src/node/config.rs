@@ -11,7 +11,6 @@ use thiserror::Error;
 use super::LedgerId;
 use crate::{
     domain::Millis,
-    receipt::Controller,
     setting::{
         self, DAY, HOUR, MILLISECOND, SECOND, Size, Within as _,
         heading::{CHECKPOINTS, CLOCK, KEYS, LIMITS, STORAGE, SUBSCRIPTIONS, TOKENS},
@@ -167,10 +166,6 @@ pub struct NodeConfig {
     /// such networks are sent plain http
     #[arg(long, value_name = "CIDR", value_delimiter = ',', help_heading = SUBSCRIPTIONS)]
     pub webhook_allow: Vec<IpNet>,
-
-    /// The controller that receipts name.
-    #[arg(skip)]
-    pub controller: Controller,
 }
 
 impl Default for NodeConfig {

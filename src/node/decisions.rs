@@ -233,6 +233,8 @@ mod tests {
                 default_validity_ms: None,
                 double_opt_in: false,
                 obligations: Vec::new(),
+                controller: None,
+                recipients: None,
             };
             let draft = PurposeDraft {
                 key: key(&format!("purpose-{n}")),

@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::effective::{EffectiveAtImpossible, ImpossibleTime};
 use crate::{
     backend::BackendError,
-    domain::{Key, PurposeName},
+    domain::{Key, PartyRole, PurposeName},
     entry::EntryError,
     fold::FoldError,
     tree::TreeError,
@@ -260,7 +260,16 @@ pub enum LinkError {
     Write(#[from] WriteError),
 }
 
-/// Why a purpose or channel was not put into the catalogue, or a change not previewed.
+/// Where a purpose names a party.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NamedParty {
+    /// As its controller.
+    Controller,
+    /// As the recipient at a position.
+    Recipient(usize),
+}
+
+/// Why something was not put into the catalogue, or a change not previewed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CatalogError {
     /// `oldest_compatible_version` is beyond the version that the call would create.
@@ -281,6 +290,37 @@ pub enum CatalogError {
         key: Key,
         /// The setting that would change.
         field: &'static str,
+    },
+    /// A purpose names a party that the catalogue lacks.
+    #[error("no party `{key}` in the catalogue")]
+    UnknownParty {
+        /// The party.
+        key: Key,
+        /// Where it is named.
+        at: NamedParty,
+    },
+    /// A purpose names a party for a role that it has not.
+    #[error("the party `{key}` has not the role {}", .role.name())]
+    PartyWithoutRole {
+        /// The party.
+        key: Key,
+        /// The role.
+        role: PartyRole,
+        /// Where it is named.
+        at: NamedParty,
+    },
+    /// A purpose names the party for a role that it would lose.
+    #[error(
+        "the purpose `{purpose}` names the party `{key}` as {}: change the purpose first",
+        .role.name()
+    )]
+    PartyInUse {
+        /// The party.
+        key: Key,
+        /// The role.
+        role: PartyRole,
+        /// The purpose.
+        purpose: Key,
     },
     /// The write failed.
     #[error(transparent)]

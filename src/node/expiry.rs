@@ -225,6 +225,8 @@ mod tests {
             default_validity_ms: None,
             double_opt_in: false,
             obligations: Vec::new(),
+            controller: None,
+            recipients: None,
         };
         let draft = PurposeDraft {
             key: Key::parse("news").unwrap(),

@@ -23,6 +23,7 @@ mod link;
 mod names;
 mod news;
 mod open;
+mod parties;
 mod past;
 mod preferences;
 mod preview;
@@ -57,9 +58,9 @@ pub use delivery::Acknowledged;
 pub use effective::{EffectiveAtImpossible, ImpossibleTime, LikelyCause, Moved};
 pub use error::{
     AsOfError, AudienceTooOld, CatalogError, CheckpointNotReached, ClockNotTrusted, ConfirmError,
-    ConsumeError, DeadLettersError, FindActError, IssueError, LinkError, PropagationError,
-    ProveError, ReadError, RecordError, RevisionNotReached, SnapshotError, SubscribeError,
-    SubscriptionNotFound, UnsubscribeError, UseError, WriteError,
+    ConsumeError, DeadLettersError, FindActError, IssueError, LinkError, NamedParty,
+    PropagationError, ProveError, ReadError, RecordError, RevisionNotReached, SnapshotError,
+    SubscribeError, SubscriptionNotFound, UnsubscribeError, UseError, WriteError,
 };
 pub use history::{HistoryItem, LinkSeen};
 pub use import::{ImportAnswer, ImportRow, Imported};
@@ -67,6 +68,7 @@ pub use init::{Init, InitError, NewLedger, init};
 pub use link::{CELL_CHANGES_MAX, CellChange, LinkOutcome, Linking};
 pub use names::NamespaceUse;
 pub use open::{KEK_FILE, OpenError, Progress, VIEW_DIR, rebuild_view};
+pub use parties::PartyDraft;
 pub use past::AsOf;
 pub use preferences::{CellPreference, LinkedName, Name, Naming, Preferences, StandingStop, Whose};
 pub use preview::{Flips, Preview};
@@ -87,7 +89,6 @@ use crate::{
     backend::LogBackend,
     clock::{self, Clock, TimeSource},
     domain::{LedgerOpened, Millis},
-    receipt::Controller,
     shutdown::{Task, Threads},
     storage::{
         AtPath as _,
@@ -115,8 +116,6 @@ pub struct Node {
     checkpoint_wait: Duration,
     /// How long an audience answers as of the revision at which it began.
     audience_age_max: Duration,
-    /// The controller that receipts name.
-    controller: Controller,
     /// The index of vault and view. Flushed once all threads have ended.
     index: Arc<Index>,
     /// Released last, after everything else of the node is dropped.
@@ -299,7 +298,6 @@ impl Node {
             revision_wait: config.revision_wait,
             checkpoint_wait: config.checkpoint_wait,
             audience_age_max: config.audience_age_max,
-            controller: config.controller.clone(),
             index: stores.index,
             _lock: stores.lock,
         }))

@@ -178,6 +178,8 @@ mod tests {
             default_validity_ms: None,
             double_opt_in: false,
             obligations: Vec::new(),
+            controller: None,
+            recipients: None,
         };
         let news = PurposeDraft {
             key: key("news"),

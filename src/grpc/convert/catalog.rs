@@ -16,6 +16,7 @@ use crate::{
 use super::{
     DESCRIPTION_BYTES_MAX, Invalid, OBLIGATIONS_MAX, Problem, REGIONS_MAX, SPAN_MS_MAX,
     TITLE_BYTES_MAX,
+    party::{controller, recipients},
     scalar::{
         at_most, check_data_categories, key, legal_basis, line_within, region, span_ms_within,
         text_within,
@@ -72,6 +73,8 @@ fn draft(message: proto::Purpose) -> Result<PurposeDraft, Invalid> {
             default_validity_ms,
             double_opt_in: message.double_opt_in,
             obligations: obligations(message.obligations)?,
+            controller: controller(&message.controller)?,
+            recipients: message.recipients.as_ref().map(recipients).transpose()?,
         },
         oldest_compatible: Some(message.oldest_compatible_version).filter(|version| *version != 0),
         requires_reconsent: false,
@@ -279,6 +282,8 @@ pub fn purpose_message(purpose: &Purpose) -> proto::Purpose {
         obligations: current.obligations.iter().map(entry::obligation_to_proto).collect(),
         version: purpose.version(),
         basis_by_region: entry::bases_to_proto(&current.basis_by_region),
+        controller: entry::controller_to_proto(current),
+        recipients: entry::recipients_to_proto(current),
     }
 }
 

@@ -194,5 +194,6 @@ incoming! {
         Consent Contract LegalObligation VitalInterest PublicTask LegitimateInterest;
     event_kind, domain::EventKind, proto::EventKind:
         Grant Refuse Withdraw Object Expire Link Catalog Preferences Overdue;
+    party_role, domain::PartyRole, proto::PartyRole: Controller Recipient;
     link_confidence, domain::LinkConfidence, proto::LinkConfidence: Verified Asserted;
 }

@@ -93,6 +93,10 @@ pub struct PurposeVersion {
     pub double_opt_in: bool,
     /// Obligations that come with every ALLOW.
     pub obligations: Vec<Obligation>,
+    /// The party that decides on the use of the data; none if it was not named.
+    pub controller: Option<Key>,
+    /// The parties that receive the data; none if it was not said who does.
+    pub recipients: Option<Vec<Key>>,
 }
 
 impl PurposeVersion {
@@ -542,6 +546,8 @@ mod tests {
                 default_validity_ms: None,
                 double_opt_in: false,
                 obligations: Vec::new(),
+                controller: None,
+                recipients: None,
             },
             oldest_compatible,
             retired,

@@ -44,7 +44,9 @@ pub use link::LinkChange;
 pub use namespace::{NamespacePut, namespace_kind_to_proto};
 pub use opened::LedgerOpened;
 pub use party::{PartyPut, roles_to_proto, sensitive_categories_to_proto};
-pub use purpose::{PurposePut, bases_to_proto, obligation_to_proto};
+pub use purpose::{
+    PurposePut, bases_to_proto, controller_to_proto, obligation_to_proto, recipients_to_proto,
+};
 use smallvec::SmallVec;
 pub use subscription::{
     Delivered, DeliveryFailed, DeliveryOverdue, FailedDelivery, SubscriptionCreated,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::{Controller, ReceiptError};
+use super::{Controller, PartyText, ReceiptError, StatedParties};
 use crate::{
     domain::{
         Action, Actor, ChangeRecord, Entry, Evidence, IdempotencyMark, LegalBasis, Millis, Sealed,
@@ -23,10 +23,13 @@ use crate::{
 /// is verified by writing its payload again, in its own version.
 ///
 /// Version 2 lists, for each purpose, the data categories that the grants cover and no others, and names
-/// whoever acted for the data subject as a party.
-pub const FORMAT_VERSION: u32 = 2;
+/// whoever acted for the data subject as a party. Version 3 takes controllers, recipients and jurisdictions
+/// from the catalogue as of the act.
+pub const FORMAT_VERSION: u32 = 3;
 /// The first version.
 pub(super) const FORMAT_VERSION_1: u32 = 1;
+/// The first version whose parties are those of the catalogue.
+const CATALOG_PARTIES_VERSION: u32 = 3;
 /// Means every purpose, or every channel.
 pub(super) const EVERY: &str = "*";
 const ID_CONTEXT: &[u8] = b"consent-ledger v1 receipt\0";
@@ -48,8 +51,8 @@ pub struct Statement {
     pub subject: String,
     /// When the receipt is made.
     pub issued_at: Millis,
-    /// The controller as of `issued_at`: the ledger records no earlier details.
-    pub controller: Controller,
+    /// The controllers and recipients.
+    pub parties: StatedParties,
     /// The purposes that the act names, as the catalogue had them.
     pub purposes: Vec<PurposeText>,
     /// For each change, the indices of the acts that it superseded.
@@ -82,6 +85,12 @@ pub struct PurposeText {
     pub legal_basis: LegalBasis,
     /// Data categories that the purpose uses.
     pub data_categories: Vec<String>,
+    /// Key of its controller; none if it names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub controller: Option<String>,
+    /// Keys of its recipients; none if it does not say who they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipients: Option<Vec<String>>,
 }
 
 /// The extension as JSON.
@@ -108,7 +117,13 @@ pub(super) struct Extension {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     supersedes: Vec<String>,
     pub subject: String,
-    pub controller: Controller,
+    /// Of versions 1 and 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub controller: Option<Controller>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub controllers: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parties: Vec<PartyText>,
     pub purposes: Vec<PurposeText>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     evidence: Option<EvidenceText>,
@@ -257,6 +272,10 @@ impl Extension {
     /// The extension of a statement.
     pub fn new(origin: &str, statement: &Statement, facts: &Facts<'_>) -> Self {
         let id = |index| receipt_id(&statement.ledger_id, index);
+        let (controller, controllers, parties) = match statement.parties.clone() {
+            StatedParties::Settings(controller) => (Some(*controller), Vec::new(), Vec::new()),
+            StatedParties::Catalog { controllers, parties } => (None, controllers, parties),
+        };
         let superseded: BTreeSet<u64> = statement.supersedes.iter().flatten().copied().collect();
         Self {
             format_version: statement.format_version,
@@ -279,7 +298,9 @@ impl Extension {
             changes: changes(statement, facts),
             supersedes: superseded.into_iter().map(id).collect(),
             subject: statement.subject.clone(),
-            controller: statement.controller.clone(),
+            controller,
+            controllers,
+            parties,
             purposes: statement.purposes.clone(),
             evidence: statement.evidence_key.as_ref().map(|_| EvidenceText::from(&facts.evidence)),
             evidence_key: statement.evidence_key.as_ref().map(|key| BASE64.encode(key.as_slice())),
@@ -294,10 +315,17 @@ impl Extension {
             return Err(ReceiptError::Version(self.format_version));
         }
         let payload = ReceiptError::Payload;
+        if self.controller.is_some() == (self.format_version >= CATALOG_PARTIES_VERSION) {
+            return Err(payload("its controller"));
+        }
         let ledger_id = unhex(&self.ledger_id).and_then(|bytes| bytes.try_into().ok());
         let ledger_id = ledger_id.ok_or_else(|| payload("its ledger_id"))?;
         let issued_at = self.issued_at.parse::<jiff::Timestamp>();
         let issued_at = issued_at.map_err(|_| payload("its issued_at is no time"))?;
+        let parties = match self.controller {
+            Some(controller) => StatedParties::Settings(Box::new(controller)),
+            None => StatedParties::Catalog { controllers: self.controllers, parties: self.parties },
+        };
         let key = self.evidence_key.map(|text| {
             let bytes = Zeroizing::new(BASE64.decode(text).unwrap_or_default());
             <[u8; 32]>::try_from(bytes.as_slice()).map(Zeroizing::new)
@@ -310,7 +338,7 @@ impl Extension {
             evidence_key: key.transpose().map_err(|_| payload("its evidence_key"))?,
             subject: self.subject,
             issued_at: Millis(issued_at.as_millisecond()),
-            controller: self.controller,
+            parties,
             purposes: self.purposes,
             supersedes: self
                 .changes

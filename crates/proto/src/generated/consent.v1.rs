@@ -38,6 +38,23 @@ impl ::prost::Name for SensitiveCategories {
         "/consent.v1.SensitiveCategories".into()
     }
 }
+/// The parties that data is disclosed to.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Recipients {
+    /// Party keys. Empty: to nobody.
+    #[prost(string, repeated, tag = "1")]
+    pub parties: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for Recipients {
+    const NAME: &'static str = "Recipients";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.Recipients".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.Recipients".into()
+    }
+}
 /// A condition that comes with an ALLOW and that the user of the data must honour. An obligation is
 /// a preference, never a consent state: it does not turn an ALLOW into a DENY, but into a NOT_NOW
 /// while it is not met.
@@ -1305,6 +1322,14 @@ pub struct Purpose {
         ::prost::alloc::string::String,
         i32,
     >,
+    /// Key of the party that decides for what and how the data is used: a controller of the catalogue.
+    /// Empty: not named; receipts then name the ledger.
+    #[prost(string, tag = "13")]
+    pub controller: ::prost::alloc::string::String,
+    /// The parties that data is disclosed to: recipients of the catalogue, at most 100. Absent: it is not
+    /// said. Without parties: data is disclosed to nobody.
+    #[prost(message, optional, tag = "14")]
+    pub recipients: ::core::option::Option<Recipients>,
 }
 impl ::prost::Name for Purpose {
     const NAME: &'static str = "Purpose";
@@ -1372,6 +1397,143 @@ impl ::prost::Name for Namespace {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/consent.v1.Namespace".into()
+    }
+}
+/// A party of the catalogue: a controller, or a recipient of data. A ledger is one controller's, or one
+/// group's: the parties of the purposes say which company of the group decides.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Party {
+    /// Key: dot-separated words of `a-z`, `0-9`, `_` and `-`, for example `acme.analytics`. At most 128
+    /// bytes.
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    /// What purposes may name it as. Required, each once.
+    #[prost(enumeration = "PartyRole", repeated, tag = "2")]
+    pub roles: ::prost::alloc::vec::Vec<i32>,
+    /// Name for people, at most 256 bytes without control characters. Required.
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    /// Contact for questions about data protection. Like all texts that follow: at most 1,024 bytes without
+    /// control characters, empty if not given.
+    #[prost(string, tag = "4")]
+    pub contact: ::prost::alloc::string::String,
+    /// Postal address, in one line.
+    #[prost(string, tag = "5")]
+    pub address: ::prost::alloc::string::String,
+    /// Email address.
+    #[prost(string, tag = "6")]
+    pub email: ::prost::alloc::string::String,
+    /// Telephone number.
+    #[prost(string, tag = "7")]
+    pub phone: ::prost::alloc::string::String,
+    /// Web page, with `<https://`> or `<http://`.>
+    #[prost(string, tag = "8")]
+    pub url: ::prost::alloc::string::String,
+    /// Web page of its privacy policy, with `<https://`> or `<http://`.>
+    #[prost(string, tag = "9")]
+    pub privacy_policy_url: ::prost::alloc::string::String,
+    /// ISO 3166 regions whose law applies to it, such as `DE` or `US-CA`. At most 32, each once.
+    #[prost(string, repeated, tag = "10")]
+    pub jurisdictions: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Only for controllers: the data categories that it treats as sensitive, at most 100. Absent: it is not
+    /// said which.
+    #[prost(message, optional, tag = "11")]
+    pub sensitive_categories: ::core::option::Option<SensitiveCategories>,
+    /// Output only: the current version, counted from 1.
+    #[prost(uint32, tag = "12")]
+    pub version: u32,
+}
+impl ::prost::Name for Party {
+    const NAME: &'static str = "Party";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.Party".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.Party".into()
+    }
+}
+/// Request of PutParty.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PutPartyRequest {
+    /// The party as it should be. Required.
+    #[prost(message, optional, tag = "1")]
+    pub party: ::core::option::Option<Party>,
+}
+impl ::prost::Name for PutPartyRequest {
+    const NAME: &'static str = "PutPartyRequest";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.PutPartyRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.PutPartyRequest".into()
+    }
+}
+/// Answer of PutParty.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PutPartyResponse {
+    /// The party as it is.
+    #[prost(message, optional, tag = "1")]
+    pub party: ::core::option::Option<Party>,
+    /// First revision at which it is so.
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    /// Whether an entry was written.
+    #[prost(bool, tag = "3")]
+    pub changed: bool,
+}
+impl ::prost::Name for PutPartyResponse {
+    const NAME: &'static str = "PutPartyResponse";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.PutPartyResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.PutPartyResponse".into()
+    }
+}
+/// Request of ListParties.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListPartiesRequest {
+    /// The greatest number of parties to answer: 0 means 100, at most 1,000.
+    #[prost(int32, tag = "1")]
+    pub page_size: i32,
+    /// `next_page_token` of the page before; empty for the first.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+    /// Answer from at least this revision, or UNAVAILABLE.
+    #[prost(uint64, optional, tag = "3")]
+    pub at_least_revision: ::core::option::Option<u64>,
+}
+impl ::prost::Name for ListPartiesRequest {
+    const NAME: &'static str = "ListPartiesRequest";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.ListPartiesRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.ListPartiesRequest".into()
+    }
+}
+/// Answer of ListParties.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListPartiesResponse {
+    /// The parties.
+    #[prost(message, repeated, tag = "1")]
+    pub parties: ::prost::alloc::vec::Vec<Party>,
+    /// Token of the next page; empty on the last.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListPartiesResponse {
+    const NAME: &'static str = "ListPartiesResponse";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.ListPartiesResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.ListPartiesResponse".into()
     }
 }
 /// Request of PutNamespace.
@@ -5084,6 +5246,12 @@ pub struct PurposePut {
         ::prost::alloc::string::String,
         i32,
     >,
+    /// Key of the party that is its controller; empty if none is named.
+    #[prost(string, tag = "13")]
+    pub controller: ::prost::alloc::string::String,
+    /// The parties that data is disclosed to; absent if it was not said.
+    #[prost(message, optional, tag = "14")]
+    pub recipients: ::core::option::Option<Recipients>,
 }
 impl ::prost::Name for PurposePut {
     const NAME: &'static str = "PurposePut";
@@ -5152,7 +5320,7 @@ impl ::prost::Name for NamespacePut {
         "/consent.v1.NamespacePut".into()
     }
 }
-/// A party was added to the catalogue, or has a new version.
+/// A party was added to the catalogue, or has a new version. Purposes name it by its key.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PartyPut {
     /// Party key.
@@ -5505,6 +5673,12 @@ pub enum ErrorReason {
     /// The audience began too long ago to answer as of that moment. Begin a new one with the data subjects
     /// that are not answered yet.
     AudienceTooOld = 45,
+    /// The party that a purpose names is not in the catalogue. Put the party first.
+    UnknownParty = 46,
+    /// The party that a purpose names has not the role that it is named for.
+    PartyWithoutRole = 47,
+    /// A purpose names the party for a role that the change would take away.
+    PartyInUse = 48,
 }
 impl ErrorReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -5559,6 +5733,9 @@ impl ErrorReason {
             Self::EffectiveAtOvertaken => "ERROR_REASON_EFFECTIVE_AT_OVERTAKEN",
             Self::ClockNotTrusted => "ERROR_REASON_CLOCK_NOT_TRUSTED",
             Self::AudienceTooOld => "ERROR_REASON_AUDIENCE_TOO_OLD",
+            Self::UnknownParty => "ERROR_REASON_UNKNOWN_PARTY",
+            Self::PartyWithoutRole => "ERROR_REASON_PARTY_WITHOUT_ROLE",
+            Self::PartyInUse => "ERROR_REASON_PARTY_IN_USE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -5614,6 +5791,9 @@ impl ErrorReason {
             "ERROR_REASON_EFFECTIVE_AT_OVERTAKEN" => Some(Self::EffectiveAtOvertaken),
             "ERROR_REASON_CLOCK_NOT_TRUSTED" => Some(Self::ClockNotTrusted),
             "ERROR_REASON_AUDIENCE_TOO_OLD" => Some(Self::AudienceTooOld),
+            "ERROR_REASON_UNKNOWN_PARTY" => Some(Self::UnknownParty),
+            "ERROR_REASON_PARTY_WITHOUT_ROLE" => Some(Self::PartyWithoutRole),
+            "ERROR_REASON_PARTY_IN_USE" => Some(Self::PartyInUse),
             _ => None,
         }
     }
