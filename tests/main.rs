@@ -36,6 +36,7 @@ mod propagation;
 mod protocol;
 mod python_client;
 mod readme;
+mod readme_tour;
 mod receipts;
 mod reference;
 mod same_moment;
