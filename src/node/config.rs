@@ -190,7 +190,7 @@ pub struct OriginError;
 /// The name of a ledger. C2SP signed notes contain it, and allow neither spaces nor `+` in it.
 ///
 /// # Errors
-/// [`OriginError`].
+/// One that says what is wrong with it.
 pub fn parse_origin(text: &str) -> Result<String, OriginError> {
     let fits = (1..=ORIGIN_BYTES_MAX).contains(&text.len());
     if fits && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'+') {
