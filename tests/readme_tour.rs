@@ -3,14 +3,9 @@
 //! A line with `…` stands for any number of lines. Times, hashes, keys and sizes differ in every run, and so
 //! does the width of columns; everything else must be the same.
 
-use std::{os::unix::fs::symlink, path::Path, process::Command, time::Duration};
+use std::{os::unix::fs::symlink, path::Path, process::Command, time::Instant};
 
-use crate::support::{
-    self,
-    process::{BINARY, Process, clean},
-};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::{self, BINARY, Finished, PATIENCE, Process, clean};
 
 /// A command that README shows, with the lines below it.
 struct Step {
@@ -100,19 +95,26 @@ impl Terminal<'_> {
             // Whether it is connected before the next command is a matter of luck.
             self.watch = Some(self.spawn("consent-ledger watch --from 0"));
         } else {
-            let run = self.spawn(&command).wait(PATIENCE);
-            assert!(matches!(run.code, Some(0 | 3)), "{command}: {run:?}");
-            if command == "consent-ledger init" {
-                let id = |text: &str| text.split_whitespace().nth(2).unwrap().to_owned();
-                self.ledger_id = Some((id(&step.shown[0]), id(&run.stdout)));
-            }
             let shown: Vec<_> = step.shown.iter().map(|line| masked(line)).collect();
+            let is_shown =
+                |run: &Finished| shown.is_empty() || are_shown(&lines(&run.stdout), &shown);
+            let mut run = self.spawn(&command).wait(PATIENCE);
+            let began = Instant::now();
+            // The next checkpoint is signed within a second or so.
+            while command.contains(" verify ") && !is_shown(&run) && began.elapsed() < PATIENCE {
+                run = self.spawn(&command).wait(PATIENCE);
+            }
+            assert!(matches!(run.code, Some(0 | 3)), "{command}: {run:?}");
             assert!(
-                shown.is_empty() || are_shown(&lines(&run.stdout), &shown),
+                is_shown(&run),
                 "README shows of `{command}`\n{}\nand it prints\n{}",
                 step.shown.join("\n"),
                 run.stdout
             );
+            if command == "consent-ledger init" {
+                let id = |text: &str| text.split_whitespace().nth(2).unwrap().to_owned();
+                self.ledger_id = Some((id(&step.shown[0]), id(&run.stdout)));
+            }
         }
     }
 
