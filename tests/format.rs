@@ -665,6 +665,7 @@ fn kept_entries_are_decoded_linked_and_encoded_the_same() {
             Body::PurposePut(_) => "purpose_put",
             Body::ChannelPut(_) => "channel_put",
             Body::NamespacePut(_) => "namespace_put",
+            Body::ClockCorrected(_) => "clock_corrected",
             Body::Confirmed(_) => "consent_confirmed",
             Body::Expired(_) => "grant_expired",
             Body::Link(link) if link.confidence.is_some() => "subjects_linked",

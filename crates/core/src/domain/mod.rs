@@ -3,6 +3,7 @@
 
 mod act;
 mod catalog;
+mod clock;
 mod contact;
 mod decision;
 mod evidence;
@@ -22,6 +23,7 @@ pub use catalog::{
     Catalog, Channel, ChannelId, LegalBasis, Obligation, Purpose, PurposeId, PurposeVersion,
     UnknownKey, covers_category,
 };
+pub use clock::ClockCorrection;
 pub use consent_ledger_identity::{
     IdentityError, NamespaceKind, PhoneRegion, PhoneRegionError, VERSION as CANONICAL_FORM_VERSION,
 };
@@ -51,8 +53,8 @@ pub use subscription::{
 pub use time::Millis;
 
 pub use crate::entry::{
-    Body, ChannelPut, ConfirmationOffer, ConsentAct, ConsentConfirmed, Delivered, DeliveryFailed,
-    DeliveryOverdue, Entry, FailedDelivery, GrantExpired, IdempotencyMark, LedgerOpened,
-    LinkChange, NamespacePut, ObligationKind, PurposePut, SubscriptionCreated, SubscriptionDeleted,
-    SubscriptionEntry, UseRecorded,
+    Body, ChannelPut, ClockCorrected, ConfirmationOffer, ConsentAct, ConsentConfirmed, Delivered,
+    DeliveryFailed, DeliveryOverdue, Entry, FailedDelivery, GrantExpired, IdempotencyMark,
+    LedgerOpened, LinkChange, NamespacePut, ObligationKind, PurposePut, SubscriptionCreated,
+    SubscriptionDeleted, SubscriptionEntry, UseRecorded,
 };
