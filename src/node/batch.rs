@@ -136,6 +136,11 @@ impl<'a> Batch<'a> {
         self.tip.clock(self.clock.sane)
     }
 
+    /// The sane time, which may lie before the last entry.
+    pub(super) fn clock_now(&self) -> Millis {
+        self.clock.sane
+    }
+
     /// Whether the clock is trusted.
     ///
     /// # Errors
