@@ -1703,6 +1703,73 @@ impl ::prost::Name for CellFlips {
         "/consent.v1.CellFlips".into()
     }
 }
+/// Request of CorrectClock.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CorrectClockRequest {
+    /// The first entry that the wrong clock gave its time. The entry before it has the last right time. At
+    /// least 1.
+    #[prost(uint64, tag = "1")]
+    pub first_index: u64,
+    /// One more than the last such entry: the entry at this index has a right time again. Absent: all entries
+    /// from the first on, which is right as long as the ledger is ahead of the clock.
+    #[prost(uint64, optional, tag = "2")]
+    pub end_index: ::core::option::Option<u64>,
+    /// Why, for those who read the ledger. Required; at most 256 bytes without control characters. Never
+    /// personal data.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    /// Write nothing, and answer what would be written.
+    #[prost(bool, tag = "4")]
+    pub dry_run: bool,
+}
+impl ::prost::Name for CorrectClockRequest {
+    const NAME: &'static str = "CorrectClockRequest";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.CorrectClockRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.CorrectClockRequest".into()
+    }
+}
+/// Answer of CorrectClock.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CorrectClockResponse {
+    /// Index of the entry; absent if nothing was written and the ledger does not have it.
+    #[prost(uint64, optional, tag = "1")]
+    pub index: ::core::option::Option<u64>,
+    /// First revision that includes it; in a dry run the revision that was read.
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    /// Whether an entry was written; in a dry run, whether it would be.
+    #[prost(bool, tag = "3")]
+    pub changed: bool,
+    /// The first entry that the wrong clock gave its time.
+    #[prost(uint64, tag = "4")]
+    pub first_index: u64,
+    /// One more than the last one.
+    #[prost(uint64, tag = "5")]
+    pub end_index: u64,
+    /// The last right time before them.
+    #[prost(message, optional, tag = "6")]
+    pub right_until: ::core::option::Option<::prost_types::Timestamp>,
+    /// The first right time after them.
+    #[prost(message, optional, tag = "7")]
+    pub right_again: ::core::option::Option<::prost_types::Timestamp>,
+    /// Number of data subjects with an act, a confirmation, an expiry or a link among these entries.
+    #[prost(uint64, tag = "8")]
+    pub subject_count: u64,
+}
+impl ::prost::Name for CorrectClockResponse {
+    const NAME: &'static str = "CorrectClockResponse";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.CorrectClockResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.CorrectClockResponse".into()
+    }
+}
 /// Deadline and retries, in the terms of gRPC's service config.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Timing {
