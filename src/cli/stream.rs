@@ -82,7 +82,7 @@ fn progress(progress: &Progress) -> String {
     format!("#{}  {}  nothing more so far", progress.next_index, or_dash(progress.as_of.as_ref()))
 }
 
-fn or_dash(time: Option<&prost_types::Timestamp>) -> String {
+pub(super) fn or_dash(time: Option<&prost_types::Timestamp>) -> String {
     time.map_or_else(|| "-".to_owned(), rfc3339)
 }
 
