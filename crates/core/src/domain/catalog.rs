@@ -12,7 +12,7 @@ use super::{
     namespace::Namespace,
     region::Region,
     scope::{Key, Scope, ScopeKeys},
-    state::{Grant, Mark},
+    state::{Grant, Mark, Stop},
     time::Millis,
 };
 use crate::entry::{ChannelPut, PurposePut};
@@ -310,6 +310,15 @@ impl Catalog {
     #[must_use]
     pub fn latest(&self, mark: Mark, end: u64) -> Mark {
         self.corrections_before(end).fold(mark, |mark, correction| correction.latest(mark))
+    }
+
+    /// A stop with its time by the corrections of the clock before the entry at `end`.
+    #[must_use]
+    pub fn corrected_stop(&self, mut stop: Stop, end: u64) -> Stop {
+        for correction in self.corrections_before(end) {
+            correction.correct_stop(&mut stop);
+        }
+        stop
     }
 
     /// A grant for a purpose with its time by the corrections of the clock before the entry at `end`.

@@ -11,7 +11,7 @@
 use std::ops::Range;
 
 use super::{
-    state::{Grant, Mark},
+    state::{Grant, Mark, Stop},
     time::Millis,
 };
 
@@ -47,6 +47,15 @@ impl ClockCorrection {
     #[must_use]
     pub fn changes(&self, mark: Mark) -> bool {
         self.earliest(mark) != mark
+    }
+
+    /// Gives a stop its time as the latest. Other acts may be of the same moment then.
+    pub fn correct_stop(&self, stop: &mut Stop) {
+        let latest = self.latest(stop.mark);
+        if latest != stop.mark {
+            stop.mark = latest;
+            stop.first_index = stop.first_index.min(self.entries.start);
+        }
     }
 
     /// Gives a grant its time as the latest. If it ends by the default of its purpose, the time counts from

@@ -523,7 +523,7 @@ impl SubjectState {
     /// something, it is the last entry that touched the subject.
     pub fn correct(&mut self, correction: &ClockCorrection, catalog: &Catalog) {
         for stop in &mut self.stops {
-            stop.mark = correction.latest(stop.mark);
+            correction.correct_stop(stop);
         }
         for cell in &mut self.cells {
             for grant in [cell.grant.as_mut(), cell.pending.as_deref_mut()].into_iter().flatten() {

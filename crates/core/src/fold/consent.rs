@@ -104,7 +104,7 @@ pub fn fold(
     let mark = act.mark();
     // The corrections that the state has taken over hold for an act that is folded again, too.
     let end = state.revision.max(act.index);
-    let (earliest, latest) = (catalog.earliest(mark, end), catalog.latest(mark, end));
+    let earliest = catalog.earliest(mark, end);
     let stops: Scopes = act
         .changes
         .iter()
@@ -114,7 +114,8 @@ pub fn fold(
         .collect();
     for (change, scope) in act.changes.iter().zip(scopes) {
         if let Some(kind) = change.action.stop_kind(act.actor) {
-            state.merge_stop(Stop::new(scope, kind, act.actor, latest));
+            let stop = Stop::new(scope, kind, act.actor, mark);
+            state.merge_stop(catalog.corrected_stop(stop, end));
             continue;
         }
         if change.action != Action::Grant {
