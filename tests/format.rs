@@ -22,9 +22,9 @@ use aes_gcm::{
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use consent_ledger::{
     domain::{
-        Body, ClockCorrected, Delivered, DeliveryFailed, DeliveryOverdue, Effect, EventKind, FailedDelivery,
-        Filter, Key, Millis, Reason, Region, Snapshot, SubscriptionCreated, SubscriptionDeleted,
-        SubscriptionEntry, SubscriptionId,
+        Body, ClockCorrected, Delivered, DeliveryFailed, DeliveryOverdue, Effect, EventKind,
+        FailedDelivery, Filter, Key, Millis, Reason, Region, Snapshot, SubscriptionCreated,
+        SubscriptionDeleted, SubscriptionEntry, SubscriptionId,
     },
     ledger::{chain, envelope},
     proto,
