@@ -45,7 +45,7 @@ pub use region::{REGION_BYTES_MAX, Region, RegionError};
 pub use scope::{KEY_BYTES_MAX, Key, KeyError, Scope, ScopeKeys};
 pub use sealed::Sealed;
 pub use state::{CellState, Exception, Grant, Link, LinkConfidence, Mark, Stop, SubjectState};
-pub use subject::{SUBJECT_BYTES_MAX, Subject, SubjectError, SubjectRef, spells};
+pub use subject::{SUBJECT_ID_BYTES_MAX, Subject, SubjectError, SubjectRef, spells};
 pub use subscription::{
     OWNER_BYTES_MAX, Overdue, SHARDS_MAX, Settled, ShardState, Snapshot, Subscription,
     SubscriptionId, WEBHOOK_URL_BYTES_MAX,

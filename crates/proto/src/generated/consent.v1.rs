@@ -2428,8 +2428,8 @@ impl ::prost::Name for Change {
 /// Request of RecordConsent.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RecordConsentRequest {
-    /// Data subject as `namespace:id`, for example `user:42`. At most 256 bytes of UTF-8 without
-    /// control characters. Required.
+    /// Data subject as `namespace:id`, for example `user:42`. The id has at most 256 bytes of UTF-8
+    /// without control characters. Required.
     #[prost(string, tag = "1")]
     pub subject: ::prost::alloc::string::String,
     /// Who acts. Required.
