@@ -265,7 +265,9 @@ async fn kinds(clients: &mut Clients) -> BTreeMap<&'static str, usize> {
             B::SubjectsLinked(_) => "linked",
             B::SubjectsUnlinked(_) => "unlinked",
             B::UseRecorded(_) => "use",
-            B::PurposePut(_) | B::ChannelPut(_) | B::NamespacePut(_) => "catalog",
+            B::PurposePut(_) | B::ChannelPut(_) | B::NamespacePut(_) | B::ClockCorrected(_) => {
+                "catalog"
+            }
             B::LedgerOpened(_) => "opened",
             _ => "subscriptions",
         };

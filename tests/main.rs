@@ -10,6 +10,7 @@ mod audience;
 mod cli;
 mod client;
 mod clock;
+mod clock_corrected;
 mod consume;
 mod consumers;
 mod crash;

@@ -8,6 +8,7 @@ mod check;
 mod config;
 mod confirm;
 mod consume;
+mod correct_clock;
 mod decisions;
 mod delivery;
 mod due;
@@ -51,14 +52,15 @@ pub use catalog::{NamespaceDraft, PurposeDraft, Put};
 pub use check::{Checked, Question};
 pub use config::{NodeConfig, ORIGIN_DEFAULT, parse_origin};
 pub use consume::{CREDITS_MAX, Consumer, Consuming, Delivery, IN_FLIGHT_MAX};
+pub use correct_clock::{ClockCorrectionOutcome, CorrectClock};
 pub use decisions::{Decisions, PAGE_DECISIONS_MAX, PAGE_ENTRIES_MAX};
 pub use delivery::Acknowledged;
 pub use effective::{EffectiveAtImpossible, ImpossibleTime, LikelyCause, Moved};
 pub use error::{
     AsOfError, AudienceTooOld, CatalogError, CheckpointNotReached, ClockNotTrusted, ConfirmError,
-    ConsumeError, DeadLettersError, FindActError, IssueError, LinkError, PropagationError,
-    ProveError, ReadError, RecordError, RevisionNotReached, SnapshotError, SubscribeError,
-    SubscriptionNotFound, UnsubscribeError, UseError, WriteError,
+    ConsumeError, CorrectClockError, DeadLettersError, FindActError, ImplausibleRange, IssueError,
+    LinkError, PropagationError, ProveError, ReadError, RecordError, RevisionNotReached,
+    SnapshotError, SubscribeError, SubscriptionNotFound, UnsubscribeError, UseError, WriteError,
 };
 pub use history::{HistoryItem, LinkSeen};
 pub use import::{ImportAnswer, ImportRow, Imported};

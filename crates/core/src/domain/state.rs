@@ -34,7 +34,8 @@ use smallvec::SmallVec;
 
 use super::{
     act::{Actor, StopKind},
-    catalog::{ChannelId, PurposeId},
+    catalog::{Catalog, ChannelId, PurposeId},
+    clock::ClockCorrection,
     contact::{Contact, ContactChange},
     scope::Scope,
     subject::SubjectRef,
@@ -471,12 +472,25 @@ impl SubjectState {
 
     /// Folds in a grant that needs no further confirmation.
     pub fn merge_grant(&mut self, purpose: PurposeId, channel: ChannelId, grant: Grant) {
+        let earliest = grant.mark;
+        self.merge_uncertain_grant(purpose, channel, grant, earliest);
+    }
+
+    /// As [`Self::merge_grant`], for a grant that may have been given as early as `earliest`: it lifts no
+    /// stop that may be later.
+    pub fn merge_uncertain_grant(
+        &mut self,
+        purpose: PurposeId,
+        channel: ChannelId,
+        grant: Grant,
+        earliest: Mark,
+    ) {
         let cell = self.cell_mut(purpose, channel);
         if grant.actor.speaks_for_subject() {
-            cell.lifted = cell.lifted.max(Some(grant.mark));
+            cell.lifted = cell.lifted.max(Some(earliest));
             // A grant that is confirmed now may have been asked for beside a stop.
             if let Some(exception) = &mut cell.exception
-                && exception.mark == grant.mark
+                && exception.mark == earliest
             {
                 exception.lifts = true;
             }
@@ -503,6 +517,41 @@ impl SubjectState {
         if grant.replaces(cell.pending.as_deref()) {
             cell.pending = Some(Box::new(grant));
         }
+    }
+
+    /// Takes over a correction of the clock that came after all that was folded in. If it changes
+    /// something, it is the last entry that touched the subject.
+    pub fn correct(&mut self, correction: &ClockCorrection, catalog: &Catalog) {
+        for stop in &mut self.stops {
+            correction.correct_stop(stop);
+        }
+        for cell in &mut self.cells {
+            for grant in [cell.grant.as_mut(), cell.pending.as_deref_mut()].into_iter().flatten() {
+                let validity_ms = catalog.validity_ms(cell.purpose, grant.purpose_version);
+                correction.correct_grant(grant, validity_ms);
+            }
+            cell.lifted = cell.lifted.map(|mark| correction.earliest(mark));
+            if let Some(exception) = &mut cell.exception {
+                exception.mark = correction.earliest(exception.mark);
+            }
+        }
+        for mark in self.contact.iter_mut().flat_map(|contact| contact.marks_mut()) {
+            *mark = correction.latest(*mark);
+        }
+        self.revision = self.revision.max(correction.index.saturating_add(1));
+    }
+
+    /// Whether a correction of the clock concerns an act that the state rests on.
+    #[must_use]
+    pub fn is_changed_by(&self, correction: &ClockCorrection) -> bool {
+        let stops = self.stops.iter().map(|stop| stop.mark);
+        let grants = self.cells.iter().flat_map(|cell| {
+            let grants = [cell.grant.as_ref(), cell.pending.as_deref()].into_iter().flatten();
+            let exception = cell.exception.as_ref().map(|exception| exception.mark);
+            grants.map(|grant| grant.mark).chain(cell.lifted).chain(exception)
+        });
+        let contact = self.contact.iter().flat_map(|contact| contact.marks());
+        stops.chain(grants).chain(contact).any(|mark| correction.changes(mark))
     }
 
     /// About how many bytes of memory the state takes, including its heap memory.

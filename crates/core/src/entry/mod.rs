@@ -19,6 +19,7 @@
 
 mod act;
 mod channel;
+mod clock;
 mod confirmed;
 mod expired;
 pub(crate) mod fields;
@@ -33,6 +34,7 @@ use std::fmt;
 
 pub use act::{ConfirmationOffer, ConsentAct};
 pub use channel::ChannelPut;
+pub use clock::ClockCorrected;
 pub use confirmed::ConsentConfirmed;
 pub use expired::GrantExpired;
 pub use fields::{
@@ -112,6 +114,8 @@ pub enum Body {
     ChannelPut(ChannelPut),
     /// A namespace was added or changed.
     NamespacePut(NamespacePut),
+    /// A clock that was ahead gave the times of some entries.
+    ClockCorrected(ClockCorrected),
     /// A double opt-in was completed.
     Confirmed(ConsentConfirmed),
     /// Grants expired.
@@ -134,6 +138,7 @@ impl Body {
             Self::PurposePut(put) => put,
             Self::ChannelPut(put) => put,
             Self::NamespacePut(put) => put,
+            Self::ClockCorrected(corrected) => corrected,
             Self::Confirmed(confirmed) => confirmed,
             Self::Expired(expired) => expired,
             Self::Link(link) => link,
@@ -151,6 +156,7 @@ impl Body {
             Self::PurposePut(_) => "a change of a purpose",
             Self::ChannelPut(_) => "a change of a channel",
             Self::NamespacePut(_) => "a change of a namespace",
+            Self::ClockCorrected(_) => "a correction of the clock",
             Self::Confirmed(_) => "a confirmation",
             Self::Expired(_) => "the end of grants",
             Self::Link(_) => "a link of data subjects",
@@ -171,6 +177,7 @@ impl Body {
             Message::PurposePut(message) => Self::PurposePut(message.try_into()?),
             Message::ChannelPut(message) => Self::ChannelPut(message.try_into()?),
             Message::NamespacePut(message) => Self::NamespacePut(message.try_into()?),
+            Message::ClockCorrected(message) => Self::ClockCorrected(message.try_into()?),
             Message::ConsentConfirmed(message) => Self::Confirmed(message.try_into()?),
             Message::GrantExpired(message) => Self::Expired(message.try_into()?),
             Message::SubjectsLinked(message) => Self::Link(message.try_into()?),
@@ -384,10 +391,11 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::{
-        act::tests::any_act, channel::tests::any_channel_put, confirmed::tests::any_confirmed,
-        expired::tests::any_expired, link::tests::any_link, namespace::tests::any_namespace_put,
-        opened::tests::any_opened, purpose::tests::any_purpose_put,
-        subscription::tests::any_subscription_entry, uses::tests::any_use, *,
+        act::tests::any_act, channel::tests::any_channel_put, clock::tests::any_clock_corrected,
+        confirmed::tests::any_confirmed, expired::tests::any_expired, link::tests::any_link,
+        namespace::tests::any_namespace_put, opened::tests::any_opened,
+        purpose::tests::any_purpose_put, subscription::tests::any_subscription_entry,
+        uses::tests::any_use, *,
     };
 
     fn any_body() -> impl Strategy<Value = Body> {
@@ -397,6 +405,7 @@ pub(crate) mod tests {
             any_purpose_put().prop_map(Body::PurposePut),
             any_channel_put().prop_map(Body::ChannelPut),
             any_namespace_put().prop_map(Body::NamespacePut),
+            any_clock_corrected().prop_map(Body::ClockCorrected),
             any_confirmed().prop_map(Body::Confirmed),
             any_expired().prop_map(Body::Expired),
             any_link().prop_map(Body::Link),

@@ -102,6 +102,9 @@ pub fn fold(
 ) -> Result<(), UnknownKey> {
     let scopes = resolve(catalog, act.changes)?;
     let mark = act.mark();
+    // The corrections that the state has taken over hold for an act that is folded again, too.
+    let end = state.revision.max(act.index);
+    let earliest = catalog.earliest(mark, end);
     let stops: Scopes = act
         .changes
         .iter()
@@ -111,7 +114,8 @@ pub fn fold(
         .collect();
     for (change, scope) in act.changes.iter().zip(scopes) {
         if let Some(kind) = change.action.stop_kind(act.actor) {
-            state.merge_stop(Stop::new(scope, kind, act.actor, mark));
+            let stop = Stop::new(scope, kind, act.actor, mark);
+            state.merge_stop(catalog.corrected_stop(stop, end));
             continue;
         }
         if change.action != Action::Grant {
@@ -120,15 +124,17 @@ pub fn fold(
         // Consent is granted cell by cell and never wider: a wider grant grants nothing.
         let Some((purpose, channel)) = scope.as_cell() else { continue };
         let grant = grant(mark, act.actor, act.authority_ends_at, change);
+        let grant = catalog.corrected_grant(purpose, grant, end);
         let waits = waits(catalog, purpose, change.purpose_version);
         let is_exception = stops.iter().any(|stop| stop.covers(purpose, channel));
         if is_exception && act.actor.speaks_for_subject() {
-            state.merge_exception(purpose, channel, Exception { mark, lifts: !waits });
+            let exception = Exception { mark: earliest, lifts: !waits };
+            state.merge_exception(purpose, channel, exception);
         }
         if waits {
             state.merge_pending(purpose, channel, grant);
         } else {
-            state.merge_grant(purpose, channel, grant);
+            state.merge_uncertain_grant(purpose, channel, grant, earliest);
         }
     }
     state.revision = state.revision.max(act.index.saturating_add(1));
@@ -148,13 +154,17 @@ pub fn confirm(
 ) -> Result<(), UnknownKey> {
     let scopes = resolve(catalog, &confirmed.grants)?;
     let mark = confirmed.mark();
+    // The clock may have been corrected since the request.
+    let end = state.revision.max(index);
+    let earliest = catalog.earliest(mark, end);
     for (change, scope) in confirmed.grants.iter().zip(scopes) {
         if let (Action::Grant, Some((purpose, channel))) = (change.action, scope.as_cell()) {
             let grant = Grant {
                 confirmed_by: Some(index),
                 ..grant(mark, confirmed.requested_by, confirmed.authority_ends_at, change)
             };
-            state.merge_grant(purpose, channel, grant);
+            let grant = catalog.corrected_grant(purpose, grant, end);
+            state.merge_uncertain_grant(purpose, channel, grant, earliest);
         }
     }
     Ok(())
@@ -287,14 +297,17 @@ impl Judge<'_> {
         else {
             return Outcome::NoEffect;
         };
+        // They differ only for the confirmation of a request whose time was corrected.
+        let lift_mark = self.catalog.earliest(self.mark, u64::MAX);
+        let mark = self.catalog.latest(self.mark, u64::MAX);
         if let Some(index) = self.after.erased_by {
             return Outcome::BlockedByStop(index);
         }
-        let later_pending = cell.pending.as_deref().filter(|grant| grant.mark > self.mark);
+        let later_pending = cell.pending.as_deref().filter(|grant| grant.mark > mark);
         if let Some(stop) = self.after.live_stop(purpose_id, channel_id) {
             return if !self.actor.speaks_for_subject() {
                 Outcome::BlockedByStop(stop.mark.index)
-            } else if self.after.stops_bar(purpose_id, channel_id, self.mark) {
+            } else if self.after.stops_bar(purpose_id, channel_id, lift_mark) {
                 let latest = self.after.latest_stop(purpose_id, channel_id).unwrap_or(stop);
                 Outcome::SupersededByLater(latest.mark.index)
             } else {
@@ -308,8 +321,8 @@ impl Judge<'_> {
 
         let was_stopped = self.before.live_stop(purpose_id, channel_id).is_some();
         // A later grant of the same moment may be barred by the stop that this one stands beside.
-        let is_exception = cell.exception.as_ref().is_some_and(|one| one.mark == self.mark);
-        let lifts = cell.lifted == Some(self.mark) || is_exception && was_stopped;
+        let is_exception = cell.exception.as_ref().is_some_and(|one| one.mark == lift_mark);
+        let lifts = cell.lifted == Some(lift_mark) || is_exception && was_stopped;
         let waits =
             !self.is_confirmation && waits(self.catalog, purpose_id, change.purpose_version);
         if !purpose.current().has_basis(LegalBasis::Consent) {
@@ -325,7 +338,7 @@ impl Judge<'_> {
             return Outcome::Applied;
         }
         if let Some(grant) = &cell.grant
-            && grant.mark > self.mark
+            && grant.mark > mark
         {
             return Outcome::SupersededByLater(grant.mark.index);
         }

@@ -7,7 +7,7 @@
 //! entry. So it must never accept an entry that the decoder refuses, and need not be extended for
 //! new kinds.
 
-use super::chain::Tip;
+use super::chain::Claim;
 use crate::domain::{Key, Millis};
 
 /// Input that this reader leaves to the decoder.
@@ -15,13 +15,12 @@ struct Doubt;
 
 type Sure<T> = Result<T, Doubt>;
 
-/// The tip that an entry claims to continue: index, hash, time. None in doubt; otherwise the bytes
-/// decode to an act of consent.
-pub(super) fn skim(entry_bytes: &[u8]) -> Option<Tip> {
+/// The claim of an entry. None in doubt; otherwise the bytes decode to an act of consent.
+pub(super) fn skim(entry_bytes: &[u8]) -> Option<Claim> {
     entry(entry_bytes).ok()
 }
 
-fn entry(bytes: &[u8]) -> Sure<Tip> {
+fn entry(bytes: &[u8]) -> Sure<Claim> {
     let (mut index, mut prev_hash, mut recorded_at, mut has_body) = (0, None, 0, false);
     let mut fields = Fields::of(bytes);
     while let Some((field, value)) = fields.next(0)? {
@@ -36,9 +35,10 @@ fn entry(bytes: &[u8]) -> Sure<Tip> {
             _ => return Err(Doubt),
         }
     }
-    let hash = prev_hash.ok_or(Doubt)?;
+    let prev_hash = prev_hash.ok_or(Doubt)?;
     sure(has_body)?;
-    Ok(Tip { next_index: index, hash, recorded_at: Millis(recorded_at.cast_signed()) })
+    let recorded_at = Millis(recorded_at.cast_signed());
+    Ok(Claim { index, prev_hash, recorded_at, may_go_back: false })
 }
 
 fn act(bytes: &[u8]) -> Sure<()> {
@@ -227,11 +227,9 @@ mod tests {
     use crate::{domain::Body, entry::tests::any_entry, ledger::envelope};
 
     /// The decoder's result for the same bytes.
-    fn decoded(bytes: &[u8]) -> Option<Tip> {
+    fn decoded(bytes: &[u8]) -> Option<Claim> {
         let entry = envelope::decode(bytes).ok()?;
-        let head =
-            Tip { next_index: entry.index, hash: entry.prev_hash, recorded_at: entry.recorded_at };
-        matches!(entry.body, Body::Act(_)).then_some(head)
+        Claim::read(bytes).filter(|_| matches!(entry.body, Body::Act(_)))
     }
 
     proptest! {

@@ -24,7 +24,7 @@ use crate::{
     domain::LedgerOpened,
     ledger::{
         ENTRY_BYTES_MAX, LOG_KIND,
-        chain::{ChainError, Tip},
+        chain::{ChainError, Claim, Tip},
     },
     storage::{Damage, FrameAt, LogError, ScanEnd, disk::Disk, scan},
     tlog::{
@@ -197,8 +197,8 @@ struct Followed {
     segment: String,
     /// Where its first entry begins in its segment.
     offset: u64,
-    /// The tip that the first entry claims to continue.
-    claimed: Option<Tip>,
+    /// What the first entry claims.
+    claim: Option<Claim>,
     tip: Tip,
     bytes: u64,
     opened: Option<LedgerOpened>,
@@ -234,13 +234,18 @@ fn work(
 impl Followed {
     fn new(part: &Part, sizes: &[u64], wants_hashes: bool) -> Self {
         let first = part.first_index;
-        let claimed = part.entries().next().and_then(|(_, _, bytes)| Tip::claimed_by(bytes));
-        let start = Tip { next_index: first, ..claimed.unwrap_or_else(Tip::genesis) };
+        let claim = part.entries().next().and_then(|(_, _, bytes)| Claim::read(bytes));
+        let start = match claim {
+            Some(Claim { prev_hash: hash, recorded_at, .. }) => {
+                Tip { next_index: first, hash, recorded_at }
+            }
+            None => Tip { next_index: first, ..Tip::genesis() },
+        };
         let mut followed = Self {
             number: part.number,
             segment: part.segment.clone(),
             offset: part.places.first().map_or(0, |(offset, _)| *offset),
-            claimed,
+            claim,
             tip: start,
             bytes: 0,
             opened: None,
@@ -340,7 +345,7 @@ impl<'a> Join<'a> {
         }
         // If the first entry of a part does not decode, the part has no claim and reports the
         // damage itself.
-        if let Some(Err(problem)) = part.claimed.map(|claimed| self.tip.is_continued_by(&claimed)) {
+        if let Some(Err(problem)) = part.claim.map(|claim| self.tip.is_continued_by(&claim)) {
             self.broken = Some(part.damage(part.offset, self.tip.next_index, &problem));
             return;
         }
