@@ -384,6 +384,12 @@ fn start_witnesses(
     metrics: &Arc<Metrics>,
 ) -> Result<Option<Witnesses>, ServeError> {
     let policy = &config.node.witness_policy;
+    for witness in policy.passed_over() {
+        tracing::warn!(
+            witness,
+            "a witness is passed over: its kind of key can not be verified here"
+        );
+    }
     if policy.witnesses().is_empty() {
         return Ok(None);
     }

@@ -179,7 +179,7 @@ mod tests {
         };
         let checkpoint = SignedCheckpoint::sign(checkpoint, &key).unwrap().to_string();
         let verifier_key = key.verifier().to_string();
-        let trust = TrustArgs { key: Some(verifier_key.clone()), ..TrustArgs::default() };
+        let trust = TrustArgs { key: vec![verifier_key.clone()], ..TrustArgs::default() };
         (GetCheckpointResponse { checkpoint, verifier_key, ..Default::default() }, trust)
     }
 
@@ -199,7 +199,7 @@ mod tests {
     fn what_the_key_did_not_sign_is_not_printed() {
         let (answer, _) = answer();
         let other = signer("ledger.example", Algorithm::Note, 2).verifier().to_string();
-        let other = TrustArgs { key: Some(other), ..TrustArgs::default() }.required().unwrap();
+        let other = TrustArgs { key: vec![other], ..TrustArgs::default() }.required().unwrap();
         assert_eq!(Fetched::new(&answer, Some(&other), None).unwrap_err().exit_code(), 1);
         let unverified = Fetched::new(&answer, None, None).unwrap();
         assert!(!unverified.verified);

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use prost::Message as _;
 use serde::Serialize;
 
 use super::{
@@ -17,14 +16,15 @@ use super::{
 };
 use crate::{
     json,
+    ledger::envelope,
     proto::{
-        Entry, GetConsistencyProofRequest, GetConsistencyProofResponse, GetInclusionProofRequest,
+        GetConsistencyProofRequest, GetConsistencyProofResponse, GetInclusionProofRequest,
         GetInclusionProofResponse, audit_service_client::AuditServiceClient,
         get_inclusion_proof_request::Entry as Which,
     },
     tlog::{
-        checkpoint::{Checkpoint, SignedCheckpoint},
-        merkle::{Hash, leaf_hash, verify_consistency, verify_inclusion},
+        checkpoint::SignedCheckpoint,
+        merkle::{Hash, leaf_hash, verify_consistency},
         proof::TlogProof,
     },
 };
@@ -117,7 +117,7 @@ struct EntryInfo {
 impl EntryInfo {
     /// Decodes an entry; none if the bytes are not an entry.
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let entry = Entry::decode(bytes).ok()?;
+        let entry = envelope::message(bytes).ok()?;
         let body = json::field_in_oneof(&entry, "body")?;
         let (field, kind) = (body.name().to_owned(), body.json_name().to_owned());
         Some(Self { field, kind, recorded_at: rfc3339_ms(entry.recorded_at_ms) })
@@ -205,11 +205,7 @@ impl Proved {
         let checkpoint = &proof.checkpoint.checkpoint;
         match trust {
             Some(trust) => drop(proven(proof, entry, trust)?),
-            None => {
-                let (leaf, Checkpoint { size, root, .. }) = (leaf_hash(entry), checkpoint);
-                verify_inclusion(&leaf, proof.index, *size, &proof.path, root)
-                    .map_err(CliError::failed)?;
-            }
+            None => proof.leads_from(&leaf_hash(entry)).map_err(CliError::failed)?,
         }
         Ok(Self {
             index: Some(proof.index),
@@ -232,7 +228,7 @@ fn from_dir(dir: &Path, args: &ProveArgs) -> Result<Proved, CliError> {
     };
     let checkpoint = match held(args, trust.as_ref())? {
         Some(held) => held,
-        None => checkpoint::open(&offline::latest_checkpoint(dir)?, trust.as_ref())?,
+        None => offline::latest_checkpoint(dir, trust.as_ref())?,
     };
     let bar = progress::bytes(0, "proving");
     let proof = offline::prove_in_dir(dir, index, checkpoint, &mut |step| {
@@ -313,6 +309,7 @@ mod tests {
     use crate::{
         cli::testing::signer,
         tlog::{
+            checkpoint::Checkpoint,
             key::Algorithm,
             merkle::{node_hash, prove_consistency},
         },
@@ -327,7 +324,7 @@ mod tests {
 
     fn trust() -> Trust {
         let key = signer("ledger.example", Algorithm::Note, 1).verifier().to_string();
-        TrustArgs { key: Some(key), ..TrustArgs::default() }.required().unwrap()
+        TrustArgs { key: vec![key], ..TrustArgs::default() }.required().unwrap()
     }
 
     fn subtree(height: u32, number: u64) -> Result<Hash, std::convert::Infallible> {

@@ -31,8 +31,10 @@ use crate::{
         index::{Found, Index, IndexError},
     },
     tlog::{
+        checkpoint::CheckpointError,
         key::{Algorithm, SignerKey},
         merkle::{self, Hash, Range},
+        note::SignatureError,
     },
     tree::{
         self, Book, BookError, Signed, SigningKeyError, TreeError, TreeFiles, TreeWriter, load_key,
@@ -122,6 +124,27 @@ pub enum OpenError {
          on with another one, and tell everybody who verifies"
     )]
     KeyMissing(PathBuf),
+    /// The last checkpoint is of another ledger.
+    #[error("{book} is of the ledger `{found}`, this one is `{wanted}`. Restore the right one")]
+    BookForeign {
+        /// The book.
+        book: PathBuf,
+        /// The ledger that it is of.
+        found: String,
+        /// This ledger.
+        wanted: String,
+    },
+    /// The last checkpoint was changed since it was signed.
+    #[error(
+        "the checkpoint in {book} was changed since it was signed with the key in {key}. Restore the \
+         file; the key is the right one, keep it"
+    )]
+    NoteChanged {
+        /// The book.
+        book: PathBuf,
+        /// The key.
+        key: PathBuf,
+    },
     /// The tree can not be built.
     #[error("the tree over the ledger can not be built: {0}")]
     Tree(#[from] TreeError),
@@ -223,6 +246,8 @@ impl OpenError {
             | Self::NoEntry(_)
             | Self::SubjectMissing { .. }
             | Self::Rewritten { .. }
+            | Self::NoteChanged { .. }
+            | Self::Book(BookError::Malformed { .. })
             | Self::Vault(
                 VaultError::LostFrames { .. } | VaultError::Frame { .. } | VaultError::Order(_),
             ) => true,
@@ -484,12 +509,21 @@ fn signing_key(config: &NodeConfig, origin: &str, book: &Book) -> Result<SignerK
     if config.new_signing_key {
         return Ok(load_key(&file, origin, Algorithm::Note)?);
     }
-    let key = read_key(&file, origin, Algorithm::Note)?;
-    let signed_by = |key: &SignerKey| {
-        let signed = book.signed.as_deref();
-        signed.is_none_or(|signed| signed.checkpoint.verify(key.verifier()).is_ok())
+    let Some(key) = read_key(&file, origin, Algorithm::Note)? else {
+        return Err(OpenError::KeyMissing(file));
     };
-    key.filter(signed_by).ok_or(OpenError::KeyMissing(file))
+    let book_file = || config.data_dir.join(tree::BOOK_FILE);
+    match book.signed.as_deref().map(|signed| signed.checkpoint.verify(key.verifier())) {
+        None | Some(Ok(())) => Ok(key),
+        Some(Err(CheckpointError::Signature(SignatureError::Bad(_)))) => {
+            Err(OpenError::NoteChanged { book: book_file(), key: file })
+        }
+        // The name of the key is the ledger's: the checkpoint is not.
+        Some(Err(CheckpointError::Origin { found, wanted })) => {
+            Err(OpenError::BookForeign { book: book_file(), found, wanted })
+        }
+        Some(Err(_)) => Err(OpenError::KeyMissing(file)),
+    }
 }
 
 fn kek(config: &NodeConfig) -> Result<Kek, KekError> {

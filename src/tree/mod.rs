@@ -13,7 +13,7 @@ mod files;
 mod key;
 
 pub use book::{BOOK_FILE, Book, BookError, Signed};
-pub use files::{TreeError, TreeFiles, TreeWriter};
+pub use files::{TreeCheck, TreeError, TreeFiles, TreeWriter};
 pub use key::{
     KEY_FILE, SigningKeyError, generate as generate_key, load as load_key, read as read_key,
     write as write_key,

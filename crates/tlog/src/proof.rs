@@ -94,9 +94,17 @@ impl TlogProof {
     /// See [`TlogProofError`].
     pub fn verify(&self, leaf: &Hash, key: &VerifierKey) -> Result<(), TlogProofError> {
         self.checkpoint.verify(key)?;
+        Ok(self.leads_from(leaf)?)
+    }
+
+    /// Verifies that the audit path leads from this leaf to the checkpoint. Says nothing of who signed
+    /// that.
+    ///
+    /// # Errors
+    /// See [`ProofError`].
+    pub fn leads_from(&self, leaf: &Hash) -> Result<(), ProofError> {
         let checkpoint = &self.checkpoint.checkpoint;
-        verify_inclusion(leaf, self.index, checkpoint.size, &self.path, &checkpoint.root)?;
-        Ok(())
+        verify_inclusion(leaf, self.index, checkpoint.size, &self.path, &checkpoint.root)
     }
 }
 

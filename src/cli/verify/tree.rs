@@ -1,8 +1,9 @@
 //! The tree on disk, compared with the hashes of the entries as they are read.
 //!
 //! The tree is disposable: a server can compute it again. But until then a wrong tree gives wrong
-//! proofs. The hashes under a checkpoint of the directory were synced before it was signed. Later
-//! hashes may be anything after a crash: the server writes them again, and they are not damage.
+//! proofs. The hashes under a checkpoint of the directory were synced before it was signed: every one of
+//! them, on every level, must be there and right. Later hashes may be anything after a crash: the server
+//! writes them again, and they are not damage.
 
 use std::{
     fs::File,
@@ -12,13 +13,14 @@ use std::{
 
 use serde::Serialize;
 
-use crate::tlog::{
-    merkle::Hash,
-    tile::{HASH_BYTES, Kind, count_at},
+use crate::{
+    tlog::{
+        merkle::Hash,
+        tile::{HASH_BYTES, Kind, count_at},
+    },
+    tree,
 };
 
-/// Folder of the tree in a data directory.
-const DIR: &str = "tree";
 /// Maximum number of levels of a tree with `u64` entries.
 const LEVELS_MAX: u8 = 8;
 
@@ -31,7 +33,7 @@ pub struct TreeCompared {
     pub unsynced: u64,
     /// Whether all compared hashes are right.
     pub agrees: bool,
-    /// The first wrong hash.
+    /// The first hash that is wrong, or the first level that lacks some.
     #[serde(rename = "what")]
     pub wrong: Option<String>,
 }
@@ -46,7 +48,7 @@ pub struct TreeFiles {
 
 struct Level {
     file: BufReader<File>,
-    /// Number of hashes to compare.
+    /// Number of hashes under the checkpoint.
     hashes: u64,
 }
 
@@ -56,21 +58,33 @@ impl TreeFiles {
     /// # Errors
     /// A file can not be opened.
     pub fn open(data_dir: &Path, signed: u64) -> io::Result<Option<Self>> {
-        let mut levels = Vec::new();
-        let mut unsynced = 0;
+        if !data_dir.join(tree::DIR).try_exists()? {
+            return Ok(None);
+        }
+        let mut files = Self { levels: Vec::new(), compared: 0, unsynced: 0, wrong: None };
         for level in 0..LEVELS_MAX {
-            let path = data_dir.join(DIR).join(format!("{level}.hashes"));
+            let path = data_dir.join(tree::DIR).join(format!("{level}.hashes"));
+            let hashes = count_at(Kind::Level(level), signed);
             let file = match File::open(&path) {
                 Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    files.note_missing(level, hashes, 0);
+                    break;
+                }
                 Err(error) => return Err(error),
             };
-            let on_disk = file.metadata()?.len() / HASH_BYTES as u64;
-            let hashes = on_disk.min(count_at(Kind::Level(level), signed));
-            unsynced += on_disk - hashes;
-            levels.push(Level { file: BufReader::with_capacity(64 * 1024, file), hashes });
+            let bytes = file.metadata()?.len();
+            files.note_missing(level, hashes, bytes / HASH_BYTES as u64);
+            files.unsynced += bytes.div_ceil(HASH_BYTES as u64).saturating_sub(hashes);
+            files.levels.push(Level { file: BufReader::with_capacity(64 * 1024, file), hashes });
         }
-        Ok((!levels.is_empty()).then_some(Self { levels, compared: 0, unsynced, wrong: None }))
+        Ok(Some(files))
+    }
+
+    fn note_missing(&mut self, level: u8, wanted: u64, on_disk: u64) {
+        if on_disk < wanted && self.wrong.is_none() {
+            self.wrong = Some(format!("level {level} has {on_disk} of {wanted} hashes"));
+        }
     }
 
     /// Compares the next hash of a level.

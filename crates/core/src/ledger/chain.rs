@@ -9,10 +9,13 @@ use std::sync::LazyLock;
 use blake3::hazmat::{ContextKey, HasherExt as _, hash_derive_key_context};
 use thiserror::Error;
 
-use super::{ENTRY_BYTES_MAX, FORMAT_VERSION, envelope, skim::skim};
+use super::{
+    ENTRY_BYTES_MAX, FORMAT_VERSION, envelope,
+    skim::{Skimmed, skim},
+};
 use crate::{
     domain::Millis,
-    entry::{Body, Entry, EntryError, LedgerOpened},
+    entry::{Body, Entry, EntryError},
 };
 
 /// The context string of the chain. Part of the format.
@@ -37,6 +40,15 @@ pub struct Tip {
     pub hash: [u8; 32],
     /// When the entry before was recorded.
     pub recorded_at: Millis,
+}
+
+/// An entry that continues a chain, read as far as needed.
+#[derive(Debug)]
+pub enum Head<'a> {
+    /// An act of consent.
+    Act(Skimmed<'a>),
+    /// Any entry.
+    Entry(Box<Entry>),
 }
 
 /// How an entry can fail to continue a chain.
@@ -141,25 +153,23 @@ impl Tip {
         Ok((entry, tip))
     }
 
-    /// As [`Self::follow`], but returns only how the ledger was opened, which is faster.
+    /// As [`Self::follow`], but does not decode most acts, which is faster.
     ///
     /// # Errors
     /// As [`Self::follow`].
-    pub fn follow_head(
-        &self,
-        entry_bytes: &[u8],
-    ) -> Result<(Option<LedgerOpened>, Self), ChainError> {
+    pub fn follow_head<'a>(&self, entry_bytes: &'a [u8]) -> Result<(Head<'a>, Self), ChainError> {
         // The first entry is no act, and must be decoded.
         if self.next_index > 0
             && entry_bytes.len() <= ENTRY_BYTES_MAX
-            && let Some(claim) = skim(entry_bytes)
+            && let Some(skimmed) = skim(entry_bytes)
         {
-            self.is_continued_by(&claim)?;
+            self.is_continued_by(&skimmed.claim)?;
             let (next_index, hash) = (self.next_index + 1, hash(entry_bytes));
-            return Ok((None, Self { next_index, hash, recorded_at: claim.recorded_at }));
+            let recorded_at = skimmed.claim.recorded_at;
+            return Ok((Head::Act(skimmed), Self { next_index, hash, recorded_at }));
         }
         let (entry, tip) = self.follow(entry_bytes)?;
-        Ok((entry.body.opened().cloned(), tip))
+        Ok((Head::Entry(Box::new(entry)), tip))
     }
 
     /// Whether an entry with this claim continues the chain.
@@ -202,7 +212,7 @@ impl Claim {
         envelope::decode(entry_bytes).ok().as_ref().map(Self::of)
     }
 
-    fn of(entry: &Entry) -> Self {
+    pub(super) fn of(entry: &Entry) -> Self {
         Self {
             index: entry.index,
             prev_hash: entry.prev_hash,
@@ -217,7 +227,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::{ChannelPut, ClockCorrected, Key},
-        entry::tests::any_entry,
+        entry::{LedgerOpened, tests::any_entry},
     };
     use proptest::prelude::*;
 

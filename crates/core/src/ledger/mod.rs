@@ -5,7 +5,7 @@
 
 pub mod chain;
 pub mod envelope;
-mod skim;
+pub mod skim;
 pub mod verify;
 
 /// Kind of the ledger's segment files.

@@ -265,6 +265,26 @@ pub fn verify(receipt: &str, key: &VerifierKey, policy: &Policy) -> Result<Recei
     })
 }
 
+/// As [`verify`], with the one of several keys that the receipt is signed with.
+///
+/// # Errors
+/// As [`verify`]; if no key has signed, the error of the last.
+pub fn verify_any(
+    receipt: &str,
+    keys: &[VerifierKey],
+    policy: &Policy,
+) -> Result<Receipt, ReceiptError> {
+    let mut result = Err(ReceiptError::Jws(JwsError::Signature));
+    for key in keys {
+        result = verify(receipt, key, policy);
+        // A receipt names the key that signed it.
+        if !matches!(result, Err(ReceiptError::Jws(JwsError::Key { .. }))) {
+            break;
+        }
+    }
+    result
+}
+
 /// The part of a payload that is read; the rest is written again and compared.
 #[derive(Deserialize)]
 struct Form {
