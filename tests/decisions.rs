@@ -269,6 +269,7 @@ async fn kinds(clients: &mut Clients) -> BTreeMap<&'static str, usize> {
                 "catalog"
             }
             B::LedgerOpened(_) => "opened",
+            B::SigningKeyChanged(_) => "signing key",
             _ => "subscriptions",
         };
         *kinds.entry(kind).or_default() += 1;

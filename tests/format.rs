@@ -682,6 +682,7 @@ fn kept_entries_are_decoded_linked_and_encoded_the_same() {
             Body::Link(link) if link.confidence.is_some() => "subjects_linked",
             Body::Link(_) => "subjects_unlinked",
             Body::Use(_) => "use_recorded",
+            Body::SigningKeyChanged(_) => "signing_key_changed",
             Body::Subscription(SubscriptionEntry::Created(_)) => "subscription_created",
             Body::Subscription(SubscriptionEntry::Deleted(_)) => "subscription_deleted",
             Body::Subscription(SubscriptionEntry::Delivered(_)) => "delivery_receipt",

@@ -25,6 +25,7 @@ mod import_rows;
 mod impossible_times;
 mod independent;
 mod init;
+mod key_change;
 mod linked_names;
 mod links;
 mod names;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
+use tonic::transport::Channel;
 
 use super::{
     Context, Exit, checkpoint, client,
@@ -18,9 +19,9 @@ use crate::{
     json,
     ledger::envelope,
     proto::{
-        GetConsistencyProofRequest, GetConsistencyProofResponse, GetInclusionProofRequest,
-        GetInclusionProofResponse, audit_service_client::AuditServiceClient,
-        get_inclusion_proof_request::Entry as Which,
+        GetCheckpointRequest, GetConsistencyProofRequest, GetConsistencyProofResponse,
+        GetInclusionProofRequest, GetInclusionProofResponse,
+        audit_service_client::AuditServiceClient, get_inclusion_proof_request::Entry as Which,
     },
     tlog::{
         checkpoint::SignedCheckpoint,
@@ -157,16 +158,29 @@ pub(super) async fn run(
 }
 
 async fn from_server(args: &ProveArgs, context: &Context) -> Result<Proved, CliError> {
-    let trust = args.trust.trust()?;
+    let mut trust = args.trust.trust()?;
+    let mut client = AuditServiceClient::new(client::connect(&context.global).await?);
+    follow(trust.as_mut(), &mut client).await?;
     let held = held(args, trust.as_ref())?;
     let key = args.idempotency_key.clone().map(Which::IdempotencyKey);
     let entry = args.index.map(Which::Index).or(key);
     let tree_size = held.as_ref().map(|held| held.checkpoint.size);
-    let mut client = AuditServiceClient::new(client::connect(&context.global).await?);
     let request = GetInclusionProofRequest { entry, tree_size };
     let answer = client.get_inclusion_proof(request).await?.into_inner();
     let proof = proof_in(answer, held, args.index, trust.as_ref())?;
     Proved::entry(&proof, trust.as_ref())
+}
+
+/// Follows the changes of the ledger's key, if keys are given.
+async fn follow(
+    trust: Option<&mut Trust>,
+    client: &mut AuditServiceClient<Channel>,
+) -> Result<(), CliError> {
+    if trust.is_some() {
+        let answer = client.get_checkpoint(GetCheckpointRequest::default()).await?.into_inner();
+        checkpoint::follow(trust, &answer);
+    }
+    Ok(())
 }
 
 /// The checkpoint of --checkpoint.
@@ -241,9 +255,10 @@ fn from_dir(dir: &Path, args: &ProveArgs) -> Result<Proved, CliError> {
 
 /// Fetches the proof that the ledger extends an old checkpoint.
 async fn extension(from: &Path, args: &ProveArgs, context: &Context) -> Result<Proved, CliError> {
-    let trust = args.trust.required()?;
-    let old = checkpoint::open(&read_text(from)?, Some(&trust))?;
+    let mut trust = args.trust.required()?;
     let mut client = AuditServiceClient::new(client::connect(&context.global).await?);
+    follow(Some(&mut trust), &mut client).await?;
+    let old = checkpoint::open(&read_text(from)?, Some(&trust))?;
     let request = GetConsistencyProofRequest { first_size: old.checkpoint.size, second_size: None };
     let answer = client.get_consistency_proof(request).await?.into_inner();
     let new = extended(&old, answer, &trust)?;

@@ -15,10 +15,13 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::{error::CliError, output::Output, words::rfc3339_ms};
-use crate::tlog::{
-    checkpoint::{CheckpointError, SignedCheckpoint},
-    key::{Algorithm, VerifierKey},
-    policy::{Policy, Unmet, Witness},
+use crate::{
+    ledger::key_change::{self, KeyChange},
+    tlog::{
+        checkpoint::{CheckpointError, SignedCheckpoint},
+        key::{Algorithm, VerifierKey},
+        policy::{Policy, Unmet, Witness},
+    },
 };
 
 /// Maximum size of a key, policy, checkpoint, proof or receipt in a file.
@@ -31,6 +34,10 @@ pub struct TrustArgs {
     /// each of them counts [default: the logs of --policy]
     #[arg(long, value_name = "VKEY", help_heading = "Trust")]
     pub key: Vec<String>,
+    /// File with the proof of a change of the ledger's key, as `checkpoint --key-changes` prints it; the
+    /// key that it leads to counts, too; may be given several times
+    #[arg(long, value_name = "FILE", help_heading = "Trust")]
+    pub key_change: Vec<PathBuf>,
     /// File with a C2SP tlog-policy: the witnesses that must have cosigned
     #[arg(long, value_name = "FILE", help_heading = "Trust")]
     pub policy: Option<PathBuf>,
@@ -79,12 +86,19 @@ impl TrustArgs {
     /// An option is not a key or policy, or needs another option.
     pub fn trust(&self) -> Result<Option<Trust>, CliError> {
         let policy = self.policy()?;
-        let keys = match (self.key.as_slice(), policy.logs()) {
-            ([], []) if self.policy.is_none() && self.witness.is_empty() => return Ok(None),
+        let is_empty =
+            self.policy.is_none() && self.witness.is_empty() && self.key_change.is_empty();
+        let mut keys = match (self.key.as_slice(), policy.logs()) {
+            ([], []) if is_empty => return Ok(None),
             ([], []) => return Err(no_key()),
             ([], logs) => logs.to_vec(),
             (texts, logs) => log_keys(texts, logs)?,
         };
+        key_change::follow(&mut keys, &self.key_changes()?).map_err(|error| {
+            CliError::usage(format!("--key-change {error}")).with_hint(
+                "give the key before it with --key, or the changes that lead to that one",
+            )
+        })?;
         Ok(Some(Trust { keys, policy }))
     }
 
@@ -100,6 +114,17 @@ impl TrustArgs {
                      `consent-ledger checkpoint --verifier-key` shows that of a server",
                 )
         })
+    }
+
+    fn key_changes(&self) -> Result<Vec<KeyChange>, CliError> {
+        let mut changes = Vec::new();
+        for path in &self.key_change {
+            let read = KeyChange::parse_all(&read_option(path)?).map_err(|error| {
+                CliError::usage(format!("--key-change {}: {error}", path.display()))
+            })?;
+            changes.extend(read);
+        }
+        Ok(changes)
     }
 
     fn policy(&self) -> Result<Policy, CliError> {
@@ -146,6 +171,13 @@ impl Trust {
         checkpoint.verify_any(&self.keys)?;
         self.policy.verify(&checkpoint.note)?;
         Ok(())
+    }
+
+    /// Trusts the keys that changes of the ledger's key lead to, as far as they lead from a trusted one.
+    /// Answers the indexes of their entries.
+    pub fn follow(&mut self, changes: &[KeyChange]) -> Vec<u64> {
+        // Changes of other keys are not for this auditor.
+        key_change::follow(&mut self.keys, changes).unwrap_or_default()
     }
 
     /// Names of the keys, for people.
@@ -259,8 +291,10 @@ fn log_key(text: &str, logs: &[VerifierKey]) -> Result<VerifierKey, CliError> {
 }
 
 fn no_key() -> CliError {
-    CliError::usage("--key is missing: a policy or witnesses are given, but no key of the ledger")
-        .with_hint("give the ledger's verifier key with --key")
+    CliError::usage(
+        "--key is missing: a policy, witnesses or changes are given, but no key of the ledger",
+    )
+    .with_hint("give the ledger's verifier key with --key")
 }
 
 fn witness(text: &str) -> Result<Witness, CliError> {

@@ -38,6 +38,10 @@ Without --key, a ledger that somebody else wrote is as intact as yours: the outp
 --key, --policy or --witness, a checkpoint must show that the entries are the ledger's: one of
 --checkpoint, of --against, or of the directory. `signed` says how many entries it covers.
 
+The key of a ledger may change. The directory, and the server of --against, hold the proof of each
+change, signed with the key before: an auditor who gives the first key follows them all, and needs
+no other. A key whose owner lost it leads nowhere: then give the new key, too.
+
 A person with write access can replace the whole ledger by an old copy. Only a checkpoint that was
 kept elsewhere reveals this. `consent-ledger checkpoint` fetches one to keep. With --checkpoint, the
 ledger must begin with the entries of the checkpoint. With --against, it is compared with the ledger
@@ -104,6 +108,8 @@ struct Verification {
     ledger_id: Option<Bytes>,
     /// Root of the tree over the undamaged entries, in base64 as in checkpoints.
     root_hash: String,
+    /// The entries by which the directory's own proofs lead from the given keys to later ones.
+    key_changes: Vec<u64>,
     /// Number of entries under a checkpoint that the given keys and witnesses vouch for; `null` if no
     /// key was given.
     signed_entries: Option<u64>,
@@ -162,8 +168,14 @@ pub(super) async fn run(args: &VerifyArgs, context: &mut Context) -> Result<Exit
 }
 
 async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, CliError> {
-    let trust = trust(args)?;
+    let mut trust = trust(args)?;
     let kek = kek(args)?;
+    let mut key_changes = Vec::new();
+    if let Some(trust) = trust.as_mut().filter(|_| args.raw_file.is_none())
+        && let Ok(Some(book)) = offline::book(&args.data_dir)?
+    {
+        key_changes = trust.follow(&book.key_changes);
+    }
     // Read before the entries: a running server only adds to the ledger meanwhile.
     let mut held = match args.raw_file {
         Some(_) => Vec::new(),
@@ -172,7 +184,7 @@ async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, Cl
     let is_sound = held.iter().all(|held| held.checkpoint.is_ok());
     let mut signed = held.iter().filter_map(Held::size).max().unwrap_or(0);
     let mut remote = None;
-    if let Some(trust) = &trust {
+    if let Some(trust) = &mut trust {
         for path in &args.checkpoint {
             let file = Held::file(path, trust)?;
             if is_sound && args.raw_file.is_none() {
@@ -227,6 +239,7 @@ async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, Cl
         origin: opened.map(|opened| opened.origin.clone()),
         ledger_id: opened.map(|opened| Bytes(opened.ledger_id.to_vec())),
         root_hash: BASE64.encode(good.root),
+        key_changes,
         signed_entries,
         not_checked: not_checked(args, trust.as_ref(), vault.as_ref()),
         tree,
@@ -370,6 +383,9 @@ fn print(verification: &Verification, context: &mut Context) -> Result<(), CliEr
     }
     let good = if files.damage.is_none() { "entries     " } else { "good before " };
     out.line(format!("{good}{}", files.entries))?;
+    for index in &verification.key_changes {
+        out.line(format!("key         changed in entry {index}, signed with the key before"))?;
+    }
     if let Some(signed) = verification.signed_entries {
         out.line(format!("signed      {signed} of them, by the given keys"))?;
     }
@@ -474,6 +490,7 @@ mod tests {
             origin: Some("ledger.example".into()),
             ledger_id: Some(Bytes(vec![7])),
             root_hash: "cm9vdA==".into(),
+            key_changes: Vec::new(),
             signed_entries: None,
             not_checked: vec![NotChecked::Signatures],
             tree: None,

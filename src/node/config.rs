@@ -85,8 +85,13 @@ pub struct NodeConfig {
     /// [default: `signing-key` in the data directory]
     #[arg(long, value_name = "FILE", help_heading = KEYS)]
     pub signing_key_file: Option<PathBuf>,
-    /// Continue with a signing key other than the one that signed this ledger so far; it is created
-    /// if its file is missing
+    /// File of the signing key before the current one. The change becomes an entry, and every checkpoint
+    /// is signed with both keys as long as this is given. If the file of the current key is missing, the
+    /// key is made
+    #[arg(long, value_name = "FILE", help_heading = KEYS)]
+    pub previous_signing_key_file: Option<PathBuf>,
+    /// Continue with another signing key than the one that signed this ledger so far, which is lost; it is
+    /// made if its file is missing. The change becomes an entry
     #[arg(long, help_heading = KEYS)]
     pub new_signing_key: bool,
     /// Accept a signing key although `checkpoint.json`, the record of what it signed, is missing;

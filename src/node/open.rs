@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 
 use super::{
     NodeConfig,
+    key_change::SigningKeys,
     signing::OpenedTree,
     survey::{Absence, LedgerId, survey},
 };
@@ -31,15 +32,10 @@ use crate::{
         index::{Found, Index, IndexError},
     },
     tlog::{
-        checkpoint::CheckpointError,
-        key::{Algorithm, SignerKey},
+        key::VerifierKey,
         merkle::{self, Hash, Range},
-        note::SignatureError,
     },
-    tree::{
-        self, Book, BookError, Signed, SigningKeyError, TreeError, TreeFiles, TreeWriter, load_key,
-        read_key,
-    },
+    tree::{self, Book, BookError, Signed, SigningKeyError, TreeError, TreeFiles, TreeWriter},
     vault::{self, Kek, KekError, Vault, VaultError, VaultFiles},
     view::{self, Unusable, View, ViewError},
 };
@@ -124,6 +120,59 @@ pub enum OpenError {
          on with another one, and tell everybody who verifies"
     )]
     KeyMissing(PathBuf),
+    /// The signing key is one that another took the place of.
+    #[error(
+        "{file} holds a key that entry {index} has retired: give the one that took its place by \
+         --signing-key-file"
+    )]
+    KeyRetired {
+        /// The file.
+        file: PathBuf,
+        /// The entry.
+        index: u64,
+    },
+    /// The key before is the same as the signing key.
+    #[error(
+        "{key} and {previous} hold the same key: --signing-key-file names the new one, and \
+         --previous-signing-key-file the one before"
+    )]
+    SameKey {
+        /// The file of the signing key.
+        key: PathBuf,
+        /// The file of the key before.
+        previous: PathBuf,
+    },
+    /// A change of the signing key was begun, and not with the configured keys.
+    #[error(
+        "entry {index} changes the signing key to {next}, and no checkpoint covers it yet: give this key \
+         by --signing-key-file{}. If a key is lost, say --new-signing-key, and tell everybody who \
+         verifies",
+        previous.as_ref().map_or(String::new(), |previous| format!(
+            ", and the one before, {previous}, by --previous-signing-key-file"
+        ))
+    )]
+    KeyChangeUnfinished {
+        /// The entry.
+        index: u64,
+        /// The key that it names.
+        next: VerifierKey,
+        /// The key before; none if it was lost.
+        previous: Option<VerifierKey>,
+    },
+    /// The change of the signing key could not be written to the ledger.
+    #[error("the change of the signing key could not be recorded: {0}")]
+    KeyChange(super::WriteError),
+    /// The last checkpoint is signed with another key, and is not of these entries.
+    #[error(
+        "the checkpoint in {book} is signed with another key than the one in {key}, and it is not of this \
+         ledger's entries: one of the two files is another's. Restore it"
+    )]
+    BookOrKey {
+        /// The book.
+        book: PathBuf,
+        /// The key.
+        key: PathBuf,
+    },
     /// The last checkpoint is of another ledger.
     #[error("{book} is of the ledger `{found}`, this one is `{wanted}`. Restore the right one")]
     BookForeign {
@@ -294,8 +343,9 @@ pub(super) fn open(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(Stores, OpenedTree), OpenError> {
     let locked = Locked::take(config, &**disk)?;
-    let key = signing_key(config, &locked.ledger.origin, &locked.book)?;
+    let keys = SigningKeys::choose(config, disk, &locked.ledger.origin, &locked.book)?;
     let mut stores = open_stores(config, disk, locked, progress)?;
+    let mut keys = keys.continued(&*stores.log, &stores.book)?;
     let dir = config.data_dir.join(tree::DIR);
     let signed = stores.book.signed.as_deref();
     let (writer, signed_range) = open_tree(disk, &dir, &*stores.log, signed, progress)?;
@@ -304,7 +354,8 @@ pub(super) fn open(
     if ahead_ms > CLOCK_AHEAD_MS_NOTABLE {
         warn!(ahead_ms, "the ledger's last entry lies in the future: is the clock right?");
     }
-    Ok((stores, OpenedTree { writer, signed_range, key }))
+    keys.save()?;
+    Ok((stores, OpenedTree { writer, signed_range, keys }))
 }
 
 /// Deletes the view of a data directory and builds it again. Answers the number of entries and of data
@@ -501,29 +552,6 @@ fn catch_up(
         progress(Progress::View(next, head));
     }
     Ok(())
-}
-
-/// The signing key. A lost key is not replaced in silence, because every auditor needs the new one.
-fn signing_key(config: &NodeConfig, origin: &str, book: &Book) -> Result<SignerKey, OpenError> {
-    let file = signing_key_file(config);
-    if config.new_signing_key {
-        return Ok(load_key(&file, origin, Algorithm::Note)?);
-    }
-    let Some(key) = read_key(&file, origin, Algorithm::Note)? else {
-        return Err(OpenError::KeyMissing(file));
-    };
-    let book_file = || config.data_dir.join(tree::BOOK_FILE);
-    match book.signed.as_deref().map(|signed| signed.checkpoint.verify(key.verifier())) {
-        None | Some(Ok(())) => Ok(key),
-        Some(Err(CheckpointError::Signature(SignatureError::Bad(_)))) => {
-            Err(OpenError::NoteChanged { book: book_file(), key: file })
-        }
-        // The name of the key is the ledger's: the checkpoint is not.
-        Some(Err(CheckpointError::Origin { found, wanted })) => {
-            Err(OpenError::BookForeign { book: book_file(), found, wanted })
-        }
-        Some(Err(_)) => Err(OpenError::KeyMissing(file)),
-    }
 }
 
 fn kek(config: &NodeConfig) -> Result<Kek, KekError> {

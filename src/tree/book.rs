@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use crate::{
     domain::Millis,
+    ledger::key_change::KeyChange,
     storage::{AtPath as _, FileError, disk::Disk, if_exists},
     tlog::{
         checkpoint::{CheckpointError, SignedCheckpoint},
@@ -29,6 +30,8 @@ use crate::{
 /// Name of the file in a data directory.
 pub const BOOK_FILE: &str = "checkpoint.json";
 const FORMAT: u32 = 1;
+/// Two notes, and the notes of many changes of the key.
+const BOOK_BYTES_MAX: usize = 16 * NOTE_BYTES_MAX;
 
 /// A signed checkpoint, durable in the book.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +75,8 @@ pub struct Book {
     pub signed: Option<Arc<Signed>>,
     /// The latest one that was released; the same, or an earlier one.
     pub released: Option<Arc<Signed>>,
+    /// The changes of the signing key from one key to another, in order.
+    pub key_changes: Vec<KeyChange>,
 }
 
 /// Why the book can not be read or written.
@@ -98,6 +103,9 @@ struct Page {
     signed: Option<Line>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     released: Option<Line>,
+    /// The proofs of the changes of the signing key, as C2SP tlog-proofs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    key_changes: Vec<String>,
     /// BLAKE3 of the page without this field, in hexadecimal. Pages of before had none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     checksum: Option<String>,
@@ -160,7 +168,7 @@ impl Book {
         let Some(file) = if_exists(disk.open_read(&path)).at(&path)? else { return Ok(None) };
         let malformed = |problem: String| BookError::Malformed { path: path.clone(), problem };
         let bytes = usize::try_from(file.len().at(&path)?).ok();
-        let bytes = bytes.filter(|bytes| *bytes <= 4 * NOTE_BYTES_MAX);
+        let bytes = bytes.filter(|bytes| *bytes <= BOOK_BYTES_MAX);
         let mut text = vec![0; bytes.ok_or_else(|| malformed("it is too large".to_owned()))?];
         file.read_exact_at(&mut text, 0).at(&path)?;
         let page = Page::parse(&text).map_err(malformed)?;
@@ -171,7 +179,10 @@ impl Book {
         if size(&released) > size(&signed) {
             return Err(malformed("it has released more than it has signed".to_owned()));
         }
-        Ok(Some(Self { signed, released }))
+        let changes = page.key_changes.iter().map(|text| KeyChange::parse(text));
+        let key_changes: Result<Vec<_>, _> = changes.collect();
+        let key_changes = key_changes.map_err(|error| malformed(error.to_string()))?;
+        Ok(Some(Self { signed, released, key_changes }))
     }
 
     /// Replaces the book of a data directory, durably.
@@ -182,7 +193,8 @@ impl Book {
         let (path, beside) = (data_dir.join(BOOK_FILE), data_dir.join(format!("{BOOK_FILE}.new")));
         let line = |signed: &Option<Arc<Signed>>| signed.as_deref().map(Line::of);
         let (signed, released) = (line(&self.signed), line(&self.released));
-        let page = Page { format: FORMAT, signed, released, checksum: None };
+        let key_changes = self.key_changes.iter().map(|change| change.proof.to_string()).collect();
+        let page = Page { format: FORMAT, signed, released, key_changes, checksum: None };
         let text = page.with_checksum().text();
         let replaced = || {
             if_exists(disk.remove(&beside))?;
@@ -233,8 +245,8 @@ mod tests {
         assert_eq!(read(), None);
         for book in [
             Book::default(),
-            Book { signed: Some(signed(4)), released: None },
-            Book { signed: Some(signed(9)), released: Some(signed(4)) },
+            Book { signed: Some(signed(4)), ..Book::default() },
+            Book { signed: Some(signed(9)), released: Some(signed(4)), key_changes: Vec::new() },
         ] {
             book.write(&disk, dir).unwrap();
             assert_eq!(read(), Some(book));
@@ -246,7 +258,8 @@ mod tests {
     fn every_flipped_bit_is_damage_of_the_file() {
         let root = tempfile::tempdir().unwrap();
         let disk = crate::storage::disk::RealDisk;
-        let book = Book { signed: Some(signed(9)), released: Some(signed(4)) };
+        let book =
+            Book { signed: Some(signed(9)), released: Some(signed(4)), key_changes: Vec::new() };
         book.write(&disk, root.path()).unwrap();
         let path = root.path().join(BOOK_FILE);
         let text = std::fs::read(&path).unwrap();
@@ -263,7 +276,7 @@ mod tests {
         let line = serde_json::to_string(&Line::of(&signed(3))).unwrap();
         std::fs::write(&path, format!(r#"{{"format":1,"signed":{line}}}"#)).unwrap();
         let read = Book::read(&disk, root.path(), &Policy::none()).unwrap().unwrap();
-        assert_eq!(read, Book { signed: Some(signed(3)), released: None });
+        assert_eq!(read, Book { signed: Some(signed(3)), ..Book::default() });
     }
 
     #[test]

@@ -85,6 +85,18 @@ impl TreeFiles {
     /// # Errors
     /// [`TreeError::Short`] if the tree has to be built again, or [`TreeError::File`].
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, size: u64) -> Result<Self, TreeError> {
+        Self::opened(disk, dir, size, true)
+    }
+
+    /// The root over the first `size` leaves of the files. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn root_on_disk(disk: Arc<dyn Disk>, dir: &Path, size: u64) -> Result<Hash, TreeError> {
+        Self::opened(disk, dir, size, false)?.root(size)
+    }
+
+    fn opened(disk: Arc<dyn Disk>, dir: &Path, size: u64, cuts: bool) -> Result<Self, TreeError> {
         let files = Self::new(disk, dir);
         {
             let mut levels = files.shared.levels.write();
@@ -103,7 +115,9 @@ impl TreeFiles {
                 if file.len().at(&path)? < bytes {
                     return Err(short());
                 }
-                file.set_len(bytes).at(&path)?;
+                if cuts {
+                    file.set_len(bytes).at(&path)?;
+                }
                 levels.push(Arc::from(file));
             }
         }

@@ -95,9 +95,10 @@ pub struct DecisionsArgs {
 }
 
 pub(super) async fn run(args: DecisionsArgs, context: &mut Context) -> Result<Exit, CliError> {
-    let trust = trust(&args)?;
+    let mut trust = trust(&args)?;
     let mut client = AuditServiceClient::new(client::connect(&context.global).await?);
     let mut node = client.get_checkpoint(GetCheckpointRequest::default()).await?.into_inner();
+    checkpoint::follow(trust.as_mut(), &node);
     let checkpoint = match (&args.checkpoint, &trust) {
         (Some(path), Some(trust)) => Some(kept(path, trust)?),
         (None, Some(trust)) => {

@@ -151,9 +151,15 @@ impl Held {
         let signed = book.signed.filter(|signed| Some(signed) != book.released.as_ref());
         let both = [(signed, false), (book.released, true)];
         let both = both.into_iter().filter_map(|(signed, released)| Some((signed?, released)));
-        Ok(both
+        let mut all: Vec<Self> = both
             .map(|(signed, released)| held(checked(&signed.checkpoint, released, trust), released))
-            .collect())
+            .collect();
+        // The entries must be those of every change, too. Both keys have signed it.
+        all.extend(book.key_changes.into_iter().map(|change| {
+            let name = format!("{BOOK_FILE}, change of the key in entry {}", change.proof.index);
+            Self::new(Source::DataDir, name, Ok(change.proof.checkpoint), false, None)
+        }));
+        Ok(all)
     }
 
     /// The finding that no checkpoint shows that this ledger is the one of the trusted keys, if none

@@ -27,6 +27,7 @@ mod link;
 mod namespace;
 mod opened;
 mod purpose;
+mod signing_key;
 mod subscription;
 mod uses;
 
@@ -45,6 +46,7 @@ pub use link::LinkChange;
 pub use namespace::{NamespacePut, namespace_kind_to_proto};
 pub use opened::LedgerOpened;
 pub use purpose::{PurposePut, bases_to_proto, obligation_to_proto};
+pub use signing_key::SigningKeyChanged;
 use smallvec::SmallVec;
 pub use subscription::{
     Delivered, DeliveryFailed, DeliveryOverdue, FailedDelivery, SubscriptionCreated,
@@ -126,6 +128,8 @@ pub enum Body {
     Use(UseRecorded),
     /// A durable subscription changed, or events were delivered to it.
     Subscription(SubscriptionEntry),
+    /// Another key signs from here on.
+    SigningKeyChanged(SigningKeyChanged),
 }
 
 impl Body {
@@ -144,6 +148,7 @@ impl Body {
             Self::Link(link) => link,
             Self::Use(used) => used,
             Self::Subscription(entry) => entry.kind(),
+            Self::SigningKeyChanged(change) => change,
         }
     }
 
@@ -162,6 +167,7 @@ impl Body {
             Self::Link(_) => "a link of data subjects",
             Self::Use(_) => "a record of use",
             Self::Subscription(entry) => entry.noun(),
+            Self::SigningKeyChanged(_) => "a change of the signing key",
         }
     }
 
@@ -198,6 +204,7 @@ impl Body {
             Message::DeliveryOverdue(message) => {
                 Self::Subscription(SubscriptionEntry::Overdue(message.into()))
             }
+            Message::SigningKeyChanged(message) => Self::SigningKeyChanged(message.try_into()?),
         })
     }
 
@@ -394,7 +401,8 @@ pub(crate) mod tests {
         act::tests::any_act, channel::tests::any_channel_put, clock::tests::any_clock_corrected,
         confirmed::tests::any_confirmed, expired::tests::any_expired, link::tests::any_link,
         namespace::tests::any_namespace_put, opened::tests::any_opened,
-        purpose::tests::any_purpose_put, subscription::tests::any_subscription_entry,
+        purpose::tests::any_purpose_put, signing_key::tests::any_key_change,
+        subscription::tests::any_subscription_entry,
         uses::tests::any_use, *,
     };
 
@@ -411,6 +419,7 @@ pub(crate) mod tests {
             any_link().prop_map(Body::Link),
             any_use().prop_map(Body::Use),
             any_subscription_entry().prop_map(Body::Subscription),
+            any_key_change().prop_map(Body::SigningKeyChanged),
         ]
     }
 

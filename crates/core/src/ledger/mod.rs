@@ -5,6 +5,7 @@
 
 pub mod chain;
 pub mod envelope;
+pub mod key_change;
 pub mod skim;
 pub mod verify;
 
