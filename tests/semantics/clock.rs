@@ -34,8 +34,8 @@ const CHANNELS: [&str; 2] = ["email", "sms"];
 /// The entries before it make the catalogue.
 const FIRST_ACT: u64 = 10;
 const START: i64 = 1_000;
-/// Within how many milliseconds acts of one moment take effect.
-const MOMENT_MS: i64 = 3;
+/// More than the acts of one person take that a ledger gives one time: each takes effect after the others.
+const MOMENT_MS: i64 = 16;
 
 /// One thing that happens.
 #[derive(Debug, Clone)]
