@@ -26,7 +26,7 @@ const PERSON: SubjectRef = SubjectRef([7; 16]);
 /// Purpose, legal basis, default validity, whether it needs a double opt-in.
 const PURPOSES: [(&str, LegalBasis, Option<i64>, bool); 4] = [
     ("news", LegalBasis::Consent, None, false),
-    ("offers", LegalBasis::Consent, Some(40), false),
+    ("offers", LegalBasis::Consent, Some(120), false),
     ("club", LegalBasis::Consent, None, true),
     ("care", LegalBasis::LegitimateInterest, None, false),
 ];
@@ -95,7 +95,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         Content::Act { actor, changes, reported_late }
     });
     let content = prop_oneof![5 => act, 1 => (1..6_usize).prop_map(Content::Confirm)];
-    (1..12_i64, option::weighted(0.5, 0..60_i64), content)
+    (1..40_i64, option::weighted(0.5, 0..200_i64), content)
         .prop_map(|(passed, claim, content)| Step { passed, claim, content })
 }
 
@@ -322,7 +322,7 @@ proptest! {
             }
             prop_assert!(wrong.last() <= now, "the ledger's time is right again");
             let (corrected, truth) = (wrong.corrected(), right.corrected());
-            for after in [0, 20, 41, 500] {
+            for after in [0, 60, 121, 500] {
                 let at = now.plus_ms(after);
                 let allowed = right.allows(&truth, at);
                 for cell in wrong.allows(&corrected, at) {
