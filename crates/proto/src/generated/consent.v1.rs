@@ -3231,6 +3231,10 @@ pub struct ListHistoryResponse {
     /// For acts that wait for their double opt-in: when the token stops counting.
     #[prost(message, optional, tag = "14")]
     pub confirmation_expires_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// If a clock that was ahead gave the entry its time: index of the entry that says so, with the span that
+    /// it happened in. The times here are as they were written.
+    #[prost(uint64, optional, tag = "15")]
+    pub clock_corrected_by: ::core::option::Option<u64>,
 }
 impl ::prost::Name for ListHistoryResponse {
     const NAME: &'static str = "ListHistoryResponse";
