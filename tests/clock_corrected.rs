@@ -173,6 +173,12 @@ async fn what_a_wrong_clock_wrote_is_repaired_by_one_call() {
         assert!(not_before <= now_ms() + DAY_MS, "{not_before}");
     };
     repaired(&mut clients).await;
+    // A history shows what was written, and what corrects it.
+    let acts = clients.history("user:late").await;
+    let corrected_by: Vec<_> = acts.iter().map(|act| act.clock_corrected_by).collect();
+    assert_eq!(corrected_by, [None, Some(head), Some(head)]);
+    let table = server.cli(&["history", "--subject", "user:late"]).expect_code(0).stdout;
+    assert!(table.contains(&format!("by a wrong clock, see #{head}")), "{table}");
     // What was answered before the correction, and why, is not changed by it.
     let as_of = Some(proto::AsOf { moment: Some(Moment::Revision(head)) });
     let past = proto::CheckRequest { as_of, ..check_request("user:late", NEWS, "email") };

@@ -4,9 +4,10 @@
 //! correction over when it is read or folded next. So nothing is half done after a crash, and writers
 //! wait for no more than one entry.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use hashbrown::HashSet;
+use tracing::warn;
 
 use super::{
     Core, Node,
@@ -72,7 +73,10 @@ impl Node {
         let written = self.write(move |batch| batch.correct_clock(request)).await?;
         let Written { index, revision, changed, correction } = written;
         let ClockCorrection { entries, right_until, right_again, .. } = correction;
-        let (core, range) = (std::sync::Arc::clone(&self.core), entries.clone());
+        if let (true, Some(index)) = (changed, index) {
+            warn!(index, first = entries.start, end = entries.end, "the clock was corrected");
+        }
+        let (core, range) = (Arc::clone(&self.core), entries.clone());
         let counted = tokio::task::spawn_blocking(move || core.subjects_within(range)).await;
         let subjects = counted.map_err(|error| ReadError::StateUnreadable(error.to_string()))??;
         Ok(ClockCorrectionOutcome {
@@ -92,7 +96,13 @@ impl Core {
     fn subjects_within(&self, mut range: Range<u64>) -> Result<u64, ReadError> {
         let mut subjects: HashSet<SubjectRef> = HashSet::new();
         while !range.is_empty() {
-            for (index, bytes) in self.entries(range.start, range.end)? {
+            let entries = self.entries(range.start, range.end)?;
+            // A gap must never look like an end.
+            if entries.is_empty() {
+                let index = range.start;
+                return Err(ReadError::StateUnreadable(format!("entry {index} is missing")));
+            }
+            for (index, bytes) in entries {
                 if let Target::Subjects(target) = envelope::decode(&bytes)?.body.kind().target() {
                     subjects.extend(target.named());
                 }
@@ -154,17 +164,21 @@ impl Batch<'_> {
         end_index: Option<u64>,
     ) -> Result<ClockCorrection, CorrectClockError> {
         let (index, now, last) = (self.tip.next_index, self.clock_now(), self.tip.recorded_at);
-        for (field, named) in [("first_index", Some(first_index)), ("end_index", end_index)] {
-            let limit = if field == "first_index" { index.saturating_sub(1) } else { index };
-            if let Some(named) = named.filter(|named| *named > limit) {
-                return Err(CorrectClockError::BeyondHead { field, index: named, head: index });
-            }
+        let beyond =
+            |field, named| CorrectClockError::BeyondHead { field, index: named, head: index };
+        if first_index >= index {
+            return Err(beyond("first_index", first_index));
         }
         let end = end_index.unwrap_or(index);
+        if end > index {
+            return Err(beyond("end_index", end));
+        }
         let is_ahead = last > now;
         let right_again = match (end == index, is_ahead) {
             (true, true) => now,
-            (true, false) => return Err(ImplausibleRange::NotAhead.into()),
+            // If the caller names it, this entry is the first with a right time.
+            (true, false) if end_index.is_some() && last < now => now,
+            (true, false) => return Err(ImplausibleRange::NotAhead { head: index }.into()),
             (false, true) => return Err(ImplausibleRange::StillAhead { last, now }.into()),
             (false, false) => self.entry_time(end)?,
         };

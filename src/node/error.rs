@@ -322,9 +322,13 @@ pub enum CorrectClockError {
 pub enum ImplausibleRange {
     /// The last entry is not ahead of the clock.
     #[error(
-        "the ledger is not ahead of the clock: name the first entry with a right time as end_index"
+        "the ledger is not ahead of the clock: name the first entry with a right time as end_index, or {head} \
+         if all have a wrong one"
     )]
-    NotAhead,
+    NotAhead {
+        /// The number of entries.
+        head: u64,
+    },
     /// The last entry is ahead of the clock, and the range ends before it.
     #[error(
         "the last entry is still {} ms ahead of the clock, and so are all after end_index: leave it out",
@@ -364,7 +368,9 @@ impl ImplausibleRange {
     #[must_use]
     pub fn field(&self) -> &'static str {
         match self {
-            Self::NotAhead | Self::StillAhead { .. } | Self::EndStandsStill { .. } => "end_index",
+            Self::NotAhead { .. } | Self::StillAhead { .. } | Self::EndStandsStill { .. } => {
+                "end_index"
+            }
             Self::BeginsEarlier { .. } | Self::FirstNotAhead { .. } => "first_index",
         }
     }

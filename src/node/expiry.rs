@@ -131,8 +131,11 @@ impl Expiry {
         let due = self.core.view.due(self.compared.as_ref(), Millis(i64::MAX), DUE_STEP)?;
         for due in &due {
             let mut concerning = corrections.iter().map(|correction| &correction.entries);
-            if concerning.any(|entries| entries.contains(&due.grant_index)) {
-                self.core.move_due(due)?;
+            if concerning.any(|entries| entries.contains(&due.grant_index))
+                && let Err(error) = self.core.move_due(due)
+            {
+                let index = due.grant_index;
+                error!(index, %error, "the corrected end of a grant could not be followed");
             }
         }
         self.compared = due.last().copied().filter(|_| due.len() == DUE_STEP);

@@ -26,7 +26,7 @@ const PERSON: SubjectRef = SubjectRef([7; 16]);
 /// Purpose, legal basis, default validity, whether it needs a double opt-in.
 const PURPOSES: [(&str, LegalBasis, Option<i64>, bool); 4] = [
     ("news", LegalBasis::Consent, None, false),
-    ("offers", LegalBasis::Consent, Some(40), false),
+    ("offers", LegalBasis::Consent, Some(120), false),
     ("club", LegalBasis::Consent, None, true),
     ("care", LegalBasis::LegitimateInterest, None, false),
 ];
@@ -34,6 +34,8 @@ const CHANNELS: [&str; 2] = ["email", "sms"];
 /// The entries before it make the catalogue.
 const FIRST_ACT: u64 = 10;
 const START: i64 = 1_000;
+/// More than the acts of one person take that a ledger gives one time: each takes effect after the others.
+const MOMENT_MS: i64 = 16;
 
 /// One thing that happens.
 #[derive(Debug, Clone)]
@@ -93,7 +95,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         Content::Act { actor, changes, reported_late }
     });
     let content = prop_oneof![5 => act, 1 => (1..6_usize).prop_map(Content::Confirm)];
-    (1..12_i64, option::weighted(0.5, 0..60_i64), content)
+    (1..40_i64, option::weighted(0.5, 0..200_i64), content)
         .prop_map(|(passed, claim, content)| Step { passed, claim, content })
 }
 
@@ -221,15 +223,19 @@ impl Ledger {
         }
     }
 
-    /// Corrects the clock as an operator does: up to now while the ledger is ahead, else up to where the
-    /// clock had caught up.
+    /// Corrects the clock as an operator does: up to where the clock has clearly caught up, or up to now.
     fn correct(&mut self, jumped: Range<usize>, now: Millis) {
         let index = self.next_index();
         let is_ahead = self.last() > now;
         // The first time is that of the catalogue.
         let first = jumped.start + 1;
         let mut steps = jumped.end + 1..self.times.len();
-        let caught_up = steps.find(|&at| self.times[at] > self.times[at - 1] && !is_ahead);
+        let caught_up = |at: &usize| {
+            let passed_ms = self.times[*at].0 - self.times[*at - 1].0;
+            // Acts of one moment take effect a little after each other.
+            !is_ahead && passed_ms > MOMENT_MS
+        };
+        let caught_up = steps.find(caught_up);
         let (end, right_again) = match caught_up {
             Some(at) => (at, self.times[at]),
             None => (self.times.len(), now),
@@ -316,7 +322,7 @@ proptest! {
             }
             prop_assert!(wrong.last() <= now, "the ledger's time is right again");
             let (corrected, truth) = (wrong.corrected(), right.corrected());
-            for after in [0, 20, 41, 500] {
+            for after in [0, 60, 121, 500] {
                 let at = now.plus_ms(after);
                 let allowed = right.allows(&truth, at);
                 for cell in wrong.allows(&corrected, at) {
@@ -344,15 +350,6 @@ proptest! {
         let corrections: Vec<ClockCorrection> = ledger.catalog.catalog.clock_corrections().to_vec();
         for correction in &corrections {
             twice.correct(correction, &ledger.catalog.catalog);
-        }
-        twice.revision = once.revision;
-        prop_assert_eq!(&once, &twice);
-        // Acts that are folded again get their corrected times.
-        for (index, act) in &ledger.acts {
-            let place = Place { index: *index, recorded_at: Millis(0) };
-            let body = Body::Act(act.clone());
-            let fact = Fact { place, kind: body.kind() };
-            fold::subject(&ledger.catalog.catalog, &mut twice, PERSON, fact).unwrap();
         }
         prop_assert_eq!(once, twice);
     }

@@ -55,6 +55,6 @@ pub use time::Millis;
 pub use crate::entry::{
     Body, ChannelPut, ClockCorrected, ConfirmationOffer, ConsentAct, ConsentConfirmed, Delivered,
     DeliveryFailed, DeliveryOverdue, Entry, FailedDelivery, GrantExpired, IdempotencyMark,
-    LedgerOpened, LinkChange, NamespacePut, ObligationKind, PurposePut, SigningKeyChanged, SubscriptionCreated,
-    SubscriptionDeleted, SubscriptionEntry, UseRecorded,
+    LedgerOpened, LinkChange, NamespacePut, ObligationKind, PurposePut, SigningKeyChanged,
+    SubscriptionCreated, SubscriptionDeleted, SubscriptionEntry, UseRecorded,
 };

@@ -402,8 +402,7 @@ pub(crate) mod tests {
         confirmed::tests::any_confirmed, expired::tests::any_expired, link::tests::any_link,
         namespace::tests::any_namespace_put, opened::tests::any_opened,
         purpose::tests::any_purpose_put, signing_key::tests::any_key_change,
-        subscription::tests::any_subscription_entry,
-        uses::tests::any_use, *,
+        subscription::tests::any_subscription_entry, uses::tests::any_use, *,
     };
 
     fn any_body() -> impl Strategy<Value = Body> {
