@@ -25,7 +25,7 @@ pub struct Skimmed<'a> {
     /// Whose act it is.
     pub subject: SubjectRef,
     /// The scopes of its changes.
-    pub scopes: SmallVec<[SkimmedScope<'a>; 4]>,
+    pub scopes: SmallVec<[SkimmedScope<'a>; 3]>,
 }
 
 /// Keys of a scope; none where it covers all.
@@ -60,7 +60,7 @@ fn entry(bytes: &[u8]) -> Sure<Skimmed<'_>> {
     Ok(Skimmed { claim, subject, scopes })
 }
 
-type Act<'a> = (SubjectRef, SmallVec<[SkimmedScope<'a>; 4]>);
+type Act<'a> = (SubjectRef, SmallVec<[SkimmedScope<'a>; 3]>);
 
 fn act(bytes: &[u8]) -> Sure<Act<'_>> {
     let (mut subject, mut actor, mut scopes) = (None, false, SmallVec::new());
