@@ -103,8 +103,8 @@ impl SigningKeys {
             Some(change) if has_lost(change) => Ok(self),
             _ => Err(OpenError::KeyChangeUnfinished {
                 index,
-                next: begun.next,
-                previous: begun.previous,
+                next: begun.next.to_string(),
+                previous: begun.previous.as_ref().map(ToString::to_string),
             }),
         }
     }
@@ -133,7 +133,7 @@ pub(super) fn record(
 ) -> Result<Option<u64>, WriteError> {
     let Some(change) = unrecorded else { return Ok(unproven) };
     let (next, is_proven) = (change.next.clone(), change.previous.is_some());
-    let body = Body::SigningKeyChanged(change);
+    let body = Body::SigningKeyChanged(Box::new(change));
     let index = jobs.write(move |batch| batch.write(batch.recorded_at(), body, &[]))?;
     info!(index, verifier_key = %next, "the signing key was changed");
     Ok(is_proven.then_some(index))
@@ -245,7 +245,7 @@ fn begun(log: &dyn LogBackend, start: u64) -> Result<Option<(u64, SigningKeyChan
             let entry = envelope::decode(&bytes)
                 .map_err(|problem| OpenError::Entry { index: next, problem })?;
             if let Body::SigningKeyChanged(change) = entry.body {
-                begun = Some((next, change));
+                begun = Some((next, *change));
             }
             next += 1;
         }

@@ -31,10 +31,7 @@ use crate::{
         if_exists,
         index::{Found, Index, IndexError},
     },
-    tlog::{
-        key::VerifierKey,
-        merkle::{self, Hash, Range},
-    },
+    tlog::merkle::{self, Hash, Range},
     tree::{self, Book, BookError, Signed, SigningKeyError, TreeError, TreeFiles, TreeWriter},
     vault::{self, Kek, KekError, Vault, VaultError, VaultFiles},
     view::{self, Unusable, View, ViewError},
@@ -155,9 +152,9 @@ pub enum OpenError {
         /// The entry.
         index: u64,
         /// The key that it names.
-        next: VerifierKey,
+        next: String,
         /// The key before; none if it was lost.
-        previous: Option<VerifierKey>,
+        previous: Option<String>,
     },
     /// The change of the signing key could not be written to the ledger.
     #[error("the change of the signing key could not be recorded: {0}")]

@@ -129,7 +129,7 @@ pub enum Body {
     /// A durable subscription changed, or events were delivered to it.
     Subscription(SubscriptionEntry),
     /// Another key signs from here on.
-    SigningKeyChanged(SigningKeyChanged),
+    SigningKeyChanged(Box<SigningKeyChanged>),
 }
 
 impl Body {
@@ -148,7 +148,7 @@ impl Body {
             Self::Link(link) => link,
             Self::Use(used) => used,
             Self::Subscription(entry) => entry.kind(),
-            Self::SigningKeyChanged(change) => change,
+            Self::SigningKeyChanged(change) => &**change,
         }
     }
 
@@ -204,7 +204,9 @@ impl Body {
             Message::DeliveryOverdue(message) => {
                 Self::Subscription(SubscriptionEntry::Overdue(message.into()))
             }
-            Message::SigningKeyChanged(message) => Self::SigningKeyChanged(message.try_into()?),
+            Message::SigningKeyChanged(message) => {
+                Self::SigningKeyChanged(Box::new(message.try_into()?))
+            }
         })
     }
 
@@ -418,7 +420,7 @@ pub(crate) mod tests {
             any_link().prop_map(Body::Link),
             any_use().prop_map(Body::Use),
             any_subscription_entry().prop_map(Body::Subscription),
-            any_key_change().prop_map(Body::SigningKeyChanged),
+            any_key_change().prop_map(|change| Body::SigningKeyChanged(Box::new(change))),
         ]
     }
 

@@ -89,7 +89,7 @@ pub(super) mod tests {
     proptest! {
         #[test]
         fn the_message_reads_back(change in any_key_change()) {
-            reads_back(&Body::SigningKeyChanged(change));
+            reads_back(&Body::SigningKeyChanged(Box::new(change)));
         }
     }
 
