@@ -5,7 +5,7 @@ use consent_ledger::proto::{
     self,
     Action::{Grant, Withdraw},
     CatalogEffect, CorrectClockRequest, CorrectClockResponse, Effect, EventKind, Outcome, Reason,
-    RecordConsentRequest,
+    RecordConsentRequest, RecordConsentResponse,
     as_of::Moment,
     entry::Body,
     watch_response::Message as Watched,
@@ -22,6 +22,8 @@ const NEWS: &str = "marketing.newsletter";
 const TRIAL: &str = "trial";
 /// One use in a day.
 const RARE: &str = "rare";
+/// It needs a double opt-in.
+const CLUB: &str = "club";
 const VALIDITY_S: i64 = 4;
 const DAY_MS: i64 = 24 * 3_600_000;
 const YEAR_S: i64 = 365 * 24 * 3_600;
@@ -51,6 +53,8 @@ impl Ledger {
         let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
         let default_validity = seconds(VALIDITY_S);
         clients.put_purpose(proto::Purpose { default_validity, ..consent_purpose(TRIAL) }).await;
+        let club = proto::Purpose { double_opt_in: true, ..consent_purpose(CLUB) };
+        clients.put_purpose(club).await;
         let limit = proto::FrequencyLimit { uses_max: 1, period: seconds(DAY_MS / 1_000) };
         let obligation = proto::Obligation {
             kind: Some(proto::obligation::Kind::FrequencyLimit(limit)),
@@ -62,8 +66,12 @@ impl Ledger {
     }
 
     /// The server trusts a clock that is a year ahead, records these acts, and gets the right time again.
-    /// Returns the index of the first.
-    async fn jump(&self, clients: &mut Clients, acts: Vec<RecordConsentRequest>) -> u64 {
+    /// Returns the index of the first, and the answers.
+    async fn jump(
+        &self,
+        clients: &mut Clients,
+        acts: Vec<RecordConsentRequest>,
+    ) -> (u64, Vec<RecordConsentResponse>) {
         let first = clients.checkpoint().await.size;
         self.clock.set_ahead(YEAR_S);
         self.clock.set_synchronised(true);
@@ -72,9 +80,11 @@ impl Ledger {
             clients.consent.record_consent(trusted.clone()).await.ok()
         })
         .await;
+        let mut answers = Vec::new();
         for act in acts {
             let answer = clients.record(act).await;
             assert!(millis(answer.recorded_at.as_ref()).unwrap() > now_ms() + 300 * DAY_MS);
+            answers.push(answer);
         }
         let used = proto::RecordUseRequest {
             subject: "user:rare".into(),
@@ -85,7 +95,7 @@ impl Ledger {
         clients.consent.record_use(used).await.unwrap();
         self.clock.set_synchronised(false);
         self.clock.set_ahead(0);
-        first
+        (first, answers)
     }
 }
 
@@ -126,8 +136,10 @@ async fn what_a_wrong_clock_wrote_is_repaired_by_one_call() {
         of("user:late", Grant, NEWS),
         of("user:stopped", Withdraw, NEWS),
         of("user:again", Withdraw, NEWS),
+        of("user:asked", Grant, CLUB),
     ];
-    let first = ledger.jump(&mut clients, in_jump).await;
+    let (first, answers) = ledger.jump(&mut clients, in_jump).await;
+    let token = answers[3].confirmation.as_ref().unwrap().token.clone();
 
     // The damage: a stop with the right time loses to the grant of the jump, and a grant has ended.
     let reported = RecordConsentRequest {
@@ -139,6 +151,12 @@ async fn what_a_wrong_clock_wrote_is_repaired_by_one_call() {
     assert_eq!(answer.results[0].outcome(), Outcome::SupersededByLater);
     assert_eq!(reason(&mut clients, "user:late", NEWS).await, Reason::Granted);
     assert_eq!(reason(&mut clients, "user:ends", NEWS).await, Reason::Expired);
+    eventually("the end is recorded, too", async || {
+        let is_end =
+            |(_, entry): &(u64, proto::Entry)| matches!(entry.body, Some(Body::GrantExpired(_)));
+        clients.clone().entries(first).await.iter().any(is_end).then_some(())
+    })
+    .await;
     let head = clients.checkpoint().await.size;
 
     // A dry run says what would be, and writes nothing.
@@ -146,8 +164,8 @@ async fn what_a_wrong_clock_wrote_is_repaired_by_one_call() {
     let would = correct(&mut clients, dry).await;
     assert!(would.changed && would.index.is_none());
     assert_eq!((would.first_index, would.end_index), (first, head));
-    // Those of the jump, `user:trusts`, and whose end was recorded in it.
-    assert!((4..=5).contains(&would.subject_count), "{would:?}");
+    // Four of the jump, `user:trusts`, and whose end was recorded.
+    assert_eq!(would.subject_count, 6);
     assert_eq!(clients.checkpoint().await.size, head);
 
     let before = now_ms();
@@ -195,6 +213,12 @@ async fn what_a_wrong_clock_wrote_is_repaired_by_one_call() {
     assert_eq!(answer.results[0].outcome(), Outcome::Applied);
     assert!(!answer.checkpoint.is_empty(), "checkpoints are signed again");
 
+    // What was asked in the jump can be confirmed, and counts as asked in it.
+    let confirm = proto::ConfirmConsentRequest { token, ..Default::default() };
+    let confirmed = clients.consent.confirm_consent(confirm).await.unwrap().into_inner();
+    assert_eq!(confirmed.results[0].outcome(), Outcome::Applied);
+    assert_eq!(reason(&mut clients, "user:asked", CLUB).await, Reason::Granted);
+
     // Again: nothing more.
     let size = clients.checkpoint().await.size;
     let again = correct(&mut clients, correction(first, None)).await;
@@ -224,7 +248,7 @@ async fn what_a_wrong_clock_wrote_is_repaired_by_one_call() {
 async fn a_grant_that_ends_by_default_ends_as_if_given_before_the_jump_and_its_end_is_told_once() {
     let ledger = Ledger::new();
     let (server, mut clients) = ledger.start().await;
-    let first = ledger.jump(&mut clients, vec![of("user:1", Grant, TRIAL)]).await;
+    let (first, _) = ledger.jump(&mut clients, vec![of("user:1", Grant, TRIAL)]).await;
     let corrected = correct(&mut clients, correction(first, None)).await;
     let end = millis(corrected.right_until.as_ref()).unwrap() + VALIDITY_S * 1_000;
     let ends = async |clients: &mut Clients| {
@@ -321,7 +345,7 @@ async fn no_clock_in_doubt_corrects_and_no_range_that_is_ahead_of_nothing() {
     let ledger = Ledger::new();
     let (_server, mut clients) = ledger.start().await;
     let before = clients.record(of("user:1", Grant, NEWS)).await;
-    let first = ledger.jump(&mut clients, Vec::new()).await;
+    let (first, _) = ledger.jump(&mut clients, Vec::new()).await;
     let head = clients.checkpoint().await.size;
     let field = async |clients: &mut Clients, first_index, end_index| {
         let error = typed(&refused(clients, correction(first_index, end_index)).await);
@@ -348,7 +372,7 @@ async fn no_clock_in_doubt_corrects_and_no_range_that_is_ahead_of_nothing() {
 async fn watchers_hear_that_all_data_subjects_must_be_checked_again() {
     let ledger = Ledger::new();
     let (_server, mut clients) = ledger.start().await;
-    let first = ledger.jump(&mut clients, Vec::new()).await;
+    let (first, _) = ledger.jump(&mut clients, Vec::new()).await;
     let filter = proto::WatchFilter {
         purposes: vec![NEWS.to_owned()],
         kinds: vec![EventKind::Catalog.into()],

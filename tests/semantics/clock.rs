@@ -351,6 +351,7 @@ proptest! {
         for correction in &corrections {
             twice.correct(correction, &ledger.catalog.catalog);
         }
+        twice.revision = once.revision;
         prop_assert_eq!(once, twice);
     }
 }
