@@ -537,7 +537,7 @@ mod tests {
             "{\"intact\":false,\"entries\":12,\"bytes\":2048,\"chainHash\":\"qw==\",\
              \"tornTail\":null,\"damage\":{\"segment\":\"00000000000000000000.seg\",\
              \"offset\":1234,\"index\":12,\"what\":\"checksum mismatch\"},\
-             \"origin\":\"ledger.example\",\"ledgerId\":\"Bw==\",\"rootHash\":\"cm9vdA==\",\
+             \"origin\":\"ledger.example\",\"ledgerId\":\"Bw==\",\"rootHash\":\"cm9vdA==\",\"keyChanges\":[],\
              \"signedEntries\":null,\"notChecked\":[\"signatures\"],\"tree\":null,\"vault\":null,\
              \"checkpoints\":[]}\n"
         );
