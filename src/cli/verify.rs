@@ -192,10 +192,8 @@ async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, Cl
             }
             held.push(file);
         }
-        if !is_sound {
-            // Then a checkpoint from elsewhere says how much of the tree was synced.
-            signed = held.iter().filter_map(Held::size).max().unwrap_or(0);
-        }
+        // A checkpoint from elsewhere says how much of the tree was synced, too.
+        signed = held.iter().filter_map(Held::size).max().unwrap_or(0);
         if let Some(url) = &args.against {
             remote = Some(Remote::fetch(url, trust, &context.global).await?);
         }
@@ -329,7 +327,8 @@ impl Read {
             None => return Err(offline::no_ledger(dir)),
         };
         let named = wants_vault.then_some(named);
-        Ok(Self { files, tree: tree.map(TreeFiles::end), vault: None, named })
+        let entries = files.good.tip.next_index;
+        Ok(Self { files, tree: tree.map(|tree| tree.end(entries)), vault: None, named })
     }
 
     /// Reads the vault of a directory, if it is to be verified.

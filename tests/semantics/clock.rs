@@ -224,7 +224,7 @@ impl Ledger {
     }
 
     /// Corrects the clock as an operator does: up to where the clock has clearly caught up, or up to now.
-    fn correct(&mut self, jumped: Range<usize>, now: Millis) {
+    fn correct(&mut self, jumped: &Range<usize>, now: Millis) {
         let index = self.next_index();
         let is_ahead = self.last() > now;
         // The first time is that of the catalogue.
@@ -308,7 +308,7 @@ proptest! {
         for (position, step) in steps.iter().enumerate() {
             now = now.plus_ms(step.passed);
             if position == corrected_at {
-                wrong.correct(jumped.clone(), now);
+                wrong.correct(&jumped, now);
                 right.times.push(now);
                 is_corrected = true;
                 now = now.plus_ms(1);
@@ -344,7 +344,7 @@ proptest! {
             now = now.plus_ms(step.passed);
             ledger.record(step, now.plus_ms(ahead), now);
         }
-        ledger.correct(0..steps.len(), now);
+        ledger.correct(&(0..steps.len()), now);
         let once = ledger.corrected();
         let mut twice = once.clone();
         let corrections: Vec<ClockCorrection> = ledger.catalog.catalog.clock_corrections().to_vec();
