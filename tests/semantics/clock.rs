@@ -272,7 +272,7 @@ fn confirmation(request_index: u64, act: &ConsentAct) -> Option<ConsentConfirmed
         change.action == Action::Grant && change.scope.purpose.as_ref() == Some(&club)
     };
     let grants: Vec<_> = act.changes.iter().filter(waits).cloned().collect();
-    (!grants.is_empty()).then(|| ConsentConfirmed {
+    (!grants.is_empty()).then_some(ConsentConfirmed {
         subject_ref: PERSON,
         request_index,
         requested_by: act.actor,
