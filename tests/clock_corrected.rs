@@ -289,6 +289,26 @@ async fn a_grant_that_ends_by_default_ends_as_if_given_before_the_jump_and_its_e
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_second_jump_is_not_taken_for_the_one_that_is_corrected() {
+    let ledger = Ledger::new();
+    let (_server, mut clients) = ledger.start().await;
+    let (first, _) = ledger.jump(&mut clients, vec![of("user:1", Grant, NEWS)]).await;
+    correct(&mut clients, correction(first, None)).await;
+    let (second, _) = ledger.jump(&mut clients, vec![of("user:2", Grant, NEWS)]).await;
+    let reported = RecordConsentRequest {
+        effective_at: Some(timestamp(now_ms())),
+        reported_late: true,
+        ..of("user:2", Withdraw, NEWS)
+    };
+    clients.record(reported).await;
+    assert_eq!(reason(&mut clients, "user:2", NEWS).await, Reason::Granted);
+    let status = refused(&mut clients, correction(first, None)).await;
+    assert!(status.message().contains("name a later first_index"), "{status:?}");
+    assert!(correct(&mut clients, correction(second, None)).await.changed);
+    assert_eq!(reason(&mut clients, "user:2", NEWS).await, Reason::Withdrawn);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_small_step_is_corrected_after_the_clock_has_caught_up() {
     let ledger = Ledger::new();
     let (server, mut clients) = ledger.start().await;

@@ -145,15 +145,17 @@ impl Batch<'_> {
         Ok(Written { index: Some(index), revision: index + 1, changed: true, correction })
     }
 
-    /// The correction of the same entries that the ledger has already.
+    /// The correction of the same entries that the ledger has already. Of all entries from the first on,
+    /// it is none while the ledger is ahead: the clock jumped once more since.
     fn corrected_before(
         &self,
         first_index: u64,
         end_index: Option<u64>,
     ) -> Option<&ClockCorrection> {
+        let is_ahead = self.tip.recorded_at > self.clock_now();
         self.catalog().clock_corrections().iter().find(|known| {
             known.entries.start == first_index
-                && end_index.is_none_or(|end| end == known.entries.end)
+                && end_index.map_or(!is_ahead, |end| end == known.entries.end)
         })
     }
 

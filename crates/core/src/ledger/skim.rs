@@ -3,7 +3,7 @@
 //! Decoding an entry costs about as much as hashing it. This reader walks the same bytes, makes the
 //! checks of [`envelope::decode`](super::envelope::decode), and allocates nothing. It knows only
 //! acts of consent, which are almost all entries of a ledger, and only as this program writes them:
-//! fields in order, each once. Anything else is a [`Doubt`], after which the caller decodes the
+//! fields in order, each once. Anything else is a doubt, after which the caller decodes the
 //! entry. So it must never accept an entry that the decoder refuses, and need not be extended for
 //! new kinds.
 
