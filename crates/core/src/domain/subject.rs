@@ -96,7 +96,7 @@ impl Catalog {
     }
 
     /// As [`Self::subject`], where it is known of some data subjects that they are stored. A phone number
-    /// that is stored is in its canonical form, and to know that takes a tenth of reading it.
+    /// that is stored is in its canonical form, and is not parsed again.
     ///
     /// # Errors
     /// As [`Self::subject`].
