@@ -281,6 +281,7 @@ impl ServeConfig {
             ("CONSENT_LEDGER_KEK", node.kek.is_some()),
             ("--kek-file", node.kek_file.is_some()),
             ("--signing-key-file", node.signing_key_file.is_some()),
+            ("--previous-signing-key-file", node.previous_signing_key_file.is_some()),
             ("--new-signing-key", node.new_signing_key),
             ("--unused-signing-key", node.unused_signing_key),
             ("--witness and --witness-policy", !node.witness_policy.witnesses().is_empty()),

@@ -178,7 +178,8 @@ pub async fn serve(
     let tiles = config.tiles_listen.map(Bound::new).transpose()?;
     let node = tokio::select! {
         node = open(config.node.clone(), Arc::clone(&metrics)) => node?,
-        () = stop.next() => {
+        // An ephemeral ledger is open in a moment, and a thread that opens it would make files anew.
+        () = stop.next(), if !config.ephemeral => {
             // The files are as after a crash, from which the next start recovers. Waiting for a long
             // rebuild would be of no use.
             tracing::info!("stopped while opening");
@@ -384,6 +385,12 @@ fn start_witnesses(
     metrics: &Arc<Metrics>,
 ) -> Result<Option<Witnesses>, ServeError> {
     let policy = &config.node.witness_policy;
+    for witness in policy.passed_over() {
+        tracing::warn!(
+            witness,
+            "a witness is passed over: its kind of key can not be verified here"
+        );
+    }
     if policy.witnesses().is_empty() {
         return Ok(None);
     }

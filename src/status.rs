@@ -21,8 +21,8 @@ use crate::{
     domain::Key,
     near,
     node::{
-        AudienceTooOld, CatalogError, CheckpointNotReached, ConfirmError, ConsumeError, LinkError,
-        ReadError, RecordError, RevisionNotReached, UseError,
+        AudienceTooOld, CatalogError, CheckpointNotReached, ConfirmError, ConsumeError,
+        CorrectClockError, LinkError, ReadError, RecordError, RevisionNotReached, UseError,
     },
     proto::ErrorReason,
     watch::WatchError,
@@ -254,6 +254,7 @@ status_of!(
     ConfirmError,
     LinkError,
     CatalogError,
+    CorrectClockError,
     UseError,
     ReadError,
     RevisionNotReached,
@@ -292,9 +293,9 @@ mod tests {
     use super::*;
     use crate::domain::PartyRole;
     use crate::node::{
-        AsOfError, DeadLettersError, EffectiveAtImpossible, FindActError, ImpossibleTime,
-        IssueError, NamedParty, PropagationError, ProveError, SnapshotError, SubscribeError,
-        SubscriptionNotFound, UnsubscribeError, WriteError,
+        AsOfError, DeadLettersError, EffectiveAtImpossible, FindActError, ImplausibleRange,
+        ImpossibleTime, IssueError, NamedParty, PropagationError, ProveError, SnapshotError,
+        SubscribeError, SubscriptionNotFound, UnsubscribeError, WriteError,
     };
 
     fn key(text: &str) -> Key {
@@ -367,6 +368,21 @@ mod tests {
                 CatalogError::OldestCompatibleBeyondVersion { got: 3, version: 2 }.into(),
                 ErrorReason::InvalidField,
                 "purpose.oldest_compatible_version",
+            ),
+            (
+                CorrectClockError::from(crate::node::ClockNotTrusted { ahead_ms: 9 }).into(),
+                ErrorReason::ClockNotTrusted,
+                "",
+            ),
+            (
+                CorrectClockError::BeyondHead { field: "end_index", index: 9, head: 3 }.into(),
+                ErrorReason::IndexOutOfRange,
+                "end_index",
+            ),
+            (
+                CorrectClockError::from(ImplausibleRange::FirstNotAhead { index: 3 }).into(),
+                ErrorReason::InvalidField,
+                "first_index",
             ),
             (
                 WriteError::EntryTooLarge { bytes: 70_000, limit: 65_535 }.into(),

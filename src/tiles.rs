@@ -21,7 +21,7 @@ use crate::{
     tlog::tile::{Kind, Tile},
 };
 
-/// `Cache-Control` of the checkpoint.
+/// `Cache-Control` of the checkpoint, and of the changes of the signing key.
 const CHECKPOINT_CACHE: HeaderValue = HeaderValue::from_static("public, max-age=1");
 /// `Cache-Control` of tiles and bundles.
 const IMMUTABLE_CACHE: HeaderValue =
@@ -53,6 +53,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .with_state(site.clone());
     Router::new()
         .route("/checkpoint", get(checkpoint))
+        .route("/key-changes", get(key_changes))
         .route("/tile/{*path}", get(tile))
         .with_state(site)
         .merge(entries)
@@ -66,6 +67,12 @@ async fn checkpoint(With(site): With<Site>) -> Response {
             (headers, released.text.to_string()).into_response()
         }
     }
+}
+
+/// The proofs of the changes of the signing key, one below the other. This is no part of C2SP tlog-tiles.
+async fn key_changes(With(site): With<Site>) -> Response {
+    let headers = [(header::CONTENT_TYPE, TEXT), (header::CACHE_CONTROL, CHECKPOINT_CACHE)];
+    (headers, site.node.key_changes().to_string()).into_response()
 }
 
 /// A tile or bundle, by its literal path: each resource has one address.

@@ -370,7 +370,9 @@ async fn a_tail_torn_at_any_byte_of_the_last_frame_is_set_aside() {
         on_all_processors(every, |cut| {
             let torn = altered(dir.path(), |bytes| bytes.truncate(usize::try_from(cut).unwrap()));
             forget_checkpoints(torn.path());
-            let verdict = support::verify(torn.path()).expect_code(0).json();
+            let data_dir = torn.path().display().to_string();
+            let verify = ["verify", "--json", "--ledger-only", "--data-dir", &data_dir];
+            let verdict = support::run(verify).expect_code(0).json();
             let tail = &verdict["tornTail"];
             assert_eq!(tail.is_object(), cut > last, "cut at {cut}: {verdict}");
             if cut > last {

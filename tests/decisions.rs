@@ -265,8 +265,13 @@ async fn kinds(clients: &mut Clients) -> BTreeMap<&'static str, usize> {
             B::SubjectsLinked(_) => "linked",
             B::SubjectsUnlinked(_) => "unlinked",
             B::UseRecorded(_) => "use",
-            B::PurposePut(_) | B::ChannelPut(_) | B::NamespacePut(_) | B::PartyPut(_) => "catalog",
+            B::PurposePut(_)
+            | B::ChannelPut(_)
+            | B::NamespacePut(_)
+            | B::PartyPut(_)
+            | B::ClockCorrected(_) => "catalog",
             B::LedgerOpened(_) => "opened",
+            B::SigningKeyChanged(_) => "signing key",
             _ => "subscriptions",
         };
         *kinds.entry(kind).or_default() += 1;
@@ -644,7 +649,8 @@ async fn the_table_lists_differences_up_to_a_limit() {
     assert!(lines[2].contains(&format!(" deny withdrawn by #{withdrawal} ")), "{table}");
     assert!(lines[2].ends_with(&format!(" deny erased by #{withdrawal}")), "{table}");
     assert_eq!(lines[3], "DIFFERS");
-    assert_eq!(lines[4], format!("decisions   6 decisions over {} entries, 6 differ", at(9)));
+    assert!(lines[4].starts_with("NOT CHECKED who signed the entries"), "{table}");
+    assert_eq!(lines[5], format!("decisions   6 decisions over {} entries, 6 differ", at(9)));
 }
 
 fn altered(

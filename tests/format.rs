@@ -22,9 +22,9 @@ use aes_gcm::{
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use consent_ledger::{
     domain::{
-        Body, Delivered, DeliveryFailed, DeliveryOverdue, Effect, EventKind, FailedDelivery,
-        Filter, Key, Millis, PartyPut, PartyRole, PartyVersion, Reason, Region, Snapshot,
-        SubscriptionCreated, SubscriptionDeleted, SubscriptionEntry, SubscriptionId,
+        Body, ClockCorrected, Delivered, DeliveryFailed, DeliveryOverdue, Effect, EventKind,
+        FailedDelivery, Filter, Key, Millis, PartyPut, PartyRole, PartyVersion, Reason, Region,
+        Snapshot, SubscriptionCreated, SubscriptionDeleted, SubscriptionEntry, SubscriptionId,
     },
     ledger::{chain, envelope},
     proto,
@@ -350,7 +350,7 @@ fn computed() -> BTreeMap<String, String> {
     all
 }
 
-/// Entries about a subscription and a party, as they would follow those of the kept ledger.
+/// Entries about a subscription, the clock and a party, as they would follow those of the kept ledger.
 fn later_entries(kept: &[Vec<u8>]) -> Vec<(&'static str, Vec<u8>)> {
     let mut tip = chain::Tip::genesis();
     for bytes in kept {
@@ -406,6 +406,17 @@ fn later_entries(kept: &[Vec<u8>]) -> Vec<(&'static str, Vec<u8>)> {
             "subscription_deleted",
             700_000,
             Body::Subscription(SubscriptionEntry::Deleted(SubscriptionDeleted { subscription })),
+        ),
+        (
+            "clock_corrected",
+            40,
+            Body::ClockCorrected(ClockCorrected {
+                first_index: 14,
+                end_index: 16,
+                right_until: at(30),
+                right_again: at(40),
+                reason: "NTP was ten minutes ahead".to_owned(),
+            }),
         ),
         ("party_put", 800_000, Body::PartyPut(PartyPut { key: key("acme"), version: 1, content })),
     ];
@@ -675,11 +686,13 @@ fn kept_entries_are_decoded_linked_and_encoded_the_same() {
             Body::ChannelPut(_) => "channel_put",
             Body::NamespacePut(_) => "namespace_put",
             Body::PartyPut(_) => "party_put",
+            Body::ClockCorrected(_) => "clock_corrected",
             Body::Confirmed(_) => "consent_confirmed",
             Body::Expired(_) => "grant_expired",
             Body::Link(link) if link.confidence.is_some() => "subjects_linked",
             Body::Link(_) => "subjects_unlinked",
             Body::Use(_) => "use_recorded",
+            Body::SigningKeyChanged(_) => "signing_key_changed",
             Body::Subscription(SubscriptionEntry::Created(_)) => "subscription_created",
             Body::Subscription(SubscriptionEntry::Deleted(_)) => "subscription_deleted",
             Body::Subscription(SubscriptionEntry::Delivered(_)) => "delivery_receipt",

@@ -14,7 +14,10 @@ use std::{
 
 use consent_ledger::{
     backend::{LocalLog, LogBackend},
-    domain::{Body, ChannelPut, Key, LedgerOpened, Millis},
+    domain::{
+        Action, Actor, Body, ChangeRecord, ChannelPut, ConsentAct, ContactChange, Key,
+        LedgerOpened, Millis, Outcome, PurposeName, ScopeKeys, SubjectRef,
+    },
     ledger::{
         ENTRY_BYTES_MAX, FORMAT_VERSION, LOG_KIND,
         chain::Tip,
@@ -30,9 +33,10 @@ use consent_ledger::{
         checkpoint::{Checkpoint, SignedCheckpoint},
         key::SignerKey,
         merkle::{self, Hash, Range, leaf_hash},
-        tile::{Kind, Tile},
+        tile::{Kind, Tile, bundle},
     },
 };
+use prost::Message as _;
 use tonic::{Request, Response, service::Routes};
 
 use crate::support::{self, Finished, cosigner_key, ledger_segments, run, signer_key};
@@ -165,12 +169,103 @@ fn signed(entries: &[Vec<u8>]) -> String {
     signed_by(&signer_key(ORIGIN, 1), entries).to_string()
 }
 
+/// The file of checkpoints of a ledger that has signed these entries.
+fn book_of(entries: &[Vec<u8>]) -> String {
+    let signed = serde_json::json!({"note": signed(entries), "signed_at_ms": 0});
+    serde_json::json!({"format": 1, "signed": signed}).to_string()
+}
+
+#[test]
+fn a_checkpoint_of_no_entries_shows_nothing() {
+    let dir = Dir::of(&honest(3));
+    let kept = dir.text("kept", signed_empty());
+    let key = signer_key(ORIGIN, 1).verifier().to_string();
+    let found = dir.verify(&["--checkpoint", &kept, "--key", &key]).expect_code(1).json();
+    assert_eq!(
+        (&found["checkpoints"][0]["agrees"], &found["signedEntries"]),
+        (&true.into(), &0.into())
+    );
+}
+
+fn signed_empty() -> String {
+    let (origin, root) = (ORIGIN.to_owned(), merkle::empty_root());
+    let checkpoint = Checkpoint { origin, size: 0, root, extensions: String::new() };
+    SignedCheckpoint::sign(checkpoint, &signer_key(ORIGIN, 1)).unwrap().to_string()
+}
+
+/// An act over a cell of keys that the ledger may not know.
+fn act_over(purpose: &str, channel: &str) -> Body {
+    let change = ChangeRecord {
+        action: Action::Withdraw,
+        scope: ScopeKeys {
+            purpose: Some(PurposeName::parse(purpose).unwrap()),
+            channel: Some(Key::parse(channel).unwrap()),
+        },
+        purpose_version: 0,
+        expires_at: None,
+        outcome: Outcome::Applied,
+        data_categories: Vec::new(),
+        linked_subjects: 0,
+    };
+    Body::Act(ConsentAct {
+        subject_ref: SubjectRef([3; 16]),
+        actor: Actor::Subject,
+        effective_at: Millis(5),
+        changes: vec![change],
+        evidence: None,
+        idempotency: None,
+        authority_ends_at: None,
+        confirmation: None,
+        contact: ContactChange::default(),
+    })
+}
+
+#[test]
+fn an_entry_that_names_an_unknown_purpose_is_damage_as_for_the_server() {
+    for (at, purpose) in [(1, "made-up"), (5, "made-up.*"), (299, "made-up")] {
+        let mut tip = Tip::genesis();
+        let mut all = Vec::new();
+        for n in 0..300_i64 {
+            let body = match n {
+                0 => opened(ORIGIN),
+                _ if n == at => act_over(purpose, "email"),
+                _ => channel(&format!("entry {n}")),
+            };
+            let (_, bytes, next) = tip.link(Millis(10 + n), body).unwrap();
+            all.push(bytes);
+            tip = next;
+        }
+        let dir = Dir::of(&all);
+        let found = dir.verify(&["--ledger-only"]).expect_code(1).json();
+        assert_eq!((&found["damage"]["index"], &found["entries"]), (&at.into(), &at.into()));
+        let what = found["damage"]["what"].as_str().unwrap();
+        assert!(what.contains(&format!("no purpose `{purpose}` in the catalogue")), "{what}");
+        // In order, as the server does it, too; and where the entries come in one file.
+        let in_order = verify::verify(&RealDisk, &dir.ledger(), &mut |_, _| {}).unwrap_err();
+        assert!(in_order.to_string().contains(&format!("index {at}: ")), "{in_order}");
+        let raw = dir.text("raw", bundle(&all).unwrap());
+        let found = run(["verify", "--json", "--raw-file", &raw]).expect_code(1).json();
+        assert_eq!(found["damage"]["index"], at);
+    }
+}
+
+#[test]
+fn an_entry_with_two_bodies_is_damage() {
+    let mut all = honest(40);
+    let body = channel("another");
+    let other = proto::Entry { body: Some(body.kind().message()), ..Default::default() };
+    all[20].extend(other.encode_to_vec());
+    let damage = Dir::of(&all).damage();
+    assert_eq!(damage["index"], 20);
+    assert!(damage["what"].as_str().unwrap().contains("comes twice"), "{damage}");
+}
+
 #[test]
 fn an_intact_ledger_agrees_with_every_checkpoint_of_its_past() {
     let all = honest(300);
     let dir = Dir::of(&all);
     assert!(ledger_segments(dir.path()).len() > 5);
-    for size in [0, 1, 2, 37, 255, 256, 257, 299, 300] {
+    for size in [1, 2, 37, 255, 256, 257, 299, 300] {
         assert_eq!(dir.difference_from(&signed(&all[..size]), &[]), None, "{size}");
     }
     let found = dir.verify(&[]);
@@ -258,7 +353,8 @@ fn a_cut_tail_shows_only_beside_a_checkpoint() {
     let difference = cut.difference_from(&signed(&all), &[]).unwrap();
     assert_eq!(
         difference,
-        "the checkpoint is of 120 entries, the ledger has 90: it was rolled back or cut"
+        "the checkpoint is of 120 entries, the ledger has 90: it was rolled back or cut, or it is \
+         another ledger"
     );
     // An old backup looks the same to the auditor, and agrees with older checkpoints.
     assert_eq!(cut.difference_from(&signed(&all[..90]), &[]), None);
@@ -415,21 +511,23 @@ fn a_wrong_tree_on_disk_is_named() {
         }
     };
     write(&levels);
-    let found = dir.verify(&[]).expect_code(0).json();
+    // A tree without a checkpoint has lost it.
+    let found = dir.verify(&[]).expect_code(1).json();
     assert_eq!((&found["tree"]["hashes"], &found["tree"]["unsynced"]), (&0.into(), &602.into()));
-    let book = |size: usize| {
-        let saved_checkpoint =
-            serde_json::json!({"format": 1, "signed": {"note": signed(&all[..size])}});
-        dir.text("checkpoint.json", saved_checkpoint.to_string());
-    };
+    let book = |size: usize| dir.text("checkpoint.json", book_of(&all[..size]));
     book(600);
     let found = dir.verify(&[]).expect_code(0).json();
     assert_eq!((&found["tree"]["hashes"], &found["tree"]["unsynced"]), (&602.into(), &0.into()));
-    // Hashes that a crash cut off are only missing, not wrong.
+    // Hashes under a checkpoint were synced before it was signed: no crash cuts them off.
     let mut short = levels.clone();
     short[0].truncate(32 * 500 + 7);
     write(&short);
-    assert_eq!(dir.verify(&[]).expect_code(0).json()["tree"]["hashes"], 502);
+    let found = dir.verify(&[]).expect_code(1).json();
+    assert_eq!(found["tree"]["what"], "level 0 has 500 of 600 hashes");
+    write(&levels);
+    fs::remove_file(dir.path().join("tree/1.hashes")).unwrap();
+    let found = dir.verify(&[]).expect_code(1).json();
+    assert_eq!(found["tree"]["what"], "level 1 has 0 of 2 hashes");
     for (level, hash) in [(0, 0), (0, 599), (0, 257), (1, 1)] {
         let mut wrong = levels.clone();
         wrong[level][hash * 32 + 5] ^= 1;
@@ -606,8 +704,7 @@ fn a_missing_ledger_is_a_loss_if_a_checkpoint_proves_it() {
         assert!(refused.output().contains("it holds no ledger"), "{}", refused.output());
         let difference = dir.difference_from(&signed(&all), &[]).unwrap();
         assert!(difference.contains("the ledger has 0: it was rolled back or cut"), "{difference}");
-        let saved_checkpoint = serde_json::json!({"format": 1, "signed": {"note": signed(&all)}});
-        dir.text("checkpoint.json", saved_checkpoint.to_string());
+        dir.text("checkpoint.json", book_of(&all));
         let found = dir.verify(&[]).expect_code(1).json();
         assert_eq!((&found["intact"], &found["entries"]), (&false.into(), &0.into()));
     }
@@ -688,9 +785,7 @@ fn a_proof_is_made_from_files_and_verified_without_them() {
     assert!(refused.expect_code(1).output().contains("nothing can be proven"));
     // Without --checkpoint, the directory's own checkpoint is used.
     run(["prove", "--index", "5", "--data-dir", &path]).expect_code(2);
-    let saved_checkpoint =
-        serde_json::json!({"format": 1, "signed": {"note": signed(&all[..9])}, "released": null});
-    dir.text("checkpoint.json", saved_checkpoint.to_string());
+    dir.text("checkpoint.json", book_of(&all[..9]));
     let proven = run(["prove", "--index", "5", "--data-dir", &path]).expect_code(0);
     assert!(proven.stdout.starts_with("c2sp.org/tlog-proof@v1\nextra "), "{}", proven.stdout);
     assert!(proven.stderr.contains("not verified"), "{}", proven.stderr);

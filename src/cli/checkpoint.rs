@@ -14,6 +14,7 @@ use super::{
     trust::{Cosigned, Trust, TrustArgs},
 };
 use crate::{
+    ledger::key_change::KeyChange,
     proto::{
         GetCheckpointRequest, GetCheckpointResponse, audit_service_client::AuditServiceClient,
     },
@@ -32,8 +33,13 @@ checkpoint is not verified and still replaces the file; a warning says so (`repl
 --verifier-key prints the key of the server. Compare it once with the key that the operator
 published: a server that forges checkpoints can also forge its key.
 
+--key-changes prints the changes of the server's key. Each is signed with the key before, so it needs
+no trust in the server: with --key and --key-change, other commands trust the key of today if they
+are given an earlier one.
+
 Examples:
   consent-ledger checkpoint --verifier-key > ledger.vkey
+  consent-ledger checkpoint --key-changes > ledger.changes
   consent-ledger checkpoint --key @ledger.vkey --output january.checkpoint
   consent-ledger checkpoint --key @ledger.vkey --at-least 1000 --json";
 
@@ -44,6 +50,9 @@ pub struct CheckpointArgs {
     /// Print the server's verifier key instead
     #[arg(long, conflicts_with_all = ["output", "at_least"])]
     verifier_key: bool,
+    /// Print the proofs of the changes of the server's key instead, for --key-change of other commands
+    #[arg(long, conflicts_with_all = ["output", "at_least", "verifier_key"])]
+    key_changes: bool,
     /// Write to this file instead of standard output
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -79,12 +88,16 @@ struct Fetched {
 }
 
 pub(super) async fn run(args: CheckpointArgs, context: &mut Context) -> Result<Exit, CliError> {
-    let trust = args.trust.trust()?;
+    let mut trust = args.trust.trust()?;
     let mut client = AuditServiceClient::new(client::connect(&context.global).await?);
     let request = GetCheckpointRequest { at_least_size: args.at_least };
     let answer = client.get_checkpoint(request).await?.into_inner();
+    follow(trust.as_mut(), &answer);
     if args.verifier_key {
         return print_key(&answer, context);
+    }
+    if args.key_changes {
+        return print_key_changes(&answer, context);
     }
     let mut fetched = Fetched::new(&answer, trust.as_ref(), args.output.as_deref())?;
     if let Some(path) = &args.output {
@@ -106,6 +119,15 @@ pub(super) fn open(note: &str, trust: Option<&Trust>) -> Result<SignedCheckpoint
     match trust {
         Some(trust) => trust.open(note).map_err(CliError::failed),
         None => SignedCheckpoint::parse(note).map_err(CliError::failed),
+    }
+}
+
+/// Trusts the keys that the server's changes lead to, as far as they lead from a trusted one.
+pub(super) fn follow(trust: Option<&mut Trust>, answer: &GetCheckpointResponse) {
+    if let Some(trust) = trust {
+        let changes = answer.key_changes.iter().map(|text| KeyChange::parse(text));
+        // A change that does not hold leads nowhere.
+        trust.follow(&changes.filter_map(Result::ok).collect::<Vec<_>>());
     }
 }
 
@@ -146,6 +168,22 @@ fn print_key(answer: &GetCheckpointResponse, context: &mut Context) -> Result<Ex
     Ok(Exit::Success)
 }
 
+fn print_key_changes(
+    answer: &GetCheckpointResponse,
+    context: &mut Context,
+) -> Result<Exit, CliError> {
+    match context.out.json {
+        true => context.out.object(&serde_json::json!({"keyChanges": answer.key_changes}))?,
+        false => {
+            for proof in &answer.key_changes {
+                // The line adds the last newline of the note.
+                context.out.line(proof.trim_end_matches('\n'))?;
+            }
+        }
+    }
+    Ok(Exit::Success)
+}
+
 fn print(fetched: &Fetched, context: &mut Context) -> Result<(), CliError> {
     let out = &mut context.out;
     if out.json {
@@ -179,7 +217,7 @@ mod tests {
         };
         let checkpoint = SignedCheckpoint::sign(checkpoint, &key).unwrap().to_string();
         let verifier_key = key.verifier().to_string();
-        let trust = TrustArgs { key: Some(verifier_key.clone()), ..TrustArgs::default() };
+        let trust = TrustArgs { key: vec![verifier_key.clone()], ..TrustArgs::default() };
         (GetCheckpointResponse { checkpoint, verifier_key, ..Default::default() }, trust)
     }
 
@@ -199,7 +237,7 @@ mod tests {
     fn what_the_key_did_not_sign_is_not_printed() {
         let (answer, _) = answer();
         let other = signer("ledger.example", Algorithm::Note, 2).verifier().to_string();
-        let other = TrustArgs { key: Some(other), ..TrustArgs::default() }.required().unwrap();
+        let other = TrustArgs { key: vec![other], ..TrustArgs::default() }.required().unwrap();
         assert_eq!(Fetched::new(&answer, Some(&other), None).unwrap_err().exit_code(), 1);
         let unverified = Fetched::new(&answer, None, None).unwrap();
         assert!(!unverified.verified);

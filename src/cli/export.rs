@@ -1,4 +1,4 @@
-//! `export`: entries as NDJSON, decoded. Evidence stays sealed.
+//! `export`: entries as NDJSON, decoded, or their exact bytes. Evidence stays sealed.
 
 use std::{
     fs::File,
@@ -7,7 +7,6 @@ use std::{
 
 use clap::{ArgMatches, Args, parser::ValueSource};
 use indicatif::ProgressBar;
-use prost::Message as _;
 use serde::Serialize;
 use serde_json::json;
 
@@ -16,9 +15,11 @@ use super::{
     words::Bytes,
 };
 use crate::{
+    entry::EntryError,
     json,
-    ledger::chain,
+    ledger::{chain, envelope},
     proto::{Entry, GetCheckpointRequest, audit_service_client::AuditServiceClient},
+    tlog::tile,
 };
 
 const AFTER_HELP: &str = "\
@@ -26,9 +27,15 @@ Reads from the server, or, with --data-dir, straight from the files, with no ser
 Prints one JSON object a line, with or without --json: `entry`, and the `hash` of the bytes that
 the ledger stores.
 
+With --raw it writes those bytes themselves, each entry after its length in two bytes, big endian,
+as in the entry bundles of C2SP tlog-tiles. A file that begins with entry 0 can be compared with a
+checkpoint offline: `consent-ledger verify --raw-file F --checkpoint C --key K`. docs/format.md shows
+how to do it without this program.
+
 Examples:
   consent-ledger export --start 100 --end 200
-  consent-ledger export --data-dir ./data --output entries.ndjson";
+  consent-ledger export --data-dir ./data --output entries.ndjson
+  consent-ledger export --raw --output ledger.raw";
 
 /// Options of `export`.
 #[derive(Debug, Args)]
@@ -43,6 +50,9 @@ pub struct ExportArgs {
     /// End of the range, exclusive [default: the head of the ledger]
     #[arg(long, value_name = "INDEX")]
     end: Option<u64>,
+    /// Write the exact bytes of the entries, each after its length, instead of JSON
+    #[arg(long)]
+    raw: bool,
     /// Write to this file instead of standard output
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -87,7 +97,8 @@ pub(super) async fn run(
     };
     let out = file.as_mut().unwrap_or(&mut context.out);
     let bar = progress::bar(total, "exporting");
-    let written = write(entries, args.start, out, &bar).await;
+    let form = if args.raw { raw } else { decoded };
+    let written = write(entries, args.start, form, out, &bar).await;
     bar.finish_and_clear();
     // Entries before a damaged one are still written.
     let flushed = out.flush();
@@ -103,22 +114,36 @@ pub(super) async fn run(
     Ok(Exit::Success)
 }
 
+/// Writes an entry, of which the index and the bytes are given.
+type Form = fn(u64, &[u8], &mut Output) -> Result<(), CliError>;
+
 /// Writes the entries, and returns their number.
 async fn write(
     mut entries: Entries,
     start: u64,
+    form: Form,
     out: &mut Output,
     bar: &ProgressBar,
 ) -> Result<u64, CliError> {
     let mut index = start;
     while let Some(bytes) = entries.next().await? {
-        let entry = HashedEntry::decode(&bytes)
-            .map_err(|error| CliError::failed(format!("entry {index} does not decode: {error}")))?;
-        out.object(&entry)?;
+        form(index, &bytes, out)?;
         bar.inc(1);
         index += 1;
     }
     Ok(index - start)
+}
+
+fn decoded(index: u64, bytes: &[u8], out: &mut Output) -> Result<(), CliError> {
+    let entry = HashedEntry::decode(bytes)
+        .map_err(|error| CliError::failed(format!("entry {index} does not decode: {error}")))?;
+    out.object(&entry)
+}
+
+fn raw(index: u64, bytes: &[u8], out: &mut Output) -> Result<(), CliError> {
+    let too_long =
+        || CliError::failed(format!("entry {index} has {} bytes, too many", bytes.len()));
+    out.bytes(&tile::bundle(std::slice::from_ref(&bytes)).ok_or_else(too_long)?)
 }
 
 fn open(path: &Path) -> Result<Output, CliError> {
@@ -141,13 +166,14 @@ impl HashedEntry {
     ///
     /// # Errors
     /// The bytes are not an entry.
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, prost::DecodeError> {
-        Ok(Self { hash: Bytes(chain::hash(bytes).to_vec()), entry: Entry::decode(bytes)? })
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, EntryError> {
+        Ok(Self { hash: Bytes(chain::hash(bytes).to_vec()), entry: envelope::message(bytes)? })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
     use serde_json::to_value;
 
     use super::*;

@@ -1,24 +1,27 @@
 //! Reads a data directory with no server and no keys, also while a server runs on it.
 
-use std::{collections::BTreeMap, convert::Infallible, fs, io, ops::ControlFlow, path::Path};
+use std::{
+    collections::BTreeMap, convert::Infallible, fs, io, io::BufReader, ops::ControlFlow, path::Path,
+};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::{error::CliError, words::Bytes};
+use super::{checkpoint, error::CliError, trust::Trust, words::Bytes};
 use crate::{
     ledger::{
         self, ENTRY_BYTES_MAX,
         chain::Tip,
-        verify::{self, Audited, Good, TakeHash, VerifyError, Wanted},
+        verify::{self, Audited, Good, TakeHash, TakeSubject, VerifyError, Wanted},
     },
-    storage::{LogError, disk::RealDisk, scan},
+    storage::{self, LogError, disk::RealDisk, scan},
     tlog::{
         checkpoint::SignedCheckpoint,
         merkle::{Hash, empty_root, prove_inclusion},
+        policy::Policy,
         proof::TlogProof,
         tile,
     },
-    tree::BOOK_FILE,
+    tree::{Book, BookError},
 };
 
 /// Callback for an entry: its index and exact bytes.
@@ -89,6 +92,13 @@ pub struct TornTail {
     pub bytes: u64,
 }
 
+impl From<storage::TornTail> for TornTail {
+    fn from(torn: storage::TornTail) -> Self {
+        let storage::TornTail { segment, offset, bytes, .. } = torn;
+        Self { segment, offset, bytes }
+    }
+}
+
 /// Damage in a ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Damage {
@@ -128,16 +138,25 @@ impl Files {
     }
 }
 
+/// Outputs of an audit.
+#[derive(Default)]
+pub struct Asked<'a> {
+    /// Sizes at which the root of the tree is wanted.
+    pub roots_at: &'a [u64],
+    /// Takes the hashes of the tree.
+    pub hashes: Option<&'a mut TakeHash<'a>>,
+    /// Takes the data subjects that the entries name.
+    pub subjects: Option<&'a mut TakeSubject<'a>>,
+}
+
 /// Verifies checksums, chain and order of the whole ledger, and computes the roots of its Merkle
-/// tree at the sizes `roots_at`. `hashes` is called with the hashes of the tree. None if the
-/// directory exists and holds no entry.
+/// tree. None if the directory exists and holds no entry.
 ///
 /// # Errors
 /// The directory does not exist, or the ledger can not be read. Damage is a result, not an error.
 pub fn audit_dir(
     dir: &Path,
-    roots_at: &[u64],
-    hashes: Option<&mut TakeHash<'_>>,
+    asked: Asked<'_>,
     progress: &mut dyn FnMut(Step),
 ) -> Result<Option<Files>, CliError> {
     if !holds_files(dir)? {
@@ -146,21 +165,43 @@ pub fn audit_dir(
     let ledger = dir.join(ledger::DIR);
     let bytes_total = bytes_in(&ledger)?;
     let mut report = |bytes| progress(Step { bytes, bytes_total });
-    // The cast shortens the lifetime of the reference to that of the others.
+    let Asked { roots_at, hashes, subjects } = asked;
+    // The casts shorten the lifetimes of the references to that of the others.
     let hashes = hashes.map(|take| take as &mut TakeHash<'_>);
-    let wanted = Wanted { roots_at, hashes, progress: Some(&mut report) };
-    let Audited { good, result } = verify::audit(&RealDisk, &ledger, wanted);
+    let subjects = subjects.map(|take| take as &mut TakeSubject<'_>);
+    let wanted = Wanted { roots_at, hashes, subjects, progress: Some(&mut report) };
+    files(verify::audit(&RealDisk, &ledger, wanted))
+}
+
+/// As [`audit_dir`], for a file of `export --raw` that begins with entry 0.
+///
+/// # Errors
+/// The file can not be read, or begins with another entry. Damage is a result, not an error.
+pub fn audit_raw(
+    path: &Path,
+    roots_at: &[u64],
+    progress: &mut dyn FnMut(Step),
+) -> Result<Option<Files>, CliError> {
+    let failed = |error| CliError::file(path, error).into_usage();
+    let file = fs::File::open(path).map_err(failed)?;
+    let bytes_total = file.metadata().map_err(failed)?.len();
+    let mut report = |bytes| progress(Step { bytes, bytes_total });
+    let wanted = Wanted { roots_at, progress: Some(&mut report), ..Wanted::default() };
+    let mut source = BufReader::with_capacity(256 * 1024, file);
+    let name = path.display().to_string();
+    files(verify::audit_bundle(&mut source, &name, wanted).map_err(failed)?)
+}
+
+/// The outcome of an audit; none if there is no entry.
+fn files(audited: Audited) -> Result<Option<Files>, CliError> {
+    let Audited { good, result } = audited;
     let verified = match result {
         Ok(report) => Verified {
             intact: true,
             entries: report.entries,
             bytes: report.bytes,
             chain_hash: Some(Bytes(report.chain_hash.to_vec())),
-            torn_tail: report.torn.map(|torn| TornTail {
-                segment: torn.segment,
-                offset: torn.offset,
-                bytes: torn.bytes,
-            }),
+            torn_tail: report.torn.map(TornTail::from),
             damage: None,
         },
         Err(VerifyError::Log(LogError::Damaged(damage))) => before(
@@ -197,23 +238,31 @@ fn before(good: &Good, damage: Damage) -> Verified {
     }
 }
 
-/// The text of the latest checkpoint in a data directory: the released one, or else the signed one.
+/// The latest checkpoint in a data directory: the released one, or else the signed one. It is verified
+/// if there are keys.
 ///
 /// # Errors
-/// The directory holds no checkpoint, or its file can not be read.
-pub fn latest_checkpoint(dir: &Path) -> Result<String, CliError> {
-    let path = dir.join(BOOK_FILE);
-    let none = || {
-        CliError::usage(format!("{}: it holds no checkpoint", dir.display()))
-            .with_hint("give one with --checkpoint")
-    };
-    if !path.exists() {
-        return Err(none());
+/// The directory holds no checkpoint, its file can not be read, or the checkpoint is not trusted.
+pub fn latest_checkpoint(dir: &Path, trust: Option<&Trust>) -> Result<SignedCheckpoint, CliError> {
+    let book = book(dir)?.map_err(CliError::failed)?;
+    match book.and_then(|book| book.released.or(book.signed)) {
+        Some(latest) => checkpoint::open(&latest.text, trust),
+        None => Err(CliError::usage(format!("{}: it holds no checkpoint", dir.display()))
+            .with_hint("give one with --checkpoint")),
     }
-    let text = fs::read_to_string(&path).map_err(|error| CliError::file(&path, error))?;
-    let file = CheckpointFile::parse(&text)
-        .map_err(|error| CliError::failed(format!("{}: {error}", path.display())))?;
-    file.released.or(file.signed).map(|kept| kept.note).ok_or_else(none)
+}
+
+/// The book of checkpoints of a data directory, read as a server reads it; none if there is no such
+/// file. The inner error is a finding about the file.
+///
+/// # Errors
+/// The file can not be read.
+pub fn book(dir: &Path) -> Result<Result<Option<Book>, String>, CliError> {
+    match Book::read(&RealDisk, dir, &Policy::none()) {
+        Ok(book) => Ok(Ok(book)),
+        Err(error @ BookError::Malformed { .. }) => Ok(Err(error.to_string())),
+        Err(BookError::File(error)) => Err(CliError::failed(error)),
+    }
 }
 
 /// Makes the proof that an entry is under a checkpoint, and verifies the ledger.
@@ -244,7 +293,8 @@ pub fn prove_in_dir(
             *value = *hash;
         }
     };
-    let files = audit_dir(dir, &[size], Some(&mut take), progress)?;
+    let asked = Asked { roots_at: &[size], hashes: Some(&mut take), ..Asked::default() };
+    let files = audit_dir(dir, asked, progress)?;
     let Files { verified, good } = files.ok_or_else(|| no_ledger(dir))?;
     if let Some(Damage { segment, offset, index, what }) = verified.damage {
         return Err(CliError::failed(format!(
@@ -286,32 +336,6 @@ fn entry_in_dir(dir: &Path, index: u64) -> Result<Vec<u8>, CliError> {
         Err(error) => CliError::failed(error),
         Ok(end) => CliError::failed(format!("the ledger has {} entries", end.frames)),
     })
-}
-
-/// The file in which a server stores its own checkpoints.
-#[derive(Debug, Deserialize)]
-pub struct CheckpointFile {
-    /// The latest signed checkpoint.
-    pub signed: Option<KeptNote>,
-    /// The latest released checkpoint.
-    pub released: Option<KeptNote>,
-}
-
-/// A checkpoint in that file.
-#[derive(Debug, Deserialize)]
-pub struct KeptNote {
-    /// Text of the checkpoint.
-    pub note: String,
-}
-
-impl CheckpointFile {
-    /// Parses the text of the file.
-    ///
-    /// # Errors
-    /// The text is not JSON of this form.
-    pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
-        serde_json::from_str(text)
-    }
 }
 
 fn bytes_in(dir: &Path) -> Result<u64, CliError> {

@@ -119,6 +119,14 @@ impl Output {
         writeln!(self.to, "{line}").map_err(CliError::stdout)
     }
 
+    /// Writes bytes as they are.
+    ///
+    /// # Errors
+    /// The output failed, or its reader closed it.
+    pub fn bytes(&mut self, bytes: &[u8]) -> Result<(), CliError> {
+        self.to.write_all(bytes).map_err(CliError::stdout)
+    }
+
     /// Prints a table: columns aligned, two spaces apart. An empty one prints nothing.
     ///
     /// # Errors

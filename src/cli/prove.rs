@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use prost::Message as _;
 use serde::Serialize;
+use tonic::transport::Channel;
 
 use super::{
     Context, Exit, checkpoint, client,
@@ -17,14 +17,15 @@ use super::{
 };
 use crate::{
     json,
+    ledger::envelope,
     proto::{
-        Entry, GetConsistencyProofRequest, GetConsistencyProofResponse, GetInclusionProofRequest,
-        GetInclusionProofResponse, audit_service_client::AuditServiceClient,
-        get_inclusion_proof_request::Entry as Which,
+        GetCheckpointRequest, GetConsistencyProofRequest, GetConsistencyProofResponse,
+        GetInclusionProofRequest, GetInclusionProofResponse,
+        audit_service_client::AuditServiceClient, get_inclusion_proof_request::Entry as Which,
     },
     tlog::{
-        checkpoint::{Checkpoint, SignedCheckpoint},
-        merkle::{Hash, leaf_hash, verify_consistency, verify_inclusion},
+        checkpoint::SignedCheckpoint,
+        merkle::{Hash, leaf_hash, verify_consistency},
         proof::TlogProof,
     },
 };
@@ -117,7 +118,7 @@ struct EntryInfo {
 impl EntryInfo {
     /// Decodes an entry; none if the bytes are not an entry.
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let entry = Entry::decode(bytes).ok()?;
+        let entry = envelope::message(bytes).ok()?;
         let body = json::field_in_oneof(&entry, "body")?;
         let (field, kind) = (body.name().to_owned(), body.json_name().to_owned());
         Some(Self { field, kind, recorded_at: rfc3339_ms(entry.recorded_at_ms) })
@@ -157,16 +158,29 @@ pub(super) async fn run(
 }
 
 async fn from_server(args: &ProveArgs, context: &Context) -> Result<Proved, CliError> {
-    let trust = args.trust.trust()?;
+    let mut trust = args.trust.trust()?;
+    let mut client = AuditServiceClient::new(client::connect(&context.global).await?);
+    follow(trust.as_mut(), &mut client).await?;
     let held = held(args, trust.as_ref())?;
     let key = args.idempotency_key.clone().map(Which::IdempotencyKey);
     let entry = args.index.map(Which::Index).or(key);
     let tree_size = held.as_ref().map(|held| held.checkpoint.size);
-    let mut client = AuditServiceClient::new(client::connect(&context.global).await?);
     let request = GetInclusionProofRequest { entry, tree_size };
     let answer = client.get_inclusion_proof(request).await?.into_inner();
     let proof = proof_in(answer, held, args.index, trust.as_ref())?;
     Proved::entry(&proof, trust.as_ref())
+}
+
+/// Follows the changes of the ledger's key, if keys are given.
+async fn follow(
+    trust: Option<&mut Trust>,
+    client: &mut AuditServiceClient<Channel>,
+) -> Result<(), CliError> {
+    if trust.is_some() {
+        let answer = client.get_checkpoint(GetCheckpointRequest::default()).await?.into_inner();
+        checkpoint::follow(trust, &answer);
+    }
+    Ok(())
 }
 
 /// The checkpoint of --checkpoint.
@@ -205,11 +219,7 @@ impl Proved {
         let checkpoint = &proof.checkpoint.checkpoint;
         match trust {
             Some(trust) => drop(proven(proof, entry, trust)?),
-            None => {
-                let (leaf, Checkpoint { size, root, .. }) = (leaf_hash(entry), checkpoint);
-                verify_inclusion(&leaf, proof.index, *size, &proof.path, root)
-                    .map_err(CliError::failed)?;
-            }
+            None => proof.leads_from(&leaf_hash(entry)).map_err(CliError::failed)?,
         }
         Ok(Self {
             index: Some(proof.index),
@@ -232,7 +242,7 @@ fn from_dir(dir: &Path, args: &ProveArgs) -> Result<Proved, CliError> {
     };
     let checkpoint = match held(args, trust.as_ref())? {
         Some(held) => held,
-        None => checkpoint::open(&offline::latest_checkpoint(dir)?, trust.as_ref())?,
+        None => offline::latest_checkpoint(dir, trust.as_ref())?,
     };
     let bar = progress::bytes(0, "proving");
     let proof = offline::prove_in_dir(dir, index, checkpoint, &mut |step| {
@@ -245,9 +255,10 @@ fn from_dir(dir: &Path, args: &ProveArgs) -> Result<Proved, CliError> {
 
 /// Fetches the proof that the ledger extends an old checkpoint.
 async fn extension(from: &Path, args: &ProveArgs, context: &Context) -> Result<Proved, CliError> {
-    let trust = args.trust.required()?;
-    let old = checkpoint::open(&read_text(from)?, Some(&trust))?;
+    let mut trust = args.trust.required()?;
     let mut client = AuditServiceClient::new(client::connect(&context.global).await?);
+    follow(Some(&mut trust), &mut client).await?;
+    let old = checkpoint::open(&read_text(from)?, Some(&trust))?;
     let request = GetConsistencyProofRequest { first_size: old.checkpoint.size, second_size: None };
     let answer = client.get_consistency_proof(request).await?.into_inner();
     let new = extended(&old, answer, &trust)?;
@@ -313,6 +324,7 @@ mod tests {
     use crate::{
         cli::testing::signer,
         tlog::{
+            checkpoint::Checkpoint,
             key::Algorithm,
             merkle::{node_hash, prove_consistency},
         },
@@ -327,7 +339,7 @@ mod tests {
 
     fn trust() -> Trust {
         let key = signer("ledger.example", Algorithm::Note, 1).verifier().to_string();
-        TrustArgs { key: Some(key), ..TrustArgs::default() }.required().unwrap()
+        TrustArgs { key: vec![key], ..TrustArgs::default() }.required().unwrap()
     }
 
     fn subtree(height: u32, number: u64) -> Result<Hash, std::convert::Infallible> {

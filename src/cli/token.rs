@@ -12,11 +12,11 @@ use super::{
     words::{self, Word as _, rfc3339_ms},
 };
 use crate::{
-    domain::Millis,
+    domain::{Millis, Region},
     messages,
     proto::{Effect, GetDecisionKeyRequest, Reason, check_service_client::CheckServiceClient},
     tlog::key::{Algorithm, VerifierKey},
-    token::{self, KeyError, PublicKey, Statement},
+    token::{self, Demand, KeyError, PublicKey, Statement},
 };
 
 /// The subcommands of `token`.
@@ -36,14 +36,19 @@ that the token is about them. An address, a domain or an id may be spelled in an
 same person; a phone number needs its country code, as the default region is known to the ledger
 alone.
 
+Give everything that your use depends on. A token is good for another use, too, unless --purpose,
+--channel, --region and --data-category say which one it must be about: the answer for US may be
+another than that for DE. A demand that the token does not answer fails: a token without region does
+not verify for a region, and one without data categories for none.
+
 Exit codes: 0 for a valid token with ALLOW, 3 for a valid token with DENY, 4 for a valid token with
-NOT NOW, 1 for an invalid token (expired, of another key, changed, about another data subject), 2 for
-wrong usage.
+NOT NOW, 1 for an invalid token (expired, of another key, changed, about something else than was
+demanded), 2 for wrong usage.
 
 Examples:
   consent-ledger token key > ledger.jwk
   consent-ledger token verify \"$TOKEN\" --key @ledger.jwk --subject user:42 \\
-      --purpose marketing.newsletter --channel email
+      --purpose marketing.newsletter --channel email --region DE
   consent-ledger token verify \"$TOKEN\" --key @ledger.jwk --at 2026-01-31T12:00:00Z --json";
 
 /// Options of `token verify`.
@@ -66,6 +71,13 @@ pub struct VerifyArgs {
     /// Channel that the token must be about
     #[arg(long, value_name = "KEY")]
     channel: Option<String>,
+    /// Region (ISO 3166) that the token must be about, exactly as it was checked; a token of a check
+    /// without region is about none
+    #[arg(long, value_name = "REGION", value_parser = Region::parse)]
+    region: Option<Region>,
+    /// Data category that the token must be about, itself or one above it; may be repeated
+    #[arg(long, value_name = "CATEGORY", value_delimiter = ',')]
+    data_category: Vec<String>,
     /// Time at which the token must be valid [default: now]
     #[arg(long, value_name = "TIME", value_parser = words::time)]
     at: Option<Timestamp>,
@@ -163,15 +175,15 @@ async fn key(context: &mut Context) -> Result<Exit, CliError> {
 pub(super) fn verify(args: &VerifyArgs, context: &mut Context) -> Result<Exit, CliError> {
     let key = public_key(&args.key)?;
     let now = args.at.map_or_else(Millis::now, |at| Millis(at.as_millisecond()));
-    let statement = token::verify(args.token.trim(), &key, args.subject.as_deref(), now)?;
-    for (field, expected, found) in [
-        ("purpose", &args.purpose, &statement.purpose),
-        ("channel", &args.channel, &statement.channel),
-    ] {
-        if expected.as_ref().is_some_and(|expected| expected != found) {
-            return Err(CliError::failed(format!("the token is about another {field}, `{found}`")));
-        }
-    }
+    let data_categories: Vec<&str> = args.data_category.iter().map(String::as_str).collect();
+    let demand = Demand {
+        subject: args.subject.as_deref(),
+        purpose: args.purpose.as_deref(),
+        channel: args.channel.as_deref(),
+        region: args.region,
+        data_categories: &data_categories,
+    };
+    let statement = token::verify(args.token.trim(), &key, &demand, now)?;
     let verified = TokenVerified::new(&statement, args.subject.is_some());
     let printed = print(&verified, context);
     context.out.finish(printed)?;
@@ -270,6 +282,8 @@ mod tests {
         VerifyArgs {
             purpose: None,
             channel: None,
+            region: None,
+            data_category: Vec::new(),
             token: token(reason),
             key: key.to_owned(),
             subject: Some("user:42".to_owned()),
@@ -319,7 +333,13 @@ mod tests {
         let mut changed = args(Reason::Granted, &key, 1);
         changed.token.insert(50, 'A');
         let another = VerifyArgs { subject: Some("a:b".into()), ..args(Reason::Granted, &key, 1) };
+        let granted = || args(Reason::Granted, &key, 1);
+        let (text, region) = (|text: &str| Some(text.to_owned()), Region::parse("DE").ok());
         for (args, name) in [
+            (VerifyArgs { purpose: text("marketing.sms"), ..granted() }, "WRONG_PURPOSE"),
+            (VerifyArgs { channel: text("sms"), ..granted() }, "WRONG_CHANNEL"),
+            (VerifyArgs { region, ..granted() }, "WRONG_REGION"),
+            (VerifyArgs { data_category: vec!["a".into()], ..granted() }, "WRONG_DATA_CATEGORY"),
             (args(Reason::Granted, &key, 900), "EXPIRED"),
             (args(Reason::Granted, &key, -61), "NOT_YET_VALID"),
             (args(Reason::Granted, &other, 1), "UNKNOWN_KEY"),

@@ -15,10 +15,13 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::{error::CliError, output::Output, words::rfc3339_ms};
-use crate::tlog::{
-    checkpoint::{CheckpointError, SignedCheckpoint},
-    key::{Algorithm, VerifierKey},
-    policy::{Policy, Unmet, Witness},
+use crate::{
+    ledger::key_change::{self, KeyChange},
+    tlog::{
+        checkpoint::{CheckpointError, SignedCheckpoint},
+        key::{Algorithm, VerifierKey},
+        policy::{Policy, Unmet, Witness},
+    },
 };
 
 /// Maximum size of a key, policy, checkpoint, proof or receipt in a file.
@@ -27,9 +30,14 @@ pub const TEXT_BYTES_MAX: u64 = 1 << 20;
 /// Options that name the trusted keys.
 #[derive(Debug, Clone, Default, Args)]
 pub struct TrustArgs {
-    /// Verifier key of the ledger, NAME+ID+KEY, or @FILE with it [default: the log of --policy]
+    /// Verifier key of the ledger, NAME+ID+KEY, or @FILE with it; may be given several times, then
+    /// each of them counts [default: the logs of --policy]
     #[arg(long, value_name = "VKEY", help_heading = "Trust")]
-    pub key: Option<String>,
+    pub key: Vec<String>,
+    /// File with the proof of a change of the ledger's key, as `checkpoint --key-changes` prints it; the
+    /// key that it leads to counts, too; may be given several times
+    #[arg(long, value_name = "FILE", help_heading = "Trust")]
+    pub key_change: Vec<PathBuf>,
     /// File with a C2SP tlog-policy: the witnesses that must have cosigned
     #[arg(long, value_name = "FILE", help_heading = "Trust")]
     pub policy: Option<PathBuf>,
@@ -44,8 +52,9 @@ pub struct TrustArgs {
 /// The keys that an auditor trusts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trust {
-    /// The key of the ledger. Its name is the origin.
-    pub key: VerifierKey,
+    /// The keys of the ledger, at least one. The name of each is an origin. A checkpoint counts if one of
+    /// them has signed it.
+    pub keys: Vec<VerifierKey>,
     /// The cosignatures that a checkpoint must carry.
     pub policy: Policy,
 }
@@ -77,13 +86,20 @@ impl TrustArgs {
     /// An option is not a key or policy, or needs another option.
     pub fn trust(&self) -> Result<Option<Trust>, CliError> {
         let policy = self.policy()?;
-        let key = match (&self.key, policy.logs()) {
-            (Some(text), logs) => Some(log_key(text, logs)?),
-            (None, [log]) => Some(log.clone()),
-            (None, []) if !policy.asks_for_witnesses() && policy.witnesses().is_empty() => None,
-            (None, logs) => return Err(no_key(logs.len())),
+        let is_empty =
+            self.policy.is_none() && self.witness.is_empty() && self.key_change.is_empty();
+        let mut keys = match (self.key.as_slice(), policy.logs()) {
+            ([], []) if is_empty => return Ok(None),
+            ([], []) => return Err(no_key()),
+            ([], logs) => logs.to_vec(),
+            (texts, logs) => log_keys(texts, logs)?,
         };
-        Ok(key.map(|key| Trust { key, policy }))
+        key_change::follow(&mut keys, &self.key_changes()?).map_err(|error| {
+            CliError::usage(format!("--key-change {error}")).with_hint(
+                "give the key before it with --key, or the changes that lead to that one",
+            )
+        })?;
+        Ok(Some(Trust { keys, policy }))
     }
 
     /// The trusted keys, for commands that can not verify anything without them.
@@ -98,6 +114,17 @@ impl TrustArgs {
                      `consent-ledger checkpoint --verifier-key` shows that of a server",
                 )
         })
+    }
+
+    fn key_changes(&self) -> Result<Vec<KeyChange>, CliError> {
+        let mut changes = Vec::new();
+        for path in &self.key_change {
+            let read = KeyChange::parse_all(&read_option(path)?).map_err(|error| {
+                CliError::usage(format!("--key-change {}: {error}", path.display()))
+            })?;
+            changes.extend(read);
+        }
+        Ok(changes)
     }
 
     fn policy(&self) -> Result<Policy, CliError> {
@@ -136,14 +163,29 @@ impl Trust {
         Ok(checkpoint)
     }
 
-    /// Verifies the signatures of a checkpoint.
+    /// Verifies the signatures of a checkpoint: of one of the keys, and of the witnesses.
     ///
     /// # Errors
     /// See [`Distrust`].
     pub fn check(&self, checkpoint: &SignedCheckpoint) -> Result<(), Distrust> {
-        checkpoint.verify(&self.key)?;
+        checkpoint.verify_any(&self.keys)?;
         self.policy.verify(&checkpoint.note)?;
         Ok(())
+    }
+
+    /// Trusts the keys that changes of the ledger's key lead to, as far as they lead from a trusted one.
+    /// Answers the indexes of their entries.
+    pub fn follow(&mut self, changes: &[KeyChange]) -> Vec<u64> {
+        // Changes of other keys are not for this auditor.
+        key_change::follow(&mut self.keys, changes).unwrap_or_default()
+    }
+
+    /// Names of the keys, for people.
+    #[must_use]
+    pub fn names(&self) -> String {
+        let mut names: Vec<&str> = self.keys.iter().map(VerifierKey::name).collect();
+        names.dedup();
+        names.join(", ")
     }
 
     /// The witnesses of the policy that have cosigned a checkpoint.
@@ -223,7 +265,18 @@ pub fn read_bytes(path: &Path) -> Result<Vec<u8>, CliError> {
     Ok(bytes)
 }
 
-/// The key of --key, which must be one of the logs if the policy names any.
+/// The keys of --key, which must be among the logs if the policy names any.
+fn log_keys(texts: &[String], logs: &[VerifierKey]) -> Result<Vec<VerifierKey>, CliError> {
+    let mut keys = Vec::new();
+    for text in texts {
+        let key = log_key(text, logs)?;
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    Ok(keys)
+}
+
 fn log_key(text: &str, logs: &[VerifierKey]) -> Result<VerifierKey, CliError> {
     let key = verifier_key("--key", text)?;
     if key.algorithm() == Algorithm::Cosignature {
@@ -237,12 +290,11 @@ fn log_key(text: &str, logs: &[VerifierKey]) -> Result<VerifierKey, CliError> {
     Ok(key)
 }
 
-fn no_key(logs_in_policy: usize) -> CliError {
-    let message = match logs_in_policy {
-        0 => "--key is missing: witnesses are given, but not the key of the ledger",
-        _ => "--key is missing: --policy names several logs",
-    };
-    CliError::usage(message).with_hint("give the ledger's verifier key with --key")
+fn no_key() -> CliError {
+    CliError::usage(
+        "--key is missing: a policy, witnesses or changes are given, but no key of the ledger",
+    )
+    .with_hint("give the ledger's verifier key with --key")
 }
 
 fn witness(text: &str) -> Result<Witness, CliError> {
@@ -286,7 +338,7 @@ mod tests {
     }
 
     fn args() -> TrustArgs {
-        TrustArgs { key: Some(log().verifier().to_string()), ..TrustArgs::default() }
+        TrustArgs { key: vec![log().verifier().to_string()], ..TrustArgs::default() }
     }
 
     fn file(text: &str) -> tempfile::NamedTempFile {
@@ -322,7 +374,7 @@ mod tests {
             let mut bytes = tempfile::NamedTempFile::new().unwrap();
             bytes.write_all(&[0xff, 0xfe]).unwrap();
             let key = key.replace("bytes", &bytes.path().display().to_string());
-            let unreadable = TrustArgs { key: Some(key), policy, ..TrustArgs::default() };
+            let unreadable = TrustArgs { key: vec![key], policy, ..TrustArgs::default() };
             assert_eq!(unreadable.trust().unwrap_err().exit_code(), 2);
         }
         let unreadable = TrustArgs { policy: Some("/nonexistent".into()), ..args() };
@@ -330,14 +382,28 @@ mod tests {
         assert_eq!(read_text(Path::new("/nonexistent")).unwrap_err().exit_code(), 2);
         let at = file(&format!("{}\n", log().verifier()));
         let by_file =
-            TrustArgs { key: Some(format!("@{}", at.path().display())), ..TrustArgs::default() };
+            TrustArgs { key: vec![format!("@{}", at.path().display())], ..TrustArgs::default() };
         assert_eq!(by_file.required().unwrap(), trust);
         let other = signer("ledger.example", Algorithm::Note, 9).verifier().to_string();
-        let other = TrustArgs { key: Some(other), ..TrustArgs::default() }.required().unwrap();
+        let other = TrustArgs { key: vec![other], ..TrustArgs::default() }.required().unwrap();
         assert!(matches!(other.open(&signed(&[])), Err(Distrust::Checkpoint(_))));
-        let cosigner = Some(witness_key(2).verifier().to_string());
+        let cosigner = vec![witness_key(2).verifier().to_string()];
         let cosigner = TrustArgs { key: cosigner, ..TrustArgs::default() };
         assert_eq!(cosigner.trust().unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn each_of_several_keys_counts() {
+        let before = signer("ledger.example", Algorithm::Note, 9);
+        let key = [&before, &log()].map(|key| key.verifier().to_string());
+        let both = TrustArgs { key: key.to_vec(), ..TrustArgs::default() };
+        assert!(both.required().unwrap().open(&signed(&[])).is_ok());
+        let [old, new] = &key;
+        let policy = file(&format!("log {old}\nlog {new}\nquorum none\n"));
+        let policy = TrustArgs { policy: Some(policy.path().to_owned()), ..TrustArgs::default() };
+        assert!(policy.required().unwrap().open(&signed(&[])).is_ok(), "every listed log counts");
+        let narrowed = TrustArgs { key: vec![old.clone()], ..policy };
+        assert!(narrowed.required().unwrap().open(&signed(&[])).is_err());
     }
 
     #[test]
@@ -366,14 +432,17 @@ mod tests {
         let policy = |file: &tempfile::NamedTempFile| Some(file.path().to_owned());
         let by_policy = TrustArgs { policy: policy(&named), ..TrustArgs::default() };
         let trust = by_policy.required().unwrap();
-        assert_eq!(&trust.key, log().verifier());
+        assert_eq!(trust.keys, [log().verifier().clone()]);
         assert!(trust.open(&signed(&[])).is_err());
         assert!(trust.open(&signed(&[2])).is_ok());
         let keyless = TrustArgs { policy: policy(&unnamed), ..TrustArgs::default() };
         assert_eq!(keyless.required().unwrap_err().exit_code(), 2);
         assert!(TrustArgs { policy: policy(&unnamed), ..args() }.required().is_ok());
+        let nothing = file("quorum none\n");
+        let nothing = TrustArgs { policy: policy(&nothing), ..TrustArgs::default() };
+        assert_eq!(nothing.trust().unwrap_err().exit_code(), 2, "it would vouch for nothing");
         let other = signer("other.example", Algorithm::Note, 5).verifier().to_string();
-        let other = TrustArgs { key: Some(other), ..by_policy.clone() };
+        let other = TrustArgs { key: vec![other], ..by_policy.clone() };
         assert_eq!(other.required().unwrap_err().exit_code(), 2);
         let twice = TrustArgs { witness: vec![witness.verifier().to_string()], ..by_policy };
         assert_eq!(twice.required().unwrap_err().exit_code(), 2);

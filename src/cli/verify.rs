@@ -3,8 +3,9 @@
 mod against;
 mod held;
 mod tree;
+mod vault;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use clap::Args;
@@ -15,42 +16,58 @@ use self::{
     against::Remote,
     held::{Compared, Held, Source},
     tree::{TreeCompared, TreeFiles},
+    vault::{NamedSubjects, VaultCompared},
 };
 use super::{
     Context, Exit,
     error::CliError,
-    offline::{self, Files, Verified},
+    offline::{self, Asked, Files, TornTail, Verified},
     output::{Output, Tone},
-    progress,
+    progress, serve,
     trust::{Trust, TrustArgs},
     words::Bytes,
 };
-use crate::tlog::BASE64;
+use crate::{config::parse_kek, domain::SubjectRef, tlog::BASE64, vault::KekFile};
 
 const AFTER_HELP: &str = "\
 Needs no server and no keys, and may run while a server uses the directory. A torn tail is an
 unfinished write at the end: a write in progress, or one that a crash cut off before it was
 acknowledged. It is reported, but it is not damage.
 
-A person with write access can replace the whole ledger by a new one or an old copy. Only a checkpoint
-that was kept elsewhere reveals this. `consent-ledger checkpoint` fetches one to keep. With
---checkpoint, the ledger must begin with the entries of the checkpoint. With --against, it is compared
-with the ledger that a server publishes; either may have more entries. Both need --key, and the
-cosignatures that --policy or --witness require. The checkpoints in the directory are compared, too;
-without --key their signatures are not verified, and the output says so.
+Without --key, a ledger that somebody else wrote is as intact as yours: the output says so. With
+--key, --policy or --witness, a checkpoint must show that the entries are the ledger's: one of
+--checkpoint, of --against, or of the directory. `signed` says how many entries it covers.
 
-Of the tree on disk, only the hashes under a checkpoint of the directory are compared. Later hashes
+The key of a ledger may change. The directory, and the server of --against, hold the proof of each
+change, signed with the key before: an auditor who gives the first key follows them all, and needs
+no other. A key whose owner lost it leads nowhere: then give the new key, too.
+
+A person with write access can replace the whole ledger by an old copy. Only a checkpoint that was
+kept elsewhere reveals this. `consent-ledger checkpoint` fetches one to keep. With --checkpoint, the
+ledger must begin with the entries of the checkpoint. With --against, it is compared with the ledger
+that a server publishes; either may have more entries. Both need --key, and the cosignatures that
+--policy or --witness require.
+
+The vault must be undamaged, belong to the ledger, and hold every data subject that an entry names.
+With the key-encryption key (--kek-file, or CONSENT_LEDGER_KEK), every key and identity in it is
+opened, too. A copy that has no vault is verified with --ledger-only.
+
+The tree must have the hashes of the entries under the checkpoints of the directory. Later hashes
 are unsynced: the server computes them again, and they are not damage.
 
-Exit codes: 0 intact, and every checkpoint agrees; 1 damaged, rolled back or changed, or the server of
---against does not answer; 2 wrong usage, for example no ledger in the directory and no checkpoint of
-one, or a --key or --checkpoint file that can not be read.
+--raw-file verifies what `export --raw` wrote from entry 0 on, instead of a directory.
+
+Exit codes: 0 intact, and every checkpoint agrees; 1 damaged, rolled back or changed, or no checkpoint
+verifies with the given keys, or the server of --against does not answer; 2 wrong usage, for example
+no ledger in the directory and no checkpoint of one, or a --key or --checkpoint file that can not be
+read.
 
 Examples:
-  consent-ledger verify --data-dir ./data
+  consent-ledger verify --data-dir ./data --key @ledger.vkey
   consent-ledger verify --data-dir ./data --json | jq .rootHash
   consent-ledger verify --data-dir ./data --checkpoint january.checkpoint --key @ledger.vkey
-  consent-ledger verify --against https://ledger.example --key @ledger.vkey --policy w.policy";
+  consent-ledger verify --against https://ledger.example --key @ledger.vkey --policy w.policy
+  consent-ledger verify --raw-file ledger.raw --checkpoint jan.checkpoint --key @ledger.vkey";
 
 /// Options of `verify`.
 #[derive(Debug, Args)]
@@ -59,6 +76,15 @@ pub struct VerifyArgs {
     /// Directory of the ledger
     #[arg(long, value_name = "DIR", default_value = "./data")]
     data_dir: PathBuf,
+    /// File of `export --raw` to verify instead of a directory; it begins with entry 0
+    #[arg(long, value_name = "FILE")]
+    raw_file: Option<PathBuf>,
+    /// Do not verify the vault: the directory is a copy without it
+    #[arg(long)]
+    ledger_only: bool,
+    /// File of the key-encryption key, to verify what the vault holds
+    #[arg(long, value_name = "FILE")]
+    kek_file: Option<PathBuf>,
     /// File with a checkpoint that was kept elsewhere; may be given several times
     #[arg(long, value_name = "FILE")]
     checkpoint: Vec<PathBuf>,
@@ -82,10 +108,53 @@ struct Verification {
     ledger_id: Option<Bytes>,
     /// Root of the tree over the undamaged entries, in base64 as in checkpoints.
     root_hash: String,
+    /// The entries by which the directory's own proofs lead from the given keys to later ones.
+    key_changes: Vec<u64>,
+    /// Number of entries under a checkpoint that the given keys and witnesses vouch for; `null` if no
+    /// key was given.
+    signed_entries: Option<u64>,
+    /// What was not checked, for want of a key or a file.
+    not_checked: Vec<NotChecked>,
     /// The tree on disk; `null` if there is none.
     tree: Option<TreeCompared>,
+    /// The vault on disk; `null` if there is none and no entry needs one, or it was not to be verified.
+    vault: Option<VaultCompared>,
     /// The compared checkpoints.
     checkpoints: Vec<Compared>,
+}
+
+/// Something that was not checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+enum NotChecked {
+    /// Who signed the checkpoints, and so whose ledger this is.
+    Signatures,
+    /// Whether this is an old copy.
+    Rollback,
+    /// The cosignatures of witnesses with another kind of key.
+    OtherWitnesses,
+    /// The vault.
+    Vault,
+    /// The sealed content of the vault.
+    VaultContents,
+}
+
+impl NotChecked {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Signatures => {
+                "who signed this: no --key was given, and a forged ledger looks the same"
+            }
+            Self::Rollback => {
+                "whether this is an old copy: no --checkpoint from elsewhere and no --against was given"
+            }
+            Self::OtherWitnesses => {
+                "witnesses of the policy with another kind of key, such as ML-DSA-44: none of them counts"
+            }
+            Self::Vault => "the vault: --ledger-only or --raw-file was given",
+            Self::VaultContents => "what the vault holds: no --kek-file was given",
+        }
+    }
 }
 
 pub(super) async fn run(args: &VerifyArgs, context: &mut Context) -> Result<Exit, CliError> {
@@ -99,52 +168,101 @@ pub(super) async fn run(args: &VerifyArgs, context: &mut Context) -> Result<Exit
 }
 
 async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, CliError> {
-    let trust = trust(args)?;
+    let mut trust = trust(args)?;
+    let kek = kek(args)?;
+    let mut key_changes = Vec::new();
+    if let Some(trust) = trust.as_mut().filter(|_| args.raw_file.is_none())
+        && let Ok(Some(book)) = offline::book(&args.data_dir)?
+    {
+        key_changes = trust.follow(&book.key_changes);
+    }
     // Read before the entries: a running server only adds to the ledger meanwhile.
-    let mut held = Held::of_data_dir(&args.data_dir, trust.as_ref())?;
-    let signed = held.iter().filter_map(Held::size).max().unwrap_or(0);
+    let mut held = match args.raw_file {
+        Some(_) => Vec::new(),
+        None => Held::of_data_dir(&args.data_dir, !args.ledger_only, trust.as_ref())?,
+    };
+    let is_sound = held.iter().all(|held| held.checkpoint.is_ok());
+    let mut signed = held.iter().filter_map(Held::size).max().unwrap_or(0);
     let mut remote = None;
-    if let Some(trust) = &trust {
+    if let Some(trust) = &mut trust {
         for path in &args.checkpoint {
-            held.push(Held::file(path, trust)?);
+            let file = Held::file(path, trust)?;
+            if is_sound && args.raw_file.is_none() {
+                held.extend(Held::older_book(&args.data_dir, &file, signed));
+            }
+            held.push(file);
         }
+        // A checkpoint from elsewhere says how much of the tree was synced, too.
+        signed = held.iter().filter_map(Held::size).max().unwrap_or(0);
         if let Some(url) = &args.against {
             remote = Some(Remote::fetch(url, trust, &context.global).await?);
         }
     }
     let size_min = held.iter().filter_map(Held::published_size_min).max().unwrap_or(0);
-    let mut tree = TreeFiles::open(&args.data_dir, signed)
-        .map_err(|error| CliError::file(&args.data_dir.join("tree"), error))?;
 
     let all = held.iter().chain(remote.as_ref().map(|remote| &remote.held));
     let sizes: Vec<_> = all.filter_map(Held::size).collect();
-    let files = read(args, &sizes, tree.as_mut())?;
-    // An empty directory is a loss if a checkpoint has entries, and wrong usage otherwise.
-    let none = || match held.iter().filter_map(Held::size).any(|size| size > 0) {
-        true => Ok(Files::none()),
-        false => Err(offline::no_ledger(&args.data_dir)),
+    let Read { files, tree, vault, .. } = match &args.raw_file {
+        Some(file) => Read::of_raw(file, &sizes)?,
+        None => {
+            // An empty directory is a loss if a checkpoint has entries, and wrong usage otherwise.
+            let is_loss = sizes.iter().any(|size| *size > 0);
+            let mut read =
+                Read::of_dir(&args.data_dir, &sizes, signed, is_loss, !args.ledger_only)?;
+            read.read_vault(&args.data_dir, kek.as_ref());
+            read
+        }
     };
-    let Files { verified, good } = files.map_or_else(none, Ok)?;
+    let Files { verified, good } = files;
 
-    let is_whole = verified.intact;
+    let (is_whole, entries) = (verified.intact, good.tip.next_index);
     let mut checkpoints: Vec<Compared> =
         held.into_iter().map(|held| held.compare(&good, is_whole)).collect();
     if let Some(remote) = remote {
         checkpoints.push(remote.compare(&good, is_whole, size_min).await);
     }
-    checkpoints.extend(trust.and_then(|trust| Held::foreign_key(&trust, &good)));
-    let tree = tree.map(TreeFiles::end);
+    let signed_entries = trust.as_ref().map(|_| {
+        checkpoints.iter().map(|compared| compared.signed_entries(entries)).max().unwrap_or(0)
+    });
+    if let (Some(trust), Some(signed_entries)) = (&trust, signed_entries) {
+        let foreign = Held::foreign_key(trust, &good);
+        checkpoints.extend(foreign.or_else(|| Held::unproven(trust, signed_entries)));
+    }
     let agrees = checkpoints.iter().all(|compared| compared.agrees)
-        && tree.as_ref().is_none_or(|tree| tree.agrees);
+        && tree.as_ref().is_none_or(|tree| tree.agrees)
+        && vault.as_ref().is_none_or(|vault| vault.agrees);
     let opened = good.opened.as_ref();
     Ok(Verification {
         files: Verified { intact: is_whole && agrees, ..verified },
         origin: opened.map(|opened| opened.origin.clone()),
         ledger_id: opened.map(|opened| Bytes(opened.ledger_id.to_vec())),
         root_hash: BASE64.encode(good.root),
+        key_changes,
+        signed_entries,
+        not_checked: not_checked(args, trust.as_ref(), vault.as_ref()),
         tree,
+        vault,
         checkpoints,
     })
+}
+
+fn not_checked(
+    args: &VerifyArgs,
+    trust: Option<&Trust>,
+    vault: Option<&VaultCompared>,
+) -> Vec<NotChecked> {
+    let passes_over = |trust: &Trust| trust.policy.passed_over().next().is_some();
+    let has_outside = !args.checkpoint.is_empty() || args.against.is_some();
+    [
+        (NotChecked::Signatures, trust.is_none()),
+        (NotChecked::Rollback, !has_outside),
+        (NotChecked::OtherWitnesses, trust.is_some_and(passes_over)),
+        (NotChecked::Vault, args.ledger_only || args.raw_file.is_some()),
+        (NotChecked::VaultContents, vault.is_some_and(|vault| !vault.opened)),
+    ]
+    .into_iter()
+    .filter_map(|(what, was_not)| was_not.then_some(what))
+    .collect()
 }
 
 /// The trusted keys, which a checkpoint from outside requires.
@@ -155,26 +273,88 @@ fn trust(args: &VerifyArgs) -> Result<Option<Trust>, CliError> {
     }
 }
 
-/// Reads the files; none if the directory exists and has no entries.
-fn read(
-    args: &VerifyArgs,
-    sizes: &[u64],
-    tree: Option<&mut TreeFiles>,
-) -> Result<Option<Files>, CliError> {
+/// The key-encryption key, if one is given.
+fn kek(args: &VerifyArgs) -> Result<Option<KekFile>, CliError> {
+    let bare = |kek| Some(KekFile { kek, ledgers: Vec::new() });
+    match (&args.kek_file, serve::kek_in_environment()) {
+        (Some(path), _) => {
+            let file = KekFile::read(path).map_err(CliError::usage)?;
+            let missing =
+                || CliError::usage(format!("--kek-file {}: there is no such file", path.display()));
+            file.ok_or_else(missing).map(Some)
+        }
+        (None, Some(text)) => parse_kek(&text).map(bare).map_err(CliError::usage),
+        (None, None) => Ok(None),
+    }
+}
+
+/// The files that were read.
+struct Read {
+    files: Files,
+    tree: Option<TreeCompared>,
+    vault: Option<VaultCompared>,
+    /// The data subjects that entries name; none if the vault is not to be verified.
+    named: Option<NamedSubjects>,
+}
+
+impl Read {
+    /// Reads ledger and tree of a directory. `signed` entries are under its own checkpoints.
+    fn of_dir(
+        dir: &Path,
+        sizes: &[u64],
+        signed: u64,
+        is_loss: bool,
+        wants_vault: bool,
+    ) -> Result<Self, CliError> {
+        let tree = TreeFiles::open(dir, signed);
+        let mut tree = tree.map_err(|error| CliError::file(&dir.join("tree"), error))?;
+        let mut named = NamedSubjects::new();
+        let mut hash = |level, number, hash: &_| {
+            tree.iter_mut().for_each(|tree| tree.compare(level, number, hash));
+        };
+        let mut subject = |subject: SubjectRef, index: u64| {
+            named.entry(subject).or_insert(index);
+        };
+        let asked = Asked {
+            roots_at: sizes,
+            hashes: Some(&mut hash),
+            subjects: wants_vault.then_some(&mut subject),
+        };
+        let files = shown(|step| offline::audit_dir(dir, asked, step))?;
+        let files = match files {
+            Some(files) => files,
+            None if is_loss => Files::none(),
+            None => return Err(offline::no_ledger(dir)),
+        };
+        let named = wants_vault.then_some(named);
+        let entries = files.good.tip.next_index;
+        Ok(Self { files, tree: tree.map(|tree| tree.end(entries)), vault: None, named })
+    }
+
+    /// Reads the vault of a directory, if it is to be verified.
+    fn read_vault(&mut self, dir: &Path, kek: Option<&KekFile>) {
+        let opened = self.files.good.opened.as_ref();
+        let named = self.named.take();
+        self.vault = named.and_then(|named| VaultCompared::of(dir, opened, named, kek));
+    }
+
+    fn of_raw(file: &Path, sizes: &[u64]) -> Result<Self, CliError> {
+        let files = shown(|step| offline::audit_raw(file, sizes, step))?;
+        let files = files
+            .ok_or_else(|| CliError::usage(format!("{}: it holds no entry", file.display())))?;
+        Ok(Self { files, tree: None, vault: None, named: None })
+    }
+}
+
+/// Shows the progress of reading.
+fn shown<T>(read: impl FnOnce(&mut dyn FnMut(offline::Step)) -> T) -> T {
     let bar = progress::bytes(0, "verifying");
-    let mut step = |step: offline::Step| {
+    let result = read(&mut |step| {
         bar.set_length(step.bytes_total);
         bar.set_position(step.bytes);
-    };
-    let read = match tree {
-        None => offline::audit_dir(&args.data_dir, sizes, None, &mut step),
-        Some(tree) => {
-            let mut compare = |level, number, hash: &_| tree.compare(level, number, hash);
-            offline::audit_dir(&args.data_dir, sizes, Some(&mut compare), &mut step)
-        }
-    };
+    });
     bar.finish_and_clear();
-    read
+    result
 }
 
 fn print(verification: &Verification, context: &mut Context) -> Result<(), CliError> {
@@ -190,6 +370,10 @@ fn print(verification: &Verification, context: &mut Context) -> Result<(), CliEr
     };
     let word = out.paint(tone, word);
     out.line(word)?;
+    for what in &verification.not_checked {
+        let heading = out.paint(Tone::Careful, "NOT CHECKED");
+        out.line(format!("{heading} {}", what.text()))?;
+    }
     if let Some(damage) = &files.damage {
         out.line(format!("segment     {}", damage.segment))?;
         out.line(format!("offset      {}", damage.offset))?;
@@ -198,6 +382,12 @@ fn print(verification: &Verification, context: &mut Context) -> Result<(), CliEr
     }
     let good = if files.damage.is_none() { "entries     " } else { "good before " };
     out.line(format!("{good}{}", files.entries))?;
+    for index in &verification.key_changes {
+        out.line(format!("key         changed in entry {index}, signed with the key before"))?;
+    }
+    if let Some(signed) = verification.signed_entries {
+        out.line(format!("signed      {signed} of them, by the given keys"))?;
+    }
     out.line(format!("bytes       {} ({})", files.bytes, HumanBytes(files.bytes)))?;
     if let Some(origin) = &verification.origin {
         out.line(format!("ledger      {origin}"))?;
@@ -207,15 +397,37 @@ fn print(verification: &Verification, context: &mut Context) -> Result<(), CliEr
     }
     out.line(format!("root hash   {}", verification.root_hash))?;
     if let Some(tail) = &files.torn_tail {
-        out.line(format!(
-            "torn tail   {} bytes at offset {} of {}: an unfinished write",
-            tail.bytes, tail.offset, tail.segment
-        ))?;
+        print_torn_tail(tail, out)?;
     }
     if let Some(tree) = &verification.tree {
         print_tree(tree, out)?;
     }
+    if let Some(vault) = &verification.vault {
+        print_vault(vault, out)?;
+    }
     verification.checkpoints.iter().try_for_each(|compared| print_compared(compared, out))
+}
+
+fn print_vault(vault: &VaultCompared, out: &mut Output) -> Result<(), CliError> {
+    let VaultCompared { subjects, named, opened, torn_tail, fault, .. } = vault;
+    match fault {
+        None => {
+            let opened = if *opened { ", all opened" } else { "" };
+            out.line(format!("vault       {subjects} data subjects{opened}; {named} are named"))?;
+        }
+        Some(fault) => {
+            let wrong = out.paint(Tone::Bad, "wrong");
+            out.line(format!("vault       {wrong}: {fault}"))?;
+        }
+    }
+    torn_tail.iter().try_for_each(|tail| print_torn_tail(tail, out))
+}
+
+fn print_torn_tail(tail: &TornTail, out: &mut Output) -> Result<(), CliError> {
+    let TornTail { segment, offset, bytes } = tail;
+    out.line(format!(
+        "torn tail   {bytes} bytes at offset {offset} of {segment}: an unfinished write"
+    ))
 }
 
 fn print_tree(tree: &TreeCompared, out: &mut Output) -> Result<(), CliError> {
@@ -245,8 +457,14 @@ fn print_compared(compared: &Compared, out: &mut Output) -> Result<(), CliError>
     if let Some(difference) = &compared.difference {
         out.line(format!("            {difference}"))?;
     }
-    if !compared.signed && compared.source == Source::DataDir {
-        out.line("            its signature was not verified: no --key was given")?;
+    match (compared.source, compared.signed, compared.trusted) {
+        (Source::DataDir, false, _) if compared.size.is_some() => {
+            out.line("            its signature was not verified: no --key was given")?;
+        }
+        (Source::DataDir, true, false) => {
+            out.line("            too few of the given witnesses have cosigned it yet")?;
+        }
+        _ => {}
     }
     compared.cosigned.iter().try_for_each(|cosigned| {
         out.line(format!("            cosigned by {} at {}", cosigned.witness, cosigned.at))
@@ -271,7 +489,11 @@ mod tests {
             origin: Some("ledger.example".into()),
             ledger_id: Some(Bytes(vec![7])),
             root_hash: "cm9vdA==".into(),
+            key_changes: Vec::new(),
+            signed_entries: None,
+            not_checked: vec![NotChecked::Signatures],
             tree: None,
+            vault: None,
             checkpoints: Vec::new(),
         }
     }
@@ -298,7 +520,8 @@ mod tests {
         print(&damaged(), &mut context).unwrap();
         assert_eq!(
             capture.text(context),
-            "DAMAGED\nsegment     00000000000000000000.seg\noffset      1234\nindex       12\n\
+            "DAMAGED\nNOT CHECKED who signed this: no --key was given, and a forged ledger looks the same\n\
+             segment     00000000000000000000.seg\noffset      1234\nindex       12\n\
              what        checksum mismatch\ngood before 12\nbytes       2048 (2.00 KiB)\n\
              ledger      ledger.example\nchain hash  ab\nroot hash   cm9vdA==\n"
         );
@@ -313,8 +536,9 @@ mod tests {
             "{\"intact\":false,\"entries\":12,\"bytes\":2048,\"chainHash\":\"qw==\",\
              \"tornTail\":null,\"damage\":{\"segment\":\"00000000000000000000.seg\",\
              \"offset\":1234,\"index\":12,\"what\":\"checksum mismatch\"},\
-             \"origin\":\"ledger.example\",\"ledgerId\":\"Bw==\",\"rootHash\":\"cm9vdA==\",\
-             \"tree\":null,\"checkpoints\":[]}\n"
+             \"origin\":\"ledger.example\",\"ledgerId\":\"Bw==\",\"rootHash\":\"cm9vdA==\",\"keyChanges\":[],\
+             \"signedEntries\":null,\"notChecked\":[\"signatures\"],\"tree\":null,\"vault\":null,\
+             \"checkpoints\":[]}\n"
         );
     }
 
@@ -326,7 +550,11 @@ mod tests {
         let (mut context, capture) = Capture::context(false);
         print(&of(files), &mut context).unwrap();
         let text = capture.text(context);
-        assert!(text.starts_with("intact\nentries     12\n"), "{text}");
+        assert!(
+            text.starts_with("intact\nNOT CHECKED who signed this")
+                && text.contains("entries     12\n"),
+            "{text}"
+        );
         assert!(text.ends_with("torn tail   3 bytes at offset 9 of s: an unfinished write\n"));
     }
 }

@@ -84,8 +84,8 @@ pub(super) fn run(args: &VerifyProofArgs, context: &mut Context) -> Result<Exit,
 /// # Errors
 /// The proof does not verify.
 pub(super) fn proven(proof: &TlogProof, entry: &[u8], trust: &Trust) -> Result<Proven, CliError> {
-    proof.verify(&leaf_hash(entry), &trust.key).map_err(CliError::failed)?;
     trust.check(&proof.checkpoint).map_err(CliError::failed)?;
+    proof.leads_from(&leaf_hash(entry)).map_err(CliError::failed)?;
     let decoded = HashedEntry::decode(entry).map_err(CliError::failed)?;
     let (own_index, proven_index) = (decoded.entry.index, proof.index);
     if own_index != proven_index {
@@ -167,7 +167,7 @@ mod tests {
     }
 
     fn trust_args() -> TrustArgs {
-        TrustArgs { key: Some(key().verifier().to_string()), ..TrustArgs::default() }
+        TrustArgs { key: vec![key().verifier().to_string()], ..TrustArgs::default() }
     }
 
     fn verified(
@@ -210,7 +210,7 @@ mod tests {
             assert_eq!((exit.unwrap_err().exit_code(), text.as_str()), (1, ""), "{nth}");
         }
         let other = signer("ledger.example", Algorithm::Note, 9).verifier().to_string();
-        let other = TrustArgs { key: Some(other), ..TrustArgs::default() };
+        let other = TrustArgs { key: vec![other], ..TrustArgs::default() };
         assert_eq!(verified(&good, other, false).0.unwrap_err().exit_code(), 1);
         let witness = signer("v.example", Algorithm::Cosignature, 5).verifier().to_string();
         let unseen = TrustArgs { witness: vec![witness], ..trust_args() };

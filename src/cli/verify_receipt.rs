@@ -83,7 +83,7 @@ struct ReceiptVerified {
 pub(super) fn run(args: &VerifyReceiptArgs, context: &mut Context) -> Result<Exit, CliError> {
     let trust = args.trust.required()?;
     let text = read_text(&args.receipt)?;
-    let receipt = receipt::verify(text.trim(), &trust.key, &trust.policy)?;
+    let receipt = receipt::verify_any(text.trim(), &trust.keys, &trust.policy)?;
     let is_of = |form: &str| form == receipt.statement.subject;
     if args.subject.as_ref().is_some_and(|text| !spells(text, is_of)) {
         return Err(ReceiptError::Subject.into());
@@ -102,7 +102,7 @@ fn verified(receipt: &Receipt, trust: &Trust) -> ReceiptVerified {
             Format::ConsentReceipt => "consent-receipt",
             Format::Dpv => "dpv",
         },
-        ledger: trust.key.name().to_owned(),
+        ledger: checkpoint.checkpoint.origin.clone(),
         subject: statement.subject.clone(),
         index: receipt.entry.index,
         actor: receipt.actor.into(),
@@ -185,7 +185,7 @@ mod tests {
             SignerKey::from_seed("consent.example.org/eu", Algorithm::Note, &[seed; 32]).unwrap();
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(text.as_bytes()).unwrap();
-        let trust = TrustArgs { key: Some(key.verifier().to_string()), ..TrustArgs::default() };
+        let trust = TrustArgs { key: vec![key.verifier().to_string()], ..TrustArgs::default() };
         let receipt = file.path().to_owned();
         let subject = subject.map(str::to_owned);
         (VerifyReceiptArgs { receipt, subject, trust }, file)

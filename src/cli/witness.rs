@@ -26,7 +26,11 @@ use crate::{
     domain::Millis,
     listener,
     telemetry::{self, LogFormat, TelemetryConfig},
-    tlog::{key::VerifierKey, policy::Policy},
+    tlog::{
+        key::VerifierKey,
+        origin::{OriginError, check_origin},
+        policy::Policy,
+    },
     witness::{
         open::{self, Files, OpenError},
         server,
@@ -74,7 +78,7 @@ pub struct WitnessArgs {
     #[arg(long, value_name = "FILE")]
     key_file: PathBuf,
     /// Name of the witness, a URL without scheme, for example `witness.example/w1`
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = parse_name)]
     name: String,
     /// Start with an empty state although the key exists and the state file does not
     #[arg(long)]
@@ -146,6 +150,10 @@ pub(super) async fn run(args: WitnessArgs, context: &mut Context) -> Result<Exit
 fn now_s() -> u64 {
     // The time of a cosignature must not be 0.
     u64::try_from(Millis::now().0 / 1_000).unwrap_or_default().max(1)
+}
+
+fn parse_name(text: &str) -> Result<String, OriginError> {
+    check_origin(text).map(|()| text.to_owned())
 }
 
 fn log_key(text: &str) -> Result<VerifierKey, String> {

@@ -47,7 +47,8 @@ impl AuditService for Audit {
         let node = Arc::clone(&self.node);
         let head = blocking(move || node.checkpoint()).await?;
         let key = self.node.verifier_key();
-        Ok(Response::new(convert::checkpoint(head, released.as_deref(), key)))
+        let key_changes = self.node.key_changes();
+        Ok(Response::new(convert::checkpoint(head, released.as_deref(), key, &key_changes)))
     }
 
     async fn get_inclusion_proof(

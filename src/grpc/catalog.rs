@@ -183,6 +183,15 @@ impl CatalogService for Catalog {
             next_page_token: last.map(|key| list.next_token(key)).unwrap_or_default(),
         }))
     }
+
+    async fn correct_clock(
+        &self,
+        request: Request<proto::CorrectClockRequest>,
+    ) -> Result<Response<proto::CorrectClockResponse>, Status> {
+        let correction = convert::clock_correction(request.into_inner())?;
+        let outcome = self.node.correct_clock(correction).await?;
+        Ok(Response::new(convert::clock_corrected(&outcome)))
+    }
 }
 
 /// The rows of a page in the order of their keys, and the last key if more follow.

@@ -30,7 +30,8 @@ use crate::{
     entry::{Fact, Kind, Place, encode_evidence},
     event::{self, CatalogDetail, Event, Surroundings},
     fold::{
-        Acted, After, Effect, Fold, FoldError, Linked, Subscriptions, UseCell, around, reach, unite,
+        Acted, After, Effect, Fold, FoldError, Linked, Subscriptions, UseCell, around, corrected,
+        reach, unite,
     },
     ledger::{
         ENTRY_BYTES_MAX,
@@ -135,6 +136,11 @@ impl<'a> Batch<'a> {
     /// When the next entry is recorded.
     pub(super) fn recorded_at(&self) -> Millis {
         self.tip.clock(self.clock.sane)
+    }
+
+    /// The sane time, which may lie before the last entry.
+    pub(super) fn clock_now(&self) -> Millis {
+        self.clock.sane
     }
 
     /// Whether the clock is trusted.
@@ -530,7 +536,8 @@ impl<'a> Batch<'a> {
         while version > 1 && at < self.recorded_at() {
             let position = usize::try_from(version - 1).unwrap_or(usize::MAX);
             let Some(&index) = purpose.version_indices.get(position) else { break };
-            if self.entry(index)?.recorded_at <= at {
+            let recorded_at = self.entry(index)?.recorded_at;
+            if self.catalog().recorded_by(index, recorded_at) <= at {
                 break;
             }
             version -= 1;
@@ -566,10 +573,11 @@ impl<'a> Batch<'a> {
     }
 
     pub(super) fn state(&self, subject: SubjectRef) -> Result<Arc<SubjectState>, WriteError> {
-        match self.states.get(&subject) {
-            Some(state) => Ok(Arc::clone(state)),
-            None => Ok(self.core.view.state(subject)?),
-        }
+        let state = match self.states.get(&subject) {
+            Some(state) => Arc::clone(state),
+            None => self.core.view.state(subject)?,
+        };
+        Ok(corrected(self.catalog(), state, u64::MAX))
     }
 
     /// The subjects that are linked to `subject`, with their states.

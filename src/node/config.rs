@@ -6,7 +6,6 @@ use clap::Args;
 use humantime::parse_duration;
 use ipnet::IpNet;
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
-use thiserror::Error;
 
 use super::LedgerId;
 use crate::{
@@ -16,15 +15,16 @@ use crate::{
         heading::{CHECKPOINTS, CLOCK, KEYS, LIMITS, STORAGE, SUBSCRIPTIONS, TOKENS},
         parse_size,
     },
-    tlog::policy::Policy,
+    tlog::{
+        origin::{OriginError, check_origin},
+        policy::Policy,
+    },
     tree::WitnessFail,
     vault::Kek,
 };
 
 /// Name of a ledger, unless it gets another.
 pub const ORIGIN_DEFAULT: &str = "localhost/consent";
-/// The longest name of a ledger, in bytes.
-const ORIGIN_BYTES_MAX: usize = 256;
 
 /// How a node is set up. Every limit has a name.
 #[derive(Debug, Clone, Args)]
@@ -32,7 +32,7 @@ pub struct NodeConfig {
     /// Directory of ledger, vault and view
     #[arg(long, value_name = "DIR", default_value = "./data", help_heading = STORAGE)]
     pub data_dir: PathBuf,
-    /// Name that the ledger must have, without scheme; with --ephemeral, the name that it gets
+    /// Name that the ledger must have, a URL without scheme; with --ephemeral, the name that it gets
     /// [default: any name]
     #[arg(long, value_name = "NAME", value_parser = parse_origin, help_heading = STORAGE)]
     pub origin: Option<String>,
@@ -84,8 +84,13 @@ pub struct NodeConfig {
     /// [default: `signing-key` in the data directory]
     #[arg(long, value_name = "FILE", help_heading = KEYS)]
     pub signing_key_file: Option<PathBuf>,
-    /// Continue with a signing key other than the one that signed this ledger so far; it is created
-    /// if its file is missing
+    /// File of the signing key before the current one. The change becomes an entry, and every checkpoint
+    /// is signed with both keys as long as this is given. If the file of the current key is missing, the
+    /// key is made
+    #[arg(long, value_name = "FILE", help_heading = KEYS)]
+    pub previous_signing_key_file: Option<PathBuf>,
+    /// Continue with another signing key than the one that signed this ledger so far, which is lost; it is
+    /// made if its file is missing. The change becomes an entry
     #[arg(long, help_heading = KEYS)]
     pub new_signing_key: bool,
     /// Accept a signing key although `checkpoint.json`, the record of what it signed, is missing;
@@ -174,24 +179,12 @@ impl Default for NodeConfig {
     }
 }
 
-/// The text is not a valid name of a ledger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error(
-    "the name of a ledger has 1 to {ORIGIN_BYTES_MAX} bytes of visible ASCII without `+`, for \
-     example `consent.example.org/eu`"
-)]
-pub struct OriginError;
-
-/// The name of a ledger. C2SP signed notes contain it, and allow neither spaces nor `+` in it.
+/// The name of a ledger: what C2SP asks of the origin of a log.
 ///
 /// # Errors
-/// [`OriginError`].
+/// One that says what is wrong with it.
 pub fn parse_origin(text: &str) -> Result<String, OriginError> {
-    let fits = (1..=ORIGIN_BYTES_MAX).contains(&text.len());
-    if fits && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'+') {
-        return Ok(text.to_owned());
-    }
-    Err(OriginError)
+    check_origin(text).map(|()| text.to_owned())
 }
 
 /// A moment: a date, which begins in UTC, or a time in RFC 3339.
@@ -230,15 +223,16 @@ mod tests {
     }
 
     #[test]
-    fn names_of_ledgers_can_stand_in_a_checkpoint() {
+    fn the_name_of_a_ledger_is_a_url_without_a_scheme() {
         for good in ["localhost/consent", "consent.example.org/eu"] {
             assert_eq!(parse_origin(good).as_deref(), Ok(good));
         }
-        for bad in ["", "two words", "a+b", "ä", "line\n", &"x".repeat(257)] {
-            assert_eq!(parse_origin(bad), Err(OriginError), "{bad:?}");
-        }
-        let error = refused("--origin=two words").unwrap();
-        assert!(error.contains("invalid value 'two words' for '--origin <NAME>'"), "{error}");
+        let error = refused("--origin=https://consent.example.org/eu").unwrap();
+        let want = "invalid value 'https://consent.example.org/eu' for '--origin <NAME>': must not \
+                    have a scheme";
+        assert!(error.contains(want), "{error}");
+        let error = refused("--origin=consent.example.org/").unwrap();
+        assert!(error.contains("must not end with a slash"), "{error}");
     }
 
     #[test]

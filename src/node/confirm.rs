@@ -129,7 +129,8 @@ impl Batch<'_> {
     fn act_of_token(&self, confirm: &Confirm) -> Result<(u64, ConsentAct), ConfirmError> {
         let index = self.core().view.confirmation(&token_hash(&confirm.token))?;
         let index = index.ok_or(ConfirmError::TokenUnknown)?;
-        let Body::Act(act) = self.entry(index)?.body else {
+        let entry = self.entry(index)?;
+        let Body::Act(act) = entry.body else {
             return Err(WriteError::StateUnreadable(format!("no act at index {index}")).into());
         };
         if let Some(subject) = &confirm.subject
@@ -144,7 +145,10 @@ impl Batch<'_> {
         if let Some(index) = confirmed {
             return Err(ConfirmError::TokenUsed { index });
         }
-        let expires_at = act.confirmation.map(|offer| offer.expires_at);
+        let expires_at = act.confirmation.map(|offer| {
+            // Not longer than by a right clock.
+            self.catalog().end_of_span(index, entry.recorded_at, offer.expires_at)
+        });
         if expires_at.is_none_or(|at| at <= self.recorded_at()) {
             return Err(ConfirmError::TokenExpired);
         }

@@ -150,7 +150,8 @@ impl KeptStates {
             return Ok(current);
         }
         if let Some(state) = self.states.get(&subject) {
-            return Ok(Arc::clone(state));
+            let catalog = &past.catalog.catalog;
+            return Ok(fold::corrected(catalog, Arc::clone(state), past.end));
         }
         let state = Arc::new(core.unlinked_state_at(subject, past)?);
         self.insert(subject, Arc::clone(&state));

@@ -8,6 +8,7 @@ mod check;
 mod config;
 mod confirm;
 mod consume;
+mod correct_clock;
 mod decisions;
 mod delivery;
 mod due;
@@ -19,6 +20,7 @@ mod expiry;
 mod history;
 mod import;
 mod init;
+mod key_change;
 mod link;
 mod names;
 mod news;
@@ -53,14 +55,16 @@ pub use catalog::{NamespaceDraft, PurposeDraft, Put};
 pub use check::{Checked, Question};
 pub use config::{NodeConfig, ORIGIN_DEFAULT, parse_origin};
 pub use consume::{CREDITS_MAX, Consumer, Consuming, Delivery, IN_FLIGHT_MAX};
+pub use correct_clock::{ClockCorrectionOutcome, CorrectClock};
 pub use decisions::{Decisions, PAGE_DECISIONS_MAX, PAGE_ENTRIES_MAX};
 pub use delivery::Acknowledged;
 pub use effective::{EffectiveAtImpossible, ImpossibleTime, LikelyCause, Moved};
 pub use error::{
     AsOfError, AudienceTooOld, CatalogError, CheckpointNotReached, ClockNotTrusted, ConfirmError,
-    ConsumeError, DeadLettersError, FindActError, IssueError, LinkError, NamedParty,
-    PropagationError, ProveError, ReadError, RecordError, RevisionNotReached, SnapshotError,
-    SubscribeError, SubscriptionNotFound, UnsubscribeError, UseError, WriteError,
+    ConsumeError, CorrectClockError, DeadLettersError, FindActError, ImplausibleRange, IssueError,
+    LinkError, NamedParty, PropagationError, ProveError, ReadError, RecordError,
+    RevisionNotReached, SnapshotError, SubscribeError, SubscriptionNotFound, UnsubscribeError,
+    UseError, WriteError,
 };
 pub use history::{HistoryItem, LinkSeen};
 pub use import::{ImportAnswer, ImportRow, Imported};
@@ -85,6 +89,7 @@ use tracing::warn;
 pub use uses::{Use, UseBatch, Used, UsesRecorded};
 pub use webhook::REPLAYS_MAX;
 
+use self::key_change::SigningKeys;
 use crate::{
     backend::LogBackend,
     clock::{self, Clock, TimeSource},
@@ -227,13 +232,14 @@ impl Node {
             progress(step);
         })?;
         metrics.torn_tails.inc_by(stores.torn_tails);
-        let node = Self::start(stores, tree, disk, config, metrics, source).at(&config.data_dir)?;
+        let node = Self::start(stores, tree, disk, config, metrics, source)?;
         node.renew_forms(&mut |done, of| progress(Progress::Forms(done, of)))
             .map_err(OpenError::Forms)?;
         Ok(node)
     }
 
-    /// Starts the threads. If one can not be started, the others end.
+    /// Starts the threads, and records a change of the signing key before anything is signed with it. If
+    /// one can not be started, the others end.
     fn start(
         stores: open::Stores,
         tree: signing::OpenedTree,
@@ -241,7 +247,8 @@ impl Node {
         config: &NodeConfig,
         metrics: Arc<Metrics>,
         source: Arc<dyn TimeSource>,
-    ) -> io::Result<Arc<Self>> {
+    ) -> Result<Arc<Self>, OpenError> {
+        let started = |thread: io::Result<()>| thread.at(&config.data_dir);
         let threads = Threads::default();
         let hub = Hub::new(
             Arc::clone(&stores.log),
@@ -250,18 +257,14 @@ impl Node {
             stores.tip.next_index,
             config.recent_events_max,
             &threads,
-        )?;
+        )
+        .at(&config.data_dir)?;
         let shutdown = threads.shutdown();
-        let tokens = token::Tokens::new(&tree.key, config);
+        let SigningKeys { key, previous, unrecorded, unproven, .. } = tree.keys;
+        let tokens = token::Tokens::new(&key, config);
         let files = tree.writer.files().clone();
-        let checkpoints = signing::Checkpoints::new(
-            config,
-            Arc::clone(&disk),
-            tree.key,
-            files,
-            stores.book,
-            shutdown,
-        );
+        let checkpoints =
+            signing::Checkpoints::new(config, Arc::clone(&disk), key, files, stores.book, shutdown);
         let core = Arc::new(Core {
             vault: stores.vault,
             backend: stores.log,
@@ -283,12 +286,15 @@ impl Node {
                 config.trust_clock,
             ),
         });
-        let admission = writer::start(&core, &threads, stores.tip, config)?;
-        expiry::start(&core, &threads, admission.jobs())?;
-        delivery::start(&core, &threads, admission.jobs())?;
+        let admission = writer::start(&core, &threads, stores.tip, config).at(&config.data_dir)?;
+        let unproven = key_change::record(&admission.jobs(), unrecorded, unproven)
+            .map_err(OpenError::KeyChange)?;
+        started(expiry::start(&core, &threads, admission.jobs()))?;
+        started(delivery::start(&core, &threads, admission.jobs()))?;
+        let before = signing::Before { key: previous, unproven };
         let interval = config.checkpoint_interval;
-        signing::start(&core, &threads, tree.writer, tree.signed_range, interval)?;
-        scrub::start(&core, &threads, disk, stores.checked_from, config)?;
+        started(signing::start(&core, &threads, tree.writer, tree.signed_range, before, interval))?;
+        started(scrub::start(&core, &threads, disk, stores.checked_from, config))?;
         writer::announce(&core);
         signing::announce(&core);
         Ok(Arc::new(Self {

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 
 use super::{
     NodeConfig,
+    key_change::SigningKeys,
     signing::OpenedTree,
     survey::{Absence, LedgerId, survey},
 };
@@ -30,14 +31,8 @@ use crate::{
         if_exists,
         index::{Found, Index, IndexError},
     },
-    tlog::{
-        key::{Algorithm, SignerKey},
-        merkle::{self, Hash, Range},
-    },
-    tree::{
-        self, Book, BookError, Signed, SigningKeyError, TreeError, TreeFiles, TreeWriter, load_key,
-        read_key,
-    },
+    tlog::merkle::{self, Hash, Range},
+    tree::{self, Book, BookError, Signed, SigningKeyError, TreeError, TreeFiles, TreeWriter},
     vault::{self, Kek, KekError, Vault, VaultError, VaultFiles},
     view::{self, Unusable, View, ViewError},
 };
@@ -122,6 +117,80 @@ pub enum OpenError {
          on with another one, and tell everybody who verifies"
     )]
     KeyMissing(PathBuf),
+    /// The signing key is one that another took the place of.
+    #[error(
+        "{file} holds a key that entry {index} has retired: give the one that took its place by \
+         --signing-key-file"
+    )]
+    KeyRetired {
+        /// The file.
+        file: PathBuf,
+        /// The entry.
+        index: u64,
+    },
+    /// The key before is the same as the signing key.
+    #[error(
+        "{key} and {previous} hold the same key: --signing-key-file names the new one, and \
+         --previous-signing-key-file the one before"
+    )]
+    SameKey {
+        /// The file of the signing key.
+        key: PathBuf,
+        /// The file of the key before.
+        previous: PathBuf,
+    },
+    /// A change of the signing key was begun, and not with the configured keys.
+    #[error(
+        "entry {index} changes the signing key to {next}, and no checkpoint covers it yet: give this key \
+         by --signing-key-file{}. If a key is lost, say --new-signing-key, and tell everybody who \
+         verifies",
+        previous.as_ref().map_or(String::new(), |previous| format!(
+            ", and the one before, {previous}, by --previous-signing-key-file"
+        ))
+    )]
+    KeyChangeUnfinished {
+        /// The entry.
+        index: u64,
+        /// The key that it names.
+        next: String,
+        /// The key before; none if it was lost.
+        previous: Option<String>,
+    },
+    /// The change of the signing key could not be written to the ledger.
+    #[error("the change of the signing key could not be recorded: {0}")]
+    KeyChange(super::WriteError),
+    /// The last checkpoint is signed with another key, and is not of these entries.
+    #[error(
+        "the checkpoint in {book} is signed with another key than the one in {key}, and it is not of this \
+         ledger's entries: one of the two files is another's. Restore it"
+    )]
+    BookOrKey {
+        /// The book.
+        book: PathBuf,
+        /// The key.
+        key: PathBuf,
+    },
+    /// The last checkpoint is of another ledger.
+    #[error("{book} is of the ledger `{found}`, this one is `{wanted}`. Restore the right one")]
+    BookForeign {
+        /// The book.
+        book: PathBuf,
+        /// The ledger that it is of.
+        found: String,
+        /// This ledger.
+        wanted: String,
+    },
+    /// The last checkpoint was changed since it was signed.
+    #[error(
+        "the checkpoint in {book} was changed since it was signed with the key in {key}. Restore the \
+         file; the key is the right one, keep it"
+    )]
+    NoteChanged {
+        /// The book.
+        book: PathBuf,
+        /// The key.
+        key: PathBuf,
+    },
     /// The tree can not be built.
     #[error("the tree over the ledger can not be built: {0}")]
     Tree(#[from] TreeError),
@@ -223,6 +292,8 @@ impl OpenError {
             | Self::NoEntry(_)
             | Self::SubjectMissing { .. }
             | Self::Rewritten { .. }
+            | Self::NoteChanged { .. }
+            | Self::Book(BookError::Malformed { .. })
             | Self::Vault(
                 VaultError::LostFrames { .. } | VaultError::Frame { .. } | VaultError::Order(_),
             ) => true,
@@ -269,17 +340,23 @@ pub(super) fn open(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(Stores, OpenedTree), OpenError> {
     let locked = Locked::take(config, &**disk)?;
-    let key = signing_key(config, &locked.ledger.origin, &locked.book)?;
+    let keys = SigningKeys::choose(config, disk, &locked.ledger.origin, &locked.book)?;
     let mut stores = open_stores(config, disk, locked, progress)?;
+    let mut keys = keys.continued(&*stores.log, &stores.book)?;
     let dir = config.data_dir.join(tree::DIR);
     let signed = stores.book.signed.as_deref();
     let (writer, signed_range) = open_tree(disk, &dir, &*stores.log, signed, progress)?;
     stores.lock.announce()?;
     let ahead_ms = stores.tip.recorded_at.0.saturating_sub(Millis::now().0);
     if ahead_ms > CLOCK_AHEAD_MS_NOTABLE {
-        warn!(ahead_ms, "the ledger's last entry lies in the future: is the clock right?");
+        warn!(
+            ahead_ms,
+            "the ledger's last entry lies in the future: is the clock right? If it is, correct what \
+             a wrong one wrote with `consent-ledger clock correct`"
+        );
     }
-    Ok((stores, OpenedTree { writer, signed_range, key }))
+    keys.save()?;
+    Ok((stores, OpenedTree { writer, signed_range, keys }))
 }
 
 /// Deletes the view of a data directory and builds it again. Answers the number of entries and of data
@@ -476,20 +553,6 @@ fn catch_up(
         progress(Progress::View(next, head));
     }
     Ok(())
-}
-
-/// The signing key. A lost key is not replaced in silence, because every auditor needs the new one.
-fn signing_key(config: &NodeConfig, origin: &str, book: &Book) -> Result<SignerKey, OpenError> {
-    let file = signing_key_file(config);
-    if config.new_signing_key {
-        return Ok(load_key(&file, origin, Algorithm::Note)?);
-    }
-    let key = read_key(&file, origin, Algorithm::Note)?;
-    let signed_by = |key: &SignerKey| {
-        let signed = book.signed.as_deref();
-        signed.is_none_or(|signed| signed.checkpoint.verify(key.verifier()).is_ok())
-    };
-    key.filter(signed_by).ok_or(OpenError::KeyMissing(file))
 }
 
 fn kek(config: &NodeConfig) -> Result<Kek, KekError> {

@@ -80,6 +80,13 @@ impl Node {
         self.core.checkpoints.released.borrow().clone()
     }
 
+    /// The proofs of the changes of the signing key, one below the other: what somebody follows who knows an
+    /// earlier key.
+    #[must_use]
+    pub fn key_changes(&self) -> Arc<str> {
+        self.core.checkpoints.key_changes.borrow().clone()
+    }
+
     /// The latest released checkpoint, once it covers at least `size` entries.
     ///
     /// # Errors

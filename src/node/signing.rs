@@ -25,17 +25,19 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use super::{Core, NodeConfig};
+use super::{Core, NodeConfig, key_change::SigningKeys};
 use crate::{
     backend::BackendError,
+    ledger::key_change::KeyChange,
     shutdown::{Shutdown, Stage, Threads},
     storage::{LogError, disk::Disk},
     tlog::{
         checkpoint::{Checkpoint, SignedCheckpoint},
         key::SignerKey,
-        merkle::{Hash, Range, leaf_hash},
+        merkle::{Hash, Range, leaf_hash, prove_inclusion},
         note::{Note, NoteSignature},
         policy::Policy,
+        proof::TlogProof,
     },
     tree::{Book, Signed, TreeFiles, TreeWriter, WitnessFail},
 };
@@ -52,7 +54,15 @@ pub(super) struct OpenedTree {
     pub writer: TreeWriter,
     /// The subtrees under the last signed checkpoint.
     pub signed_range: Range,
-    pub key: SignerKey,
+    pub keys: SigningKeys,
+}
+
+/// The signing key before the current one.
+pub(super) struct Before {
+    /// The key, if it signs checkpoints, too.
+    pub key: Option<SignerKey>,
+    /// The entry of the change, until a checkpoint of both keys covers it.
+    pub unproven: Option<u64>,
 }
 
 /// The checkpoints of a node. Of the two locks, `book` is taken before `inbox`.
@@ -77,6 +87,9 @@ pub(super) struct Checkpoints {
     inbox: Mutex<Inbox>,
     /// Notified after each change of `inbox`.
     inbox_changed: Condvar,
+    /// The proofs of the book's changes of the signing key that a released checkpoint covers, one below the
+    /// other; sent only while `book` is locked.
+    pub key_changes: watch::Sender<Arc<str>>,
     /// Why signing has stopped, once it has. The first reason stays.
     pub ended: watch::Sender<Option<String>>,
     /// Whether a witness has seen another history of this ledger. Set by the tasks that ask witnesses.
@@ -122,6 +135,7 @@ impl Checkpoints {
             disk,
             signed: watch::Sender::new(book.signed.clone()),
             released: watch::Sender::new(book.released.clone()),
+            key_changes: watch::Sender::new(released_key_changes(&book)),
             book: Mutex::new(book),
             inbox: Mutex::default(),
             inbox_changed: Condvar::new(),
@@ -232,6 +246,12 @@ impl Checkpoints {
             let size = book.released.as_ref().map_or(0, |released| released.size());
             core.metrics.checkpoint_released_entries.set(size);
             self.released.send_replace(book.released.clone());
+            let changes = released_key_changes(book);
+            self.key_changes.send_if_modified(|sent| {
+                let is_other = *sent != changes;
+                *sent = changes;
+                is_other
+            });
         }
         Ok(())
     }
@@ -255,6 +275,7 @@ pub(super) fn start(
     threads: &Threads,
     writer: TreeWriter,
     second: Range,
+    before: Before,
     interval: Duration,
 ) -> io::Result<()> {
     let book = core.checkpoints.book.lock();
@@ -265,6 +286,7 @@ pub(super) fn start(
         core: Arc::clone(core),
         writer,
         second,
+        before,
         interval,
         last,
         started: Instant::now(),
@@ -286,6 +308,7 @@ struct Signing {
     writer: TreeWriter,
     /// The tree again, computed from entries that are read back.
     second: Range,
+    before: Before,
     interval: Duration,
     /// When the last checkpoint was signed.
     last: Option<Instant>,
@@ -418,14 +441,22 @@ impl Signing {
         let size = self.writer.size();
         let before = {
             let book = checkpoints.book.lock();
-            if !self.is_unsigned(&book) {
+            // The keys of a change sign nothing before its entry.
+            let has_change = self.before.unproven.is_none_or(|index| index < size);
+            if !self.is_unsigned(&book) || !has_change {
                 return Ok(());
             }
             book.signed.clone()
         };
         // Not beyond the sane time: after a jump, nothing could be signed until the clock catches up.
         let now = core.clock.read().sane;
-        if before.as_ref().is_some_and(|signed| now < signed.signed_at) {
+        // A correction of the clock after the last checkpoint says that its time was wrong.
+        let is_corrected = |signed: &Signed| {
+            let catalog = core.view.catalog();
+            let mut corrections = catalog.catalog.clock_corrections().iter();
+            corrections.any(|correction| (signed.size()..size).contains(&correction.index))
+        };
+        if before.as_ref().is_some_and(|signed| now < signed.signed_at && !is_corrected(signed)) {
             self.clock_went_back();
             return Ok(());
         }
@@ -446,17 +477,37 @@ impl Signing {
             extensions: String::new(),
         };
         let signed = SignedCheckpoint::sign(checkpoint, &checkpoints.key);
-        let signed = signed.map_err(|error| error.to_string())?;
+        let mut signed = signed.map_err(|error| error.to_string())?;
+        if let Some(key) = &self.before.key {
+            signed.note.sign(key, 0);
+        }
+        let key_change = self.key_change(&signed)?;
         let signed = Arc::new(Signed::new(signed, now, &checkpoints.policy));
         let mut book = checkpoints.book.lock();
         let mut next = Book { signed: Some(Arc::clone(&signed)), ..book.clone() };
         if !checkpoints.policy.asks_for_witnesses() {
             next.released = Some(signed);
         }
+        next.key_changes.extend(key_change);
         checkpoints.replace_book(&core, &mut book, next)?;
+        self.before.unproven = None;
         core.metrics.checkpoints.inc();
         self.last = Some(Instant::now());
         Ok(())
+    }
+
+    /// The proof of a change of the signing key, if it has none yet: with the first checkpoint over its entry.
+    fn key_change(&self, signed: &SignedCheckpoint) -> Result<Option<KeyChange>, String> {
+        let (core, size) = (&self.core, signed.checkpoint.size);
+        let Some(index) = self.before.unproven else { return Ok(None) };
+        let entry = core.backend.read(index, index + 1, READ_BYTES);
+        let entry = entry.map_err(|error| self.unreadable(&error))?.pop();
+        let subtree = |height, number| core.checkpoints.files.subtree(height, number);
+        let path = prove_inclusion(index, size, subtree).map_err(|error| error.to_string())?;
+        let proof = TlogProof { extra: entry, index, path, checkpoint: signed.clone() };
+        let change = KeyChange::of(proof).map_err(|error| format!("entry {index}: {error}"))?;
+        info!(index, entries = size, "the change of the signing key is signed with both keys");
+        Ok(Some(change))
     }
 
     /// The root over the tree's files. Fails if the root over the entries as read back, or over the
@@ -525,6 +576,14 @@ impl Signing {
         let next = Book { released: book.signed.clone(), ..book.clone() };
         checkpoints.replace_book(&core, &mut book, next)
     }
+}
+
+/// The proofs of the changes that a released checkpoint covers, one below the other.
+fn released_key_changes(book: &Book) -> Arc<str> {
+    let released = book.released.as_ref().map_or(0, |released| released.size());
+    let proofs = book.key_changes.iter().map(|change| &change.proof);
+    let released = proofs.filter(|proof| proof.checkpoint.checkpoint.size <= released);
+    released.map(ToString::to_string).collect::<String>().into()
 }
 
 impl Core {

@@ -8,10 +8,11 @@ use crate::{
     domain::Millis,
     node::{
         AsOfError, AudienceTooOld, CLOCK_SKEW_MS_MAX, CatalogError, CheckpointNotReached,
-        ClockNotTrusted, ConfirmError, ConsumeError, DeadLettersError, EffectiveAtImpossible,
-        FindActError, ImpossibleTime, IssueError, LikelyCause, LinkError, Moved, NamedParty,
-        PropagationError, ProveError, ReadError, RecordError, RevisionNotReached, SnapshotError,
-        SubscribeError, SubscriptionNotFound, UnsubscribeError, UseError, WriteError,
+        ClockNotTrusted, ConfirmError, ConsumeError, CorrectClockError, DeadLettersError,
+        EffectiveAtImpossible, FindActError, ImpossibleTime, IssueError, LikelyCause, LinkError,
+        Moved, NamedParty, PropagationError, ProveError, ReadError, RecordError,
+        RevisionNotReached, SnapshotError, SubscribeError, SubscriptionNotFound, UnsubscribeError,
+        UseError, WriteError,
     },
     proto::ErrorReason,
     watch::WatchError,
@@ -235,6 +236,21 @@ fn party_field(at: NamedParty) -> String {
     match at {
         NamedParty::Controller => "purpose.controller".to_owned(),
         NamedParty::Recipient(position) => format!("purpose.recipients.parties[{position}]"),
+    }
+}
+
+impl Explain for CorrectClockError {
+    fn details(&self) -> Details {
+        match self {
+            Self::ClockNotTrusted(error) => error.details(),
+            Self::BeyondHead { field, index, head } => Details::of(ErrorReason::IndexOutOfRange)
+                .at(*field)
+                .with("index", index)
+                .with("head", head),
+            Self::Range(range) => Details::of(ErrorReason::InvalidField).at(range.field()),
+            Self::Write(error) => error.details(),
+            Self::Read(error) => error.details(),
+        }
     }
 }
 

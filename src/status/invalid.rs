@@ -202,6 +202,9 @@ pub enum Problem {
     /// A range that ends before it starts.
     #[error("must not be less than start_index")]
     EndBeforeStart,
+    /// A range without an index.
+    #[error("must be greater than first_index")]
+    EndNotAfterFirst,
     /// A second size that is less than the first.
     #[error("must not be less than first_size")]
     SecondBeforeFirst,

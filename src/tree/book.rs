@@ -3,6 +3,9 @@
 //! One small file, `checkpoint.json`, replaced as a whole. A checkpoint is durable in it before any
 //! caller sees it. So after any crash the ledger knows what it has signed, refuses to start with fewer
 //! entries, and never signs a second root for the same size.
+//!
+//! A checksum stands over the file, so that damage is not taken for a note by another key. It finds
+//! accidents; only a key finds forgeries.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,6 +17,7 @@ use thiserror::Error;
 
 use crate::{
     domain::Millis,
+    ledger::key_change::KeyChange,
     storage::{AtPath as _, FileError, disk::Disk, if_exists},
     tlog::{
         checkpoint::{CheckpointError, SignedCheckpoint},
@@ -26,6 +30,8 @@ use crate::{
 /// Name of the file in a data directory.
 pub const BOOK_FILE: &str = "checkpoint.json";
 const FORMAT: u32 = 1;
+/// Two notes, and the notes of many changes of the key.
+const BOOK_BYTES_MAX: usize = 16 * NOTE_BYTES_MAX;
 
 /// A signed checkpoint, durable in the book.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +75,8 @@ pub struct Book {
     pub signed: Option<Arc<Signed>>,
     /// The latest one that was released; the same, or an earlier one.
     pub released: Option<Arc<Signed>>,
+    /// The changes of the signing key from one key to another, in order.
+    pub key_changes: Vec<KeyChange>,
 }
 
 /// Why the book can not be read or written.
@@ -78,7 +86,7 @@ pub enum BookError {
     #[error(transparent)]
     File(#[from] FileError),
     /// The file is not a book.
-    #[error("{path} can not be read: {problem}. Restore it: it says what this ledger has signed")]
+    #[error("{path} is damaged: {problem}. Restore it: it says what this ledger has signed")]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -95,6 +103,37 @@ struct Page {
     signed: Option<Line>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     released: Option<Line>,
+    /// The proofs of the changes of the signing key, as C2SP tlog-proofs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    key_changes: Vec<String>,
+    /// BLAKE3 of the page without this field, in hexadecimal. Pages of before had none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checksum: Option<String>,
+}
+
+impl Page {
+    fn text(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("texts and numbers always have a JSON form")
+    }
+
+    fn with_checksum(self) -> Self {
+        let bare = Self { checksum: None, ..self };
+        let checksum = Some(blake3::hash(&bare.text()).to_hex().to_string());
+        Self { checksum, ..bare }
+    }
+
+    /// Reads the text of a page.
+    fn parse(text: &[u8]) -> Result<Self, String> {
+        let page: Self = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+        if page.format != FORMAT {
+            return Err(format!("its format is {}, this program reads {FORMAT}", page.format));
+        }
+        if page.checksum.is_none() {
+            return Ok(page);
+        }
+        let page = page.with_checksum();
+        if page.text() == text { Ok(page) } else { Err("its checksum does not match".to_owned()) }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -129,15 +168,10 @@ impl Book {
         let Some(file) = if_exists(disk.open_read(&path)).at(&path)? else { return Ok(None) };
         let malformed = |problem: String| BookError::Malformed { path: path.clone(), problem };
         let bytes = usize::try_from(file.len().at(&path)?).ok();
-        let bytes = bytes.filter(|bytes| *bytes <= 4 * NOTE_BYTES_MAX);
+        let bytes = bytes.filter(|bytes| *bytes <= BOOK_BYTES_MAX);
         let mut text = vec![0; bytes.ok_or_else(|| malformed("it is too large".to_owned()))?];
         file.read_exact_at(&mut text, 0).at(&path)?;
-        let page: Page =
-            serde_json::from_slice(&text).map_err(|error| malformed(error.to_string()))?;
-        if page.format != FORMAT {
-            let problem = format!("its format is {}, this program reads {FORMAT}", page.format);
-            return Err(malformed(problem));
-        }
+        let page = Page::parse(&text).map_err(malformed)?;
         let open = |line: Option<Line>| line.map(|line| line.open(policy)).transpose();
         let both = open(page.signed).and_then(|signed| Ok((signed, open(page.released)?)));
         let (signed, released) = both.map_err(|error| malformed(error.to_string()))?;
@@ -145,7 +179,10 @@ impl Book {
         if size(&released) > size(&signed) {
             return Err(malformed("it has released more than it has signed".to_owned()));
         }
-        Ok(Some(Self { signed, released }))
+        let changes = page.key_changes.iter().map(|text| KeyChange::parse(text));
+        let key_changes: Result<Vec<_>, _> = changes.collect();
+        let key_changes = key_changes.map_err(|error| malformed(error.to_string()))?;
+        Ok(Some(Self { signed, released, key_changes }))
     }
 
     /// Replaces the book of a data directory, durably.
@@ -155,9 +192,10 @@ impl Book {
     pub fn write(&self, disk: &dyn Disk, data_dir: &Path) -> Result<(), BookError> {
         let (path, beside) = (data_dir.join(BOOK_FILE), data_dir.join(format!("{BOOK_FILE}.new")));
         let line = |signed: &Option<Arc<Signed>>| signed.as_deref().map(Line::of);
-        let page =
-            Page { format: FORMAT, signed: line(&self.signed), released: line(&self.released) };
-        let text = serde_json::to_vec(&page).expect("texts and numbers always have a JSON form");
+        let (signed, released) = (line(&self.signed), line(&self.released));
+        let key_changes = self.key_changes.iter().map(|change| change.proof.to_string()).collect();
+        let page = Page { format: FORMAT, signed, released, key_changes, checksum: None };
+        let text = page.with_checksum().text();
         let replaced = || {
             if_exists(disk.remove(&beside))?;
             let file = disk.create(&beside)?;
@@ -207,13 +245,38 @@ mod tests {
         assert_eq!(read(), None);
         for book in [
             Book::default(),
-            Book { signed: Some(signed(4)), released: None },
-            Book { signed: Some(signed(9)), released: Some(signed(4)) },
+            Book { signed: Some(signed(4)), ..Book::default() },
+            Book { signed: Some(signed(9)), released: Some(signed(4)), key_changes: Vec::new() },
         ] {
             book.write(&disk, dir).unwrap();
             assert_eq!(read(), Some(book));
         }
         assert_eq!(read().unwrap().size(), 9);
+    }
+
+    #[test]
+    fn every_flipped_bit_is_damage_of_the_file() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = crate::storage::disk::RealDisk;
+        let book =
+            Book { signed: Some(signed(9)), released: Some(signed(4)), key_changes: Vec::new() };
+        book.write(&disk, root.path()).unwrap();
+        let path = root.path().join(BOOK_FILE);
+        let text = std::fs::read(&path).unwrap();
+        for at in 0..text.len() {
+            for bit in 0..8 {
+                let mut changed = text.clone();
+                changed[at] ^= 1 << bit;
+                std::fs::write(&path, changed).unwrap();
+                let read = Book::read(&disk, root.path(), &Policy::none());
+                assert!(matches!(read, Err(BookError::Malformed { .. })), "{at} {bit}: {read:?}");
+            }
+        }
+        // A book of a version that wrote no checksum is read.
+        let line = serde_json::to_string(&Line::of(&signed(3))).unwrap();
+        std::fs::write(&path, format!(r#"{{"format":1,"signed":{line}}}"#)).unwrap();
+        let read = Book::read(&disk, root.path(), &Policy::none()).unwrap().unwrap();
+        assert_eq!(read, Book { signed: Some(signed(3)), ..Book::default() });
     }
 
     #[test]
@@ -225,6 +288,8 @@ mod tests {
             String::new(),
             "{}".to_owned(),
             r#"{"format":2}"#.to_owned(),
+            r#"{"format":1,"sigend":null}"#.to_owned(),
+            r#"{"format":1,"checksum":""}"#.to_owned(),
             r#"{"format":1,"signed":{"note":"x","signed_at_ms":1}}"#.to_owned(),
             format!(r#"{{"format":1,"signed":{},"released":{}}}"#, line(3), line(4)),
         ] {

@@ -48,6 +48,14 @@ pub enum TreeError {
         /// The number of leaves that it must hold.
         size: u64,
     },
+    /// A hash is not that of the entries.
+    #[error("hash {number} in {path} is not that of the entries")]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// Number of the hash in its level.
+        number: u64,
+    },
     /// The hash does not exist.
     #[error("the tree of {size} entries has no such hash")]
     Beyond {
@@ -77,6 +85,18 @@ impl TreeFiles {
     /// # Errors
     /// [`TreeError::Short`] if the tree has to be built again, or [`TreeError::File`].
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, size: u64) -> Result<Self, TreeError> {
+        Self::opened(disk, dir, size, true)
+    }
+
+    /// The root over the first `size` leaves of the files. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn root_on_disk(disk: Arc<dyn Disk>, dir: &Path, size: u64) -> Result<Hash, TreeError> {
+        Self::opened(disk, dir, size, false)?.root(size)
+    }
+
+    fn opened(disk: Arc<dyn Disk>, dir: &Path, size: u64, cuts: bool) -> Result<Self, TreeError> {
         let files = Self::new(disk, dir);
         {
             let mut levels = files.shared.levels.write();
@@ -95,7 +115,9 @@ impl TreeFiles {
                 if file.len().at(&path)? < bytes {
                     return Err(short());
                 }
-                file.set_len(bytes).at(&path)?;
+                if cuts {
+                    file.set_len(bytes).at(&path)?;
+                }
                 levels.push(Arc::from(file));
             }
         }
@@ -196,6 +218,61 @@ impl Shared {
         self.disk.sync_dir(&self.dir).at(&path)?;
         self.levels.write().push(Arc::clone(&file));
         Ok(file)
+    }
+}
+
+/// Compares the hashes of every level with those of the leaves, which come one by one.
+#[derive(Debug)]
+pub struct TreeCheck {
+    files: TreeFiles,
+    range: Range,
+    /// The hashes of each level that were read ahead, and the number of the first of them.
+    ahead: Vec<(Vec<u8>, u64)>,
+}
+
+impl TreeCheck {
+    /// A check of these files, from the first leaf on.
+    #[must_use]
+    pub fn new(files: TreeFiles) -> Self {
+        let ahead = vec![(Vec::new(), 0); usize::from(LEVELS)];
+        Self { files, range: Range::empty(0), ahead }
+    }
+
+    /// Number of leaves so far.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.range.end()
+    }
+
+    /// Takes the next leaf, and compares it and the subtrees that it completes.
+    ///
+    /// # Errors
+    /// [`TreeError::Wrong`], or the file can not be read. The check must not be used further.
+    pub fn push(&mut self, leaf: Hash) -> Result<(), TreeError> {
+        let index = self.range.end();
+        let mut complete = vec![(0, index, leaf)];
+        self.range.push_telling(leaf, &mut |height, hash| {
+            let level = height / TILE_HEIGHT;
+            if let (true, Ok(level)) = (height.is_multiple_of(TILE_HEIGHT), u8::try_from(level)) {
+                complete.push((level, index >> height, *hash));
+            }
+        });
+        complete.iter().try_for_each(|(level, number, hash)| self.compare(*level, *number, hash))
+    }
+
+    fn compare(&mut self, level: u8, number: u64, hash: &Hash) -> Result<(), TreeError> {
+        let Some((read, first)) = self.ahead.get_mut(usize::from(level)) else { return Ok(()) };
+        let is_read = |read: &[u8], first| number < first + (read.len() / HASH_BYTES) as u64;
+        if !is_read(read, *first) {
+            let there = count_at(Kind::Level(level), self.files.size()).saturating_sub(number);
+            let count = usize::try_from(there.min(TILE_WIDTH)).unwrap_or_default();
+            (*read, *first) = (self.files.hashes(level, number, count)?, number);
+        }
+        let at = usize::try_from(number - *first).unwrap_or(usize::MAX);
+        if read.as_chunks::<HASH_BYTES>().0.get(at) == Some(hash) {
+            return Ok(());
+        }
+        Err(TreeError::Wrong { path: self.files.shared.path(level), number })
     }
 }
 
@@ -361,6 +438,34 @@ mod tests {
         assert_eq!((writer.size(), writer.root()), (500, root_of_first(500)));
         grow(&mut writer, 800);
         assert_eq!(writer.files.root(800).unwrap(), root_of_first(800));
+    }
+
+    #[test]
+    fn a_check_finds_every_wrong_hash() {
+        let root = tempfile::tempdir().unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let mut writer =
+            TreeWriter::new(TreeFiles::create(Arc::clone(&disk), root.path()).unwrap()).unwrap();
+        grow(&mut writer, 700);
+        let checked = || {
+            let mut check = TreeCheck::new(writer.files.clone());
+            (0..700).try_for_each(|n| check.push(leaf(n)))
+        };
+        assert!(checked().is_ok());
+        for (level, hash) in [(0, 0), (0, 255), (0, 256), (0, 699), (1, 0), (1, 1)] {
+            let path = root.path().join(format!("{level}.hashes"));
+            let bytes = std::fs::read(&path).unwrap();
+            let mut changed = bytes.clone();
+            changed[hash * HASH_BYTES + 7] ^= 1;
+            std::fs::write(&path, changed).unwrap();
+            let wrong = checked().unwrap_err();
+            assert!(
+                matches!(&wrong, TreeError::Wrong { number, .. } if *number == hash as u64),
+                "{wrong}"
+            );
+            std::fs::write(&path, bytes).unwrap();
+        }
+        assert!(checked().is_ok());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The file of the signing key: made by `init`, readable only by its owner.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -87,21 +87,6 @@ pub fn write(path: &Path, key: &SignerKey) -> Result<(), SigningKeyError> {
     Ok(())
 }
 
-/// Reads the key that signs as `name` from a file. If the file is missing, creates key and file.
-///
-/// # Errors
-/// See [`SigningKeyError`].
-pub fn load(path: &Path, name: &str, algorithm: Algorithm) -> Result<SignerKey, SigningKeyError> {
-    if let Some(key) = read(path, name, algorithm)? {
-        return Ok(key);
-    }
-    write(path, &generate(name, algorithm)?)?;
-    // Read back: another process may have created the file first.
-    let missing = || io::Error::from(io::ErrorKind::NotFound);
-    let key = read_any(path)?.ok_or_else(missing).at(path)?;
-    check(path, key, name, algorithm)
-}
-
 fn check(
     path: &Path,
     key: SignerKey,
@@ -134,10 +119,12 @@ mod tests {
     fn a_key_file_is_made_once_for_its_owner_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(KEY_FILE);
-        let made = load(&path, "ledger.example/eu", Algorithm::Note).unwrap();
+        let made = generate("ledger.example/eu", Algorithm::Note).unwrap();
+        write(&path, &made).unwrap();
+        write(&path, &generate("ledger.example/eu", Algorithm::Note).unwrap()).unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o600);
-        let again = load(&path, "ledger.example/eu", Algorithm::Note).unwrap();
+        let again = read(&path, "ledger.example/eu", Algorithm::Note).unwrap().unwrap();
         assert_eq!(made.verifier(), again.verifier());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
@@ -146,14 +133,14 @@ mod tests {
     fn keys_of_others_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(KEY_FILE);
-        load(&path, "ledger.example/eu", Algorithm::Note).unwrap();
-        let load = |name, algorithm| load(&path, name, algorithm).unwrap_err();
-        let named = load("ledger.example/us", Algorithm::Note);
+        write(&path, &generate("ledger.example/eu", Algorithm::Note).unwrap()).unwrap();
+        let refused = |name, algorithm| read(&path, name, algorithm).unwrap_err();
+        let named = refused("ledger.example/us", Algorithm::Note);
         assert!(matches!(named, SigningKeyError::Name { .. }), "{named}");
-        let kind = load("ledger.example/eu", Algorithm::Cosignature);
+        let kind = refused("ledger.example/eu", Algorithm::Cosignature);
         assert!(matches!(kind, SigningKeyError::Algorithm(_)), "{kind}");
         fs::write(&path, "PRIVATE+KEY+secret").unwrap();
-        let malformed = load("ledger.example/eu", Algorithm::Note);
+        let malformed = refused("ledger.example/eu", Algorithm::Note);
         assert!(matches!(malformed, SigningKeyError::Malformed { .. }), "{malformed}");
         assert!(!malformed.to_string().contains("secret"));
     }

@@ -47,6 +47,9 @@ pub enum FrameError {
     /// Not the message of a frame, or a field is missing or has the wrong length.
     #[error("the bytes are no frame of a vault: {0}")]
     Malformed(String),
+    /// Another encoding than the one that writers use.
+    #[error("the bytes are not the encoding of the frame that they decode to")]
+    NotCanonical,
     /// An unknown format.
     #[error("vault format {0} is not known, this program reads {FORMAT_VERSION}")]
     Format(u32),
@@ -121,6 +124,10 @@ impl Frame {
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
         let message =
             FrameMessage::decode(bytes).map_err(|e| FrameError::Malformed(e.to_string()))?;
+        // An unknown field or a second body would be passed over in silence.
+        if message.encode_to_vec() != bytes {
+            return Err(FrameError::NotCanonical);
+        }
         match message.body.ok_or_else(|| malformed("body"))? {
             BodyMessage::Opened(opened) if opened.format_version != FORMAT_VERSION => {
                 Err(FrameError::Format(opened.format_version))
@@ -202,6 +209,14 @@ mod tests {
         fn a_cut_frame_is_never_read_as_the_whole(frame in any_frame(), cut: prop::sample::Index) {
             let bytes = frame.encode();
             prop_assert_ne!(Frame::decode(&bytes[..cut.index(bytes.len())]), Ok(frame));
+        }
+
+        #[test]
+        fn a_second_body_and_an_unknown_field_are_refused(one in any_frame(), other in any_frame()) {
+            let two = [one.encode(), other.encode()].concat();
+            prop_assert_eq!(Frame::decode(&two), Err(FrameError::NotCanonical));
+            let more = [&one.encode()[..], &[0xf8, 0x7f, 1]].concat();
+            prop_assert_eq!(Frame::decode(&more), Err(FrameError::NotCanonical));
         }
 
         #[test]

@@ -5,6 +5,7 @@
 //! each hash to a frame; these rows can be rebuilt from the frames at any time.
 
 mod frame;
+mod inspect;
 mod kek;
 mod keys;
 
@@ -18,6 +19,7 @@ use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine as _};
 pub use frame::FrameError;
 use frame::{Frame, Opened, SubjectFrame};
 use hashbrown::DefaultHashBuilder;
+pub use inspect::{Inspected, inspect};
 pub use kek::{Kek, KekError, KekFile, LedgerNote};
 use keys::Key;
 use parking_lot::Mutex;
@@ -79,6 +81,12 @@ pub enum VaultError {
     /// The first frame does not open the vault, or another one does.
     #[error("vault frame {0} is not what stands there in a vault")]
     Order(u64),
+    /// A data subject, or an identity, has two frames.
+    #[error("vault frame {0} is of a data subject that an earlier frame is of")]
+    Twice(u64),
+    /// The look-up of a frame is that of another identity.
+    #[error("the look-up of {0:?} in the vault is not that of its identity")]
+    LookUp(SubjectRef),
     /// The key-encryption key is not the one that the vault was sealed with.
     #[error(
         "the key-encryption key is not the one that the vault was sealed with; give the right one \
@@ -163,7 +171,7 @@ impl VaultFiles {
             log.append(&[Frame::Opened(Opened { ledger_id: log.id(), master }).encode()])?;
         }
         let files = Self::of(log, dir)?;
-        files.opened.master(kek)?;
+        files.opened.unlock(kek)?;
         Ok(files)
     }
 
@@ -221,14 +229,6 @@ pub fn id_of(disk: &dyn Disk, dir: &Path) -> Result<Option<[u8; 16]>, VaultError
     }
 }
 
-impl Opened {
-    /// Opens the secret from which the other keys of the vault are derived.
-    fn master(&self, kek: &Kek) -> Result<Zeroizing<Vec<u8>>, VaultError> {
-        let context = context(&self.ledger_id, b"master", &[]);
-        seal::open(kek.bytes(), &context, &self.master).map_err(|SealError| VaultError::WrongKey)
-    }
-}
-
 /// A subject that is not in the vault yet.
 #[derive(Debug)]
 pub struct NewSubject {
@@ -257,7 +257,7 @@ impl Vault {
         hot_subjects_max: usize,
     ) -> Result<Self, VaultError> {
         let VaultFiles { dir, log, opened } = files;
-        let master = opened.master(&kek)?;
+        let secrets = opened.unlock(&kek)?;
         Ok(Self {
             reader: log.reader(),
             dir,
@@ -265,7 +265,7 @@ impl Vault {
             index,
             kek,
             ledger_id: opened.ledger_id,
-            secrets: Secrets::derive(&master),
+            secrets,
             lookups: cache(hot_subjects_max),
             keys: cache(KEYS_MAX),
         })
@@ -363,6 +363,12 @@ impl Vault {
         Ok(Some(subject_ref))
     }
 
+    /// Whether a subject is one of those that were looked up lately.
+    #[must_use]
+    pub fn remembers(&self, subject: &Subject) -> bool {
+        self.lookups.get(&self.lookup(subject)).is_some()
+    }
+
     /// The identities in the order in which they came, from the `first` on. Reads and opens each of them.
     ///
     /// # Errors
@@ -404,10 +410,10 @@ impl Vault {
         let frame = Frame::Subject(SubjectFrame {
             subject_ref,
             lookup,
-            key: seal::seal(self.kek.bytes(), &self.key_context(subject_ref), &*key),
+            key: seal::seal(self.kek.bytes(), &key_context(&self.ledger_id, subject_ref), &*key),
             identity: seal::seal(
                 &key,
-                &self.identity_context(subject_ref),
+                &identity_context(&self.ledger_id, subject_ref),
                 subject.as_str().as_bytes(),
             ),
         });
@@ -465,9 +471,7 @@ impl Vault {
         }
         let frame = self.frame(subject)?;
         let key = self.open_key(&frame)?;
-        let identity = open(subject, &key.0, &self.identity_context(subject), &frame.identity)?;
-        let text = std::str::from_utf8(&identity).map_err(|_| VaultError::Sealed(subject))?;
-        Subject::parse(text).map(Identity::Known).map_err(VaultError::Identity)
+        frame.open_identity(&self.ledger_id, &key).map(Identity::Known)
     }
 
     /// Whether a subject of the ledger is in the vault, or erased. If not, the vault has lost it.
@@ -594,22 +598,11 @@ impl Vault {
     }
 
     fn open_key(&self, frame: &SubjectFrame) -> Result<SubjectKey, VaultError> {
-        let subject = frame.subject_ref;
-        let key = open(subject, self.kek.bytes(), &self.key_context(subject), &frame.key)?;
-        let key = key.as_slice().try_into().map_err(|_| VaultError::Sealed(subject))?;
-        Ok(SubjectKey(Arc::new(Zeroizing::new(key))))
+        frame.open_key(&self.ledger_id, &self.kek)
     }
 
     fn lookup(&self, subject: &Subject) -> [u8; 32] {
-        *blake3::keyed_hash(&self.secrets.lookup, subject.as_str().as_bytes()).as_bytes()
-    }
-
-    fn key_context(&self, subject: SubjectRef) -> Vec<u8> {
-        context(&self.ledger_id, b"subject key", &subject.0)
-    }
-
-    fn identity_context(&self, subject: SubjectRef) -> Vec<u8> {
-        context(&self.ledger_id, b"identity", &subject.0)
+        self.secrets.lookup_of(subject)
     }
 
     fn assertion_context(&self) -> Vec<u8> {
@@ -617,7 +610,45 @@ impl Vault {
     }
 }
 
+impl Opened {
+    /// The secrets of the vault.
+    fn unlock(&self, kek: &Kek) -> Result<Secrets, VaultError> {
+        let context = context(&self.ledger_id, b"master", &[]);
+        let master = seal::open(kek.bytes(), &context, &self.master);
+        master.map(|master| Secrets::derive(&master)).map_err(|SealError| VaultError::WrongKey)
+    }
+}
+
+impl SubjectFrame {
+    fn open_key(&self, ledger_id: &[u8; 16], kek: &Kek) -> Result<SubjectKey, VaultError> {
+        let subject = self.subject_ref;
+        let key = open(subject, kek.bytes(), &key_context(ledger_id, subject), &self.key)?;
+        let key = key.as_slice().try_into().map_err(|_| VaultError::Sealed(subject))?;
+        Ok(SubjectKey(Arc::new(Zeroizing::new(key))))
+    }
+
+    fn open_identity(&self, ledger_id: &[u8; 16], key: &SubjectKey) -> Result<Subject, VaultError> {
+        let subject = self.subject_ref;
+        let context = identity_context(ledger_id, subject);
+        let identity = open(subject, &key.0, &context, &self.identity)?;
+        let text = std::str::from_utf8(&identity).map_err(|_| VaultError::Sealed(subject))?;
+        Subject::parse(text).map_err(VaultError::Identity)
+    }
+}
+
+fn key_context(ledger_id: &[u8; 16], subject: SubjectRef) -> Vec<u8> {
+    context(ledger_id, b"subject key", &subject.0)
+}
+
+fn identity_context(ledger_id: &[u8; 16], subject: SubjectRef) -> Vec<u8> {
+    context(ledger_id, b"identity", &subject.0)
+}
+
 impl Secrets {
+    fn lookup_of(&self, subject: &Subject) -> [u8; 32] {
+        *blake3::keyed_hash(&self.lookup, subject.as_str().as_bytes()).as_bytes()
+    }
+
     fn derive(master: &[u8]) -> Self {
         let derive = |context| Zeroizing::new(blake3::derive_key(context, master));
         Self {

@@ -4,6 +4,7 @@ mod audience;
 mod behaviour;
 mod checkpoints;
 mod faults;
+mod key_change;
 mod links;
 mod replay;
 mod snapshot;

@@ -124,12 +124,43 @@ impl SignedCheckpoint {
     /// # Errors
     /// See [`CheckpointError`].
     pub fn verify(&self, key: &VerifierKey) -> Result<(), CheckpointError> {
-        if self.checkpoint.origin != key.name() {
-            let (found, wanted) = (self.checkpoint.origin.clone(), key.name().to_owned());
+        self.verify_any(std::slice::from_ref(key)).map(drop)
+    }
+
+    /// Verifies that one of these keys has signed, and returns the first that has. Every signature that
+    /// names one of them must be valid, as C2SP signed-note asks.
+    ///
+    /// # Errors
+    /// See [`CheckpointError`]. A signature that was changed is told apart from one by another key.
+    pub fn verify_any<'k>(
+        &self,
+        keys: &'k [VerifierKey],
+    ) -> Result<&'k VerifierKey, CheckpointError> {
+        let origin = &self.checkpoint.origin;
+        let of_origin = || keys.iter().filter(|key| key.name() == origin);
+        let mut signer = None;
+        for key in of_origin() {
+            match self.note.verify(key) {
+                Ok(_) => signer = signer.or(Some(key)),
+                Err(SignatureError::Missing(_)) => {}
+                Err(bad) => return Err(bad.into()),
+            }
+        }
+        if let Some(signer) = signer {
+            return Ok(signer);
+        }
+        if of_origin().next().is_none() {
+            // A known key has signed, but not this text: its origin was changed afterwards.
+            if let Some(bad) = keys.iter().find_map(|key| self.note.verify(key).err()?.bad()) {
+                return Err(bad.into());
+            }
+            let names: Vec<&str> = keys.iter().map(VerifierKey::name).collect();
+            let (found, wanted) = (origin.clone(), names.join("`, `"));
             return Err(CheckpointError::Origin { found, wanted });
         }
-        self.note.verify(key)?;
-        Ok(())
+        let altered = of_origin().any(|key| self.note.is_altered(key));
+        let name = origin.clone();
+        Err(if altered { SignatureError::Bad(name) } else { SignatureError::Missing(name) }.into())
     }
 
     /// As [`Self::parse`] and [`Self::verify`].
@@ -172,6 +203,59 @@ mod tests {
         let read = Checkpoint::parse(text).unwrap();
         assert_eq!((read.origin.as_str(), read.size), ("example.com/behind-the-sofa", 20_852_163));
         assert_eq!(read.to_string(), text);
+    }
+
+    #[test]
+    fn a_checkpoint_counts_if_one_of_the_keys_has_signed() {
+        let key =
+            |name: &str, seed| SignerKey::from_seed(name, Algorithm::Note, &[seed; 32]).unwrap();
+        let (old, new) = (key("ledger.example", 1), key("ledger.example", 2));
+        let elsewhere = key("other.example", 3);
+        let keys = [&elsewhere, &old, &new].map(|key| key.verifier().clone());
+        let checkpoint = Checkpoint {
+            origin: "ledger.example".to_owned(),
+            size: 3,
+            root: [7; 32],
+            extensions: String::new(),
+        };
+        for signer in [&old, &new] {
+            let signed = SignedCheckpoint::sign(checkpoint.clone(), signer).unwrap();
+            assert_eq!(signed.verify_any(&keys), Ok(signer.verifier()));
+        }
+        let mut both = SignedCheckpoint::sign(checkpoint.clone(), &old).unwrap();
+        both.note.sign(&new, 0);
+        assert_eq!(both.verify_any(&keys[1..]), Ok(old.verifier()));
+        let unknown = SignedCheckpoint::sign(checkpoint, &key("ledger.example", 4)).unwrap();
+        let missing = SignatureError::Missing("ledger.example".to_owned());
+        assert_eq!(unknown.verify_any(&keys), Err(missing.into()));
+        assert!(matches!(unknown.verify_any(&keys[..1]), Err(CheckpointError::Origin { .. })));
+    }
+
+    #[test]
+    fn a_flipped_bit_is_never_told_as_another_key() {
+        let key = SignerKey::from_seed("ledger.example", Algorithm::Note, &[1; 32]).unwrap();
+        let checkpoint = Checkpoint {
+            origin: "ledger.example".to_owned(),
+            size: 3,
+            root: [7; 32],
+            extensions: String::new(),
+        };
+        let text = SignedCheckpoint::sign(checkpoint, &key).unwrap().to_string().into_bytes();
+        for at in 0..text.len() {
+            for bit in 0..8 {
+                let mut changed = text.clone();
+                changed[at] ^= 1 << bit;
+                // Not a text or not a note: said to be that.
+                let Ok(changed) = String::from_utf8(changed) else { continue };
+                let Ok(changed) = SignedCheckpoint::parse(&changed) else { continue };
+                let bad = SignatureError::Bad("ledger.example".to_owned());
+                assert_eq!(
+                    changed.verify(key.verifier()),
+                    Err(bad.into()),
+                    "bit {bit} of byte {at}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -52,7 +52,10 @@ pub enum KeyError {
     #[error("has a name that is empty, too long, or holds spaces, `+` or control characters")]
     Name,
     /// The signature algorithm is unknown.
-    #[error("is of a signature type that is not known; Ed25519 (1) and cosignature/v1 (4) are")]
+    #[error(
+        "is of a signature type that this program can not verify: it verifies Ed25519 (1) and \
+         cosignature/v1 (4), not ML-DSA-44 (6)"
+    )]
     Algorithm,
     /// The key is not a point of the curve, or a weak one under which forged signatures verify.
     #[error("is no Ed25519 public key")]
@@ -77,7 +80,7 @@ impl VerifierKey {
         if key.is_weak() {
             return Err(KeyError::Point);
         }
-        let id = key_id(name, algorithm, key.as_bytes());
+        let id = key_id(name, algorithm.byte(), key.as_bytes());
         Ok(Self { name: name.to_owned(), id, algorithm, key })
     }
 
@@ -86,7 +89,8 @@ impl VerifierKey {
     /// # Errors
     /// See [`KeyError`].
     pub fn parse(text: &str) -> Result<Self, KeyError> {
-        let Parts { name, id, algorithm, bytes } = parts(text.trim_ascii())?;
+        let Parts { name, id, key } = parts(text.trim_ascii())?;
+        let (algorithm, bytes) = ed25519(&key)?;
         let key = VerifyingKey::from_bytes(&bytes).map_err(|_| KeyError::Point)?;
         let parsed = Self::new(name, algorithm, key)?;
         if parsed.id == id { Ok(parsed) } else { Err(KeyError::Id) }
@@ -130,6 +134,55 @@ impl fmt::Display for VerifierKey {
     }
 }
 
+/// A verifier key of a signature type that this program can not verify, such as ML-DSA-44 of C2SP
+/// tlog-cosignature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherKey {
+    name: String,
+    /// Signature type and public key.
+    key: Vec<u8>,
+}
+
+/// Signature type of ML-DSA-44 cosignatures, and bytes of such a key.
+const ML_DSA_44: (u8, usize) = (6, 1_312);
+
+impl OtherKey {
+    /// Parses a verifier key that is well-formed except that its signature type is another one.
+    ///
+    /// # Errors
+    /// See [`KeyError`]. [`KeyError::Algorithm`] if the type is one of [`Algorithm`].
+    pub fn parse(text: &str) -> Result<Self, KeyError> {
+        let Parts { name, id, key } = parts(text.trim_ascii())?;
+        check_name(name)?;
+        let (algorithm, bytes) = key.split_first().ok_or(KeyError::Form)?;
+        if Algorithm::of_byte(*algorithm).is_some() {
+            return Err(KeyError::Algorithm);
+        }
+        // Other types may derive their ids in other ways.
+        if *algorithm == ML_DSA_44.0 {
+            if bytes.len() != ML_DSA_44.1 {
+                return Err(KeyError::Form);
+            }
+            if key_id(name, *algorithm, bytes) != id {
+                return Err(KeyError::Id);
+            }
+        }
+        Ok(Self { name: name.to_owned(), key: key.to_vec() })
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether both are the same public key, whatever their names.
+    #[must_use]
+    pub fn is_same_key(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
 /// Signs with a name and secret key. It is never printed.
 #[derive(Clone)]
 pub struct SignerKey {
@@ -154,7 +207,8 @@ impl SignerKey {
     /// See [`KeyError`].
     pub fn parse(text: &str) -> Result<Self, KeyError> {
         let text = text.trim_ascii().strip_prefix(PRIVATE).ok_or(KeyError::Form)?;
-        let Parts { name, id, algorithm, bytes } = parts(text)?;
+        let Parts { name, id, key } = parts(text)?;
+        let (algorithm, bytes) = ed25519(&key)?;
         let parsed = Self::from_seed(name, algorithm, &Zeroizing::new(bytes))?;
         if parsed.verifier.id == id { Ok(parsed) } else { Err(KeyError::Id) }
     }
@@ -206,10 +260,10 @@ fn check_name(name: &str) -> Result<(), KeyError> {
     Err(KeyError::Name)
 }
 
-fn key_id(name: &str, algorithm: Algorithm, key: &[u8; 32]) -> [u8; 4] {
+fn key_id(name: &str, algorithm: u8, key: &[u8]) -> [u8; 4] {
     let mut hasher = Sha256::new();
     hasher.update(name);
-    hasher.update([b'\n', algorithm.byte()]);
+    hasher.update([b'\n', algorithm]);
     hasher.update(key);
     let hash: [u8; 32] = hasher.finalize().into();
     [hash[0], hash[1], hash[2], hash[3]]
@@ -225,8 +279,8 @@ fn encode(name: &str, id: [u8; 4], algorithm: Algorithm, key: &[u8; 32]) -> Stri
 struct Parts<'a> {
     name: &'a str,
     id: [u8; 4],
-    algorithm: Algorithm,
-    bytes: [u8; 32],
+    /// Signature type and key.
+    key: Zeroizing<Vec<u8>>,
 }
 
 fn parts(text: &str) -> Result<Parts<'_>, KeyError> {
@@ -241,10 +295,14 @@ fn parts(text: &str) -> Result<Parts<'_>, KeyError> {
     }
     let id = u32::from_str_radix(id, 16).map_err(|_| KeyError::Form)?.to_be_bytes();
     let key = Zeroizing::new(BASE64.decode(key).map_err(|_| KeyError::Form)?);
+    Ok(Parts { name, id, key })
+}
+
+/// The type and the 32 bytes of an Ed25519 key.
+fn ed25519(key: &[u8]) -> Result<(Algorithm, [u8; 32]), KeyError> {
     let (algorithm, bytes) = key.split_first().ok_or(KeyError::Form)?;
     let algorithm = Algorithm::of_byte(*algorithm).ok_or(KeyError::Algorithm)?;
-    let bytes = bytes.try_into().map_err(|_| KeyError::Form)?;
-    Ok(Parts { name, id, algorithm, bytes })
+    Ok((algorithm, bytes.try_into().map_err(|_| KeyError::Form)?))
 }
 
 #[cfg(test)]

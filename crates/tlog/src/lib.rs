@@ -7,6 +7,7 @@
 //! * [`tile`]: C2SP tlog-tiles: tiles of hashes, bundles of entries, and their paths.
 //! * [`key`], [`note`]: C2SP signed-note: keys as text, and texts with signatures.
 //! * [`checkpoint`]: C2SP tlog-checkpoint: the head of a tree, signed.
+//! * [`origin`]: the names of logs and witnesses: URLs without a scheme.
 //! * [`proof`]: C2SP tlog-proof: an inclusion proof that can be verified offline.
 //! * [`policy`]: C2SP tlog-policy: the trusted logs and witnesses.
 //! * [`witness`]: C2SP tlog-witness: the request from a log to a witness.
@@ -15,6 +16,7 @@ pub mod checkpoint;
 pub mod key;
 pub mod merkle;
 pub mod note;
+pub mod origin;
 pub mod policy;
 pub mod proof;
 pub mod tile;

@@ -70,8 +70,18 @@ pub enum SignatureError {
     #[error("the note is not signed by {0}")]
     Missing(String),
     /// A signature names the key but does not verify.
-    #[error("the note has a signature that claims to be by {0} and is not")]
+    #[error(
+        "the note was changed after {0} signed it, or its signature was: the two do not belong together"
+    )]
     Bad(String),
+}
+
+impl SignatureError {
+    /// The error, if a signature does not verify; none if there only is no signature.
+    #[must_use]
+    pub fn bad(self) -> Option<Self> {
+        matches!(self, Self::Bad(_)).then_some(self)
+    }
 }
 
 impl Note {
@@ -179,6 +189,22 @@ impl Note {
             }
         }
         found
+    }
+
+    /// Whether a signature line is one of this key that was changed after it was written: it holds a valid
+    /// signature under another name or id, or it has the name and all of the id but the end. One changed
+    /// character of base64 can touch the last byte of the id and the first of the signature together.
+    #[must_use]
+    pub fn is_altered(&self, key: &VerifierKey) -> bool {
+        let is_altered = |line: &NoteSignature| match (line.name == key.name(), line.id == key.id())
+        {
+            (true, true) => false,
+            (is_name, _) => {
+                let is_near = is_name && line.id[..3] == key.id()[..3];
+                is_near || line.verify(key, &self.text).is_some()
+            }
+        };
+        self.signatures.iter().any(is_altered)
     }
 }
 
@@ -295,6 +321,24 @@ mod tests {
             note.verify(signer.verifier()),
             Err(SignatureError::Bad("a.example".to_owned()))
         );
+    }
+
+    #[test]
+    fn a_signature_line_whose_name_or_id_was_changed_is_no_line_of_another_key() {
+        let (signer, other) =
+            (key("a.example", Algorithm::Note, 1), key("a.example", Algorithm::Note, 2));
+        let mut note = Note::new("text\n".to_owned()).unwrap();
+        note.sign(&signer, 0);
+        let line = note.signatures[0].clone();
+        let other_id = NoteSignature { id: [0; 4], ..line.clone() };
+        let other_name = NoteSignature { name: "b.example".to_owned(), ..line };
+        for line in [other_id, other_name] {
+            let changed = Note { signatures: vec![line], ..note.clone() };
+            assert!(matches!(changed.verify(signer.verifier()), Err(SignatureError::Missing(_))));
+            assert!(changed.is_altered(signer.verifier()));
+            assert!(!changed.is_altered(other.verifier()));
+        }
+        assert!(!note.is_altered(signer.verifier()) && !note.is_altered(other.verifier()));
     }
 
     #[test]

@@ -9,11 +9,14 @@
 //! group    two-of-three 2 W1 W2 W3
 //! quorum   two-of-three
 //! ```
+//!
+//! A witness or log whose key has a signature type that this program can not verify, such as ML-DSA-44, is
+//! passed over: it never counts as having signed. A policy that can not be met without one is refused.
 
 use thiserror::Error;
 
 use super::{
-    key::{Algorithm, KeyError, VerifierKey},
+    key::{Algorithm, KeyError, OtherKey, VerifierKey},
     note::{Note, SignatureError},
 };
 
@@ -25,6 +28,8 @@ pub const POLICY_ITEMS_MAX: usize = 64;
 pub struct Policy {
     logs: Vec<VerifierKey>,
     witnesses: Vec<Witness>,
+    /// Witnesses that are passed over.
+    passed_over: Vec<PassedOver>,
     groups: Vec<Group>,
     /// None: no cosignature is needed.
     quorum: Option<Member>,
@@ -41,6 +46,14 @@ pub struct Witness {
     pub url: Option<String>,
 }
 
+/// A witness whose cosignatures this program can not verify.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct PassedOver {
+    /// Name within the policy.
+    name: String,
+    key: OtherKey,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Group {
     name: String,
@@ -51,6 +64,7 @@ struct Group {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Member {
     Witness(usize),
+    PassedOver(usize),
     Group(usize),
 }
 
@@ -86,7 +100,13 @@ impl Policy {
     /// The policy that requires no witness.
     #[must_use]
     pub fn none() -> Self {
-        Self { logs: Vec::new(), witnesses: Vec::new(), groups: Vec::new(), quorum: None }
+        Self {
+            logs: Vec::new(),
+            witnesses: Vec::new(),
+            passed_over: Vec::new(),
+            groups: Vec::new(),
+            quorum: None,
+        }
     }
 
     /// The policy that requires any `threshold` of some witnesses; 0 requires none.
@@ -108,7 +128,7 @@ impl Policy {
         let members = (0..count).map(Member::Witness).collect();
         let groups = vec![Group { name: "quorum".to_owned(), threshold, members }];
         let quorum = (threshold > 0).then_some(Member::Group(0));
-        Ok(Self { logs: Vec::new(), witnesses, groups, quorum })
+        Ok(Self { witnesses, groups, quorum, ..Self::none() })
     }
 
     /// Parses the text of a policy.
@@ -116,7 +136,8 @@ impl Policy {
     /// # Errors
     /// The first wrong line.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
-        let mut parser = Parser { policy: Self::none(), quorum: None, taken: Vec::new() };
+        let mut parser =
+            Parser { policy: Self::none(), quorum: None, taken: Vec::new(), other_logs: 0 };
         let mut last = 0;
         for (line, text) in (1..).zip(text.split('\n')) {
             parser.line(text).map_err(|problem| PolicyError { line, problem })?;
@@ -127,7 +148,23 @@ impl Policy {
             problem: "a policy has exactly one quorum line; `quorum none` asks for no witness"
                 .into(),
         })?;
-        Ok(Self { quorum, ..parser.policy })
+        let unmet = |problem: String| PolicyError { line: last, problem };
+        if parser.policy.logs.is_empty() && parser.other_logs > 0 {
+            return Err(unmet(format!(
+                "no log has a key that can be used: it {}",
+                KeyError::Algorithm
+            )));
+        }
+        let policy = Self { quorum, ..parser.policy };
+        if policy.quorum.is_some_and(|quorum| !policy.is_met(quorum, &|_| true)) {
+            let names: Vec<&str> = policy.passed_over().collect();
+            return Err(unmet(format!(
+                "the quorum can not be reached without {}, whose key {}",
+                names.join(", "),
+                KeyError::Algorithm
+            )));
+        }
+        Ok(policy)
     }
 
     /// The logs of the policy; it may name none.
@@ -140,6 +177,11 @@ impl Policy {
     #[must_use]
     pub fn witnesses(&self) -> &[Witness] {
         &self.witnesses
+    }
+
+    /// Names of the keys of witnesses whose cosignatures this program can not verify. They never count.
+    pub fn passed_over(&self) -> impl Iterator<Item = &str> {
+        self.passed_over.iter().map(|witness| witness.key.name())
     }
 
     /// Whether it requires a cosignature.
@@ -182,6 +224,7 @@ impl Policy {
     fn is_met(&self, member: Member, has: &dyn Fn(&Witness) -> bool) -> bool {
         match member {
             Member::Witness(at) => has(&self.witnesses[at]),
+            Member::PassedOver(_) => false,
             Member::Group(at) => {
                 let group = &self.groups[at];
                 let met = group.members.iter().filter(|member| self.is_met(**member, has));
@@ -205,6 +248,8 @@ struct Parser {
     quorum: Option<Option<Member>>,
     /// Names that are already members of a group.
     taken: Vec<Member>,
+    /// Number of logs that are passed over.
+    other_logs: usize,
 }
 
 impl Parser {
@@ -226,7 +271,10 @@ impl Parser {
     }
 
     fn log(&mut self, key: &str) -> Result<(), String> {
-        let key = parse_key(key)?;
+        let Some(key) = parse_key(key)?.known() else {
+            self.other_logs += 1;
+            return Ok(());
+        };
         if key.algorithm() != Algorithm::Note {
             return Err(format!("the key of {} is a witness's, not a log's", key.name()));
         }
@@ -240,15 +288,28 @@ impl Parser {
     }
 
     fn witness(&mut self, name: &str, key: &str, url: Option<&str>) -> Result<(), String> {
-        let key = parse_key(key)?;
-        check_witness(&key)?;
         self.check_new(name)?;
+        let key = match parse_key(key)? {
+            Parsed::Key(key) => key,
+            Parsed::Other(key) => return self.pass_over(name, key),
+        };
+        check_witness(&key)?;
         let witnesses = &mut self.policy.witnesses;
         if witnesses.iter().any(|known| known.key.public_key() == key.public_key()) {
             return Err(format!("witness {} comes twice", key.name()));
         }
         check_room(witnesses.len(), "witnesses")?;
         witnesses.push(Witness { name: name.to_owned(), key, url: url.map(str::to_owned) });
+        Ok(())
+    }
+
+    fn pass_over(&mut self, name: &str, key: OtherKey) -> Result<(), String> {
+        let passed_over = &mut self.policy.passed_over;
+        if passed_over.iter().any(|known| known.key.is_same_key(&key)) {
+            return Err(format!("witness {} comes twice", key.name()));
+        }
+        check_room(passed_over.len(), "witnesses")?;
+        passed_over.push(PassedOver { name: name.to_owned(), key });
         Ok(())
     }
 
@@ -286,8 +347,12 @@ impl Parser {
 
     fn member(&self, name: &str) -> Result<Member, String> {
         let witness = self.policy.witnesses.iter().position(|known| known.name == name);
+        let passed_over = self.policy.passed_over.iter().position(|known| known.name == name);
         let group = self.policy.groups.iter().position(|known| known.name == name);
-        let found = witness.map(Member::Witness).or(group.map(Member::Group));
+        let found = witness
+            .map(Member::Witness)
+            .or(passed_over.map(Member::PassedOver))
+            .or(group.map(Member::Group));
         found.ok_or_else(|| format!("no witness or group `{name}` stands before this line"))
     }
 
@@ -299,8 +364,27 @@ impl Parser {
     }
 }
 
-fn parse_key(text: &str) -> Result<VerifierKey, String> {
-    VerifierKey::parse(text).map_err(|error: KeyError| format!("the key {error}"))
+/// The key of a line.
+enum Parsed {
+    Key(VerifierKey),
+    Other(OtherKey),
+}
+
+impl Parsed {
+    fn known(self) -> Option<VerifierKey> {
+        match self {
+            Self::Key(key) => Some(key),
+            Self::Other(_) => None,
+        }
+    }
+}
+
+fn parse_key(text: &str) -> Result<Parsed, String> {
+    let parsed = match VerifierKey::parse(text) {
+        Err(KeyError::Algorithm) => OtherKey::parse(text).map(Parsed::Other),
+        parsed => parsed.map(Parsed::Key),
+    };
+    parsed.map_err(|error: KeyError| format!("the key {error}"))
 }
 
 fn check_room(count: usize, items: &str) -> Result<(), String> {
@@ -312,7 +396,9 @@ fn check_room(count: usize, items: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
     use proptest::prelude::*;
+    use sha2::{Digest, Sha256};
 
     use super::*;
     use crate::key::SignerKey;
@@ -362,6 +448,47 @@ mod tests {
         assert!(policy_of(2).unwrap().verify(&note(&[1, 2])).is_ok());
         assert!(policy_of(0).unwrap().verify(&note(&[])).is_ok());
         assert!(policy_of(3).is_err());
+    }
+
+    /// A verifier key of an ML-DSA-44 witness, as C2SP tlog-cosignature writes it.
+    fn ml_dsa_key(name: &str) -> String {
+        let key = [&[6][..], &[7; 1_312]].concat();
+        let id = Sha256::new().chain_update(name).chain_update(b"\n").chain_update(&key).finalize();
+        format!("{name}+{}+{}", crate::hex(&id[..4]), crate::BASE64.encode(key))
+    }
+
+    #[test]
+    fn a_witness_with_an_ml_dsa_key_is_passed_over() {
+        let lines = format!("witness PQ {}\n", ml_dsa_key("pq.example"));
+        let policy = |end: &str| policy(&format!("{lines}{end}"));
+        let two_of_three = policy("group A 2 W1 W2 PQ\nquorum A\n").unwrap();
+        assert_eq!(two_of_three.verify(&note(&[1, 2])), Ok(2));
+        assert!(two_of_three.verify(&note(&[1])).is_err(), "it never counts");
+        assert_eq!(two_of_three.passed_over().collect::<Vec<_>>(), ["pq.example"]);
+        assert!(policy("quorum W1").unwrap().verify(&note(&[1])).is_ok());
+        // A cosignature of such a key in the note is a line of an unknown key.
+        let long = crate::BASE64.encode([&[1; 4][..], &[9; 8 + 2_420]].concat());
+        let text = format!("{}— pq.example {long}\n", note(&[1]));
+        assert!(policy("quorum W1").unwrap().verify(&Note::parse(&text).unwrap()).is_ok());
+        for end in ["quorum PQ", "group A all W1 PQ\nquorum A"] {
+            let error = policy(end).unwrap_err().to_string();
+            assert!(error.contains("can not be reached without pq.example"), "{error}");
+        }
+        let error = policy(&format!("{}quorum W1", lines.replace("PQ", "PR"))).unwrap_err();
+        assert!(error.problem.contains("comes twice"), "{error}");
+        let renamed = lines.replace("pq.example", "pr.example");
+        let error = Policy::parse(&format!("{renamed}quorum none\n")).unwrap_err();
+        assert!(error.problem.contains("key id"), "{error}");
+    }
+
+    #[test]
+    fn a_log_with_another_kind_of_key_is_passed_over_beside_one_that_can_be_used() {
+        let log = SignerKey::from_seed("log.example", Algorithm::Note, &[9; 32]).unwrap();
+        let other = format!("log {}\n", ml_dsa_key("log.example"));
+        let both = Policy::parse(&format!("{other}log {}\nquorum none\n", log.verifier())).unwrap();
+        assert_eq!(both.logs(), [log.verifier().clone()]);
+        let error = Policy::parse(&format!("{other}quorum none\n")).unwrap_err();
+        assert!(error.problem.contains("no log has a key that can be used"), "{error}");
     }
 
     #[test]

@@ -87,16 +87,46 @@ impl TlogProof {
         Ok(Self { extra, index, path, checkpoint: SignedCheckpoint::parse(checkpoint)? })
     }
 
+    /// The texts of proofs that stand one below the other.
+    pub fn split(text: &str) -> impl Iterator<Item = &str> {
+        let mut rest = text;
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            let end = rest.find(&format!("\n{HEADER}\n")).map_or(rest.len(), |end| end + 1);
+            let (first, later) = rest.split_at(end);
+            rest = later;
+            Some(first)
+        })
+    }
+
     /// Verifies that the log of the key has signed a tree with this leaf at this index. For the
     /// cosignatures of witnesses, see `Policy::verify`.
     ///
     /// # Errors
     /// See [`TlogProofError`].
     pub fn verify(&self, leaf: &Hash, key: &VerifierKey) -> Result<(), TlogProofError> {
-        self.checkpoint.verify(key)?;
+        self.verify_any(leaf, std::slice::from_ref(key))
+    }
+
+    /// As [`Self::verify`], with one of several keys of the log.
+    ///
+    /// # Errors
+    /// See [`TlogProofError`].
+    pub fn verify_any(&self, leaf: &Hash, keys: &[VerifierKey]) -> Result<(), TlogProofError> {
+        self.checkpoint.verify_any(keys)?;
+        Ok(self.leads_from(leaf)?)
+    }
+
+    /// Verifies that the audit path leads from this leaf to the checkpoint. Says nothing of who signed
+    /// that.
+    ///
+    /// # Errors
+    /// See [`ProofError`].
+    pub fn leads_from(&self, leaf: &Hash) -> Result<(), ProofError> {
         let checkpoint = &self.checkpoint.checkpoint;
-        verify_inclusion(leaf, self.index, checkpoint.size, &self.path, &checkpoint.root)?;
-        Ok(())
+        verify_inclusion(leaf, self.index, checkpoint.size, &self.path, &checkpoint.root)
     }
 }
 

@@ -5,7 +5,7 @@
 //! memory, and is a leaf of the Merkle tree. The node's answers stream in beside them, so only the
 //! states take memory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use clap::Args;
@@ -17,12 +17,12 @@ use self::{
     report::{Checkpoint, Report, Statement},
 };
 use super::{
-    Context, Exit, client,
+    Context, Exit, checkpoint, client,
     entries::Entries,
     error::CliError,
     output::{Output, Table, Tone},
     progress,
-    trust::{TrustArgs, read_text},
+    trust::{Trust, TrustArgs, read_text},
     words::{Bytes, hex},
 };
 use crate::{
@@ -51,8 +51,9 @@ The server must give the same answers: wrong, missing and extra answers are diff
 results that the entries themselves record are recomputed too: the outcome of every change,
 effective times, confirmations, and the ends of grants.
 
-With --checkpoint and --key, the entries must be those that the ledger signed. Without them, the
-entries are only verified to be one unbroken chain: the server could present another ledger.
+With --key (or --policy), the entries must be those that the ledger signed: under the checkpoint of
+--checkpoint, or else under the latest of the server. Without it, the entries are only verified to
+be one unbroken chain: the server could present another ledger, and the output says so.
 
 The states of all data subjects are kept in memory: about 800 bytes each for the acts in
 examples/onboarding.ndjson.
@@ -76,13 +77,14 @@ pub struct DecisionsArgs {
     /// First index whose decisions are compared
     #[arg(long, value_name = "INDEX", default_value_t = 0)]
     start: u64,
-    /// End of the range, exclusive [default: the size of the checkpoint, else the head]
+    /// End of the range, exclusive [default: the size of the checkpoint, without one the head]
     #[arg(long, value_name = "INDEX")]
     end: Option<u64>,
     /// Read the entries from this directory; decisions still come from the server
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// File with a signed checkpoint that the entries must be under
+    /// File with a signed checkpoint that the entries must be under [default: with --key, the latest
+    /// of the server]
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
     #[command(flatten)]
@@ -93,9 +95,20 @@ pub struct DecisionsArgs {
 }
 
 pub(super) async fn run(args: DecisionsArgs, context: &mut Context) -> Result<Exit, CliError> {
-    let checkpoint = signed_checkpoint(&args)?;
+    let mut trust = trust(&args)?;
     let mut client = AuditServiceClient::new(client::connect(&context.global).await?);
-    let node = client.get_checkpoint(GetCheckpointRequest::default()).await?.into_inner();
+    let mut node = client.get_checkpoint(GetCheckpointRequest::default()).await?.into_inner();
+    checkpoint::follow(trust.as_mut(), &node);
+    let checkpoint = match (&args.checkpoint, &trust) {
+        (Some(path), Some(trust)) => Some(kept(path, trust)?),
+        (None, Some(trust)) => {
+            // Acts of the last moment wait for the next checkpoint.
+            let request = GetCheckpointRequest { at_least_size: Some(node.size) };
+            node = client.get_checkpoint(request).await?.into_inner();
+            Some(checkpoint::open(&node.checkpoint, Some(trust))?)
+        }
+        (_, None) => None,
+    };
     let plan = Plan::new(&args, &node, checkpoint)?;
     let entries = match &args.data_dir {
         Some(dir) => Entries::from_dir(dir.clone(), 0, Some(plan.read_end())),
@@ -111,15 +124,18 @@ pub(super) async fn run(args: DecisionsArgs, context: &mut Context) -> Result<Ex
     Ok(if report.agrees { Exit::Success } else { Exit::Failed })
 }
 
-fn signed_checkpoint(args: &DecisionsArgs) -> Result<Option<SignedCheckpoint>, CliError> {
-    let Some(path) = &args.checkpoint else {
-        // The environment may name a key for other commands, so a key without a checkpoint is
-        // allowed; the report says that no checkpoint was given.
-        args.trust.trust()?;
-        return Ok(None);
-    };
-    let opened = args.trust.required()?.open(&read_text(path)?);
-    opened.map(Some).map_err(|error| CliError::failed(format!("{}: {error}", path.display())))
+/// The trusted keys, which a checkpoint from outside requires.
+fn trust(args: &DecisionsArgs) -> Result<Option<Trust>, CliError> {
+    match &args.checkpoint {
+        Some(_) => args.trust.required().map(Some),
+        None => args.trust.trust(),
+    }
+}
+
+/// A checkpoint that was kept in a file.
+fn kept(path: &Path, trust: &Trust) -> Result<SignedCheckpoint, CliError> {
+    let opened = trust.open(&read_text(path)?);
+    opened.map_err(|error| CliError::failed(format!("{}: {error}", path.display())))
 }
 
 /// The range to read and compare.
@@ -332,6 +348,7 @@ impl Audit {
             untrue: self.statements_untrue,
             statements: self.statements,
             chain_hash: (self.tip.next_index > 0).then(|| Bytes(self.tip.hash.to_vec())),
+            not_checked: if checkpoint.is_some() { &[] } else { &["signatures"] },
             checkpoint,
             subjects: self.replay.subjects(),
             state_bytes: self.replay.memory_bytes() as u64,
@@ -357,6 +374,12 @@ fn print(report: &Report, out: &mut Output) -> Result<(), CliError> {
     let (tone, word) = if report.agrees { (Tone::Good, "agrees") } else { (Tone::Bad, "DIFFERS") };
     let word = out.paint(tone, word);
     out.line(word)?;
+    if !report.not_checked.is_empty() {
+        let heading = out.paint(Tone::Careful, "NOT CHECKED");
+        out.line(format!(
+            "{heading} who signed the entries: no --key was given, and a forged ledger looks the same"
+        ))?;
+    }
     let Report { entries, decisions, differ, start, end, untrue, .. } = report;
     out.line(format!("decisions   {decisions} decisions over {entries} entries, {differ} differ"))?;
     out.line(format!("entries     {start}..{end} of {}", report.ledger))?;

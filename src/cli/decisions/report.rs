@@ -36,7 +36,9 @@ pub struct Report {
     pub statements: Vec<Statement>,
     /// Chain hash of the last entry that was read.
     pub chain_hash: Option<Bytes>,
-    /// The checkpoint that covers the entries, if one was given.
+    /// What was not checked, for want of a key: `signatures`, or nothing.
+    pub not_checked: &'static [&'static str],
+    /// The checkpoint that covers the entries; none without a key.
     pub checkpoint: Option<Checkpoint>,
     /// Number of data subjects.
     pub subjects: usize,

@@ -92,8 +92,8 @@ fn plan(args: &[&str], head: u64) -> Result<(u64, u64), u8> {
         panic!("another command")
     };
     let node = GetCheckpointResponse { size: head, ..GetCheckpointResponse::default() };
-    let checkpoint = signed_checkpoint(&args).map_err(|error| error.exit_code())?;
-    let plan = Plan::new(&args, &node, checkpoint).map_err(|error| error.exit_code())?;
+    trust(&args).map_err(|error| error.exit_code())?;
+    let plan = Plan::new(&args, &node, None).map_err(|error| error.exit_code())?;
     Ok((plan.start, plan.end))
 }
 
@@ -137,6 +137,7 @@ fn report() -> Report {
         untrue: 1,
         statements: vec![Statement::of(7, &untrue)],
         chain_hash: Some(Bytes(vec![0xc0])),
+        not_checked: &["signatures"],
         checkpoint: Some(Checkpoint { size: 9, root_hash: "0f".to_owned() }),
         subjects: 2,
         state_bytes: 2_048,
@@ -154,6 +155,7 @@ fn differences_are_printed_for_people() {
          INDEX  STATEMENT            THE ENTRY SAYS  FROM THE LEDGER\n\
          #7     outcome of change 0  applied         blocked_by_stop #3\n\
          DIFFERS\n\
+         NOT CHECKED who signed the entries: no --key was given, and a forged ledger looks the same\n\
          decisions   1 decisions over 7 entries, 1 differ\n\
          entries     2..9 of consent.example.org\n\
          statements  1 wrong in the entries before 9\n\

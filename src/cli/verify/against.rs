@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::held::{Compared, Held, Source, other_ledger};
 use crate::{
     cli::{Global, error::CliError, trust::Trust},
-    ledger::verify::Good,
+    ledger::{key_change::KeyChange, verify::Good},
     tlog::{
         BASE64,
         checkpoint::Checkpoint,
@@ -21,6 +21,9 @@ use crate::{
     },
     web::{WebClient, WebError},
 };
+
+/// Maximum size of the proofs of all changes of a key.
+const KEY_CHANGES_BYTES_MAX: usize = 16 * NOTE_BYTES_MAX;
 
 /// A server that publishes checkpoints and tiles.
 pub struct Remote {
@@ -44,11 +47,11 @@ enum TileError {
 }
 
 impl Remote {
-    /// Fetches the latest checkpoint.
+    /// Fetches the latest checkpoint, and follows the changes of the ledger's key.
     ///
     /// # Errors
     /// The request fails, or its status is not 200.
-    pub async fn fetch(url: &str, trust: &Trust, global: &Global) -> Result<Self, CliError> {
+    pub async fn fetch(url: &str, trust: &mut Trust, global: &Global) -> Result<Self, CliError> {
         let ca = global.tls_ca.as_deref().map(crate::cli::trust::read_bytes).transpose()?;
         let failed = |problem: &dyn std::fmt::Display| {
             CliError::failed(format!("--against {problem}"))
@@ -63,6 +66,12 @@ impl Remote {
             return Err(failed(&TileError::Status { url, status: answer.status }));
         }
         let text = String::from_utf8_lossy(&answer.body);
+        // The changes are signed with the keys before them. A server that has none may not know the path.
+        let changes = client.get(&format!("{prefix}/key-changes"), KEY_CHANGES_BYTES_MAX).await;
+        let changes = changes.ok().filter(|answer| answer.status == 200);
+        let changes = changes.map(|answer| String::from_utf8_lossy(&answer.body).into_owned());
+        let changes = KeyChange::parse_all(&changes.unwrap_or_default()).unwrap_or_default();
+        trust.follow(&changes);
         let held = Held::outside(Source::Against, prefix.clone(), &text, trust);
         Ok(Self { client, prefix, held })
     }

@@ -1,6 +1,6 @@
 //! Checkpoints from files, the data directory and servers, compared with a ledger's entries.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use base64::Engine as _;
 use serde::Serialize;
@@ -8,12 +8,13 @@ use serde::Serialize;
 use crate::{
     cli::{
         error::CliError,
-        offline::CheckpointFile,
+        offline,
         trust::{Cosigned, Trust, read_text},
     },
     ledger::verify::Good,
     tlog::{BASE64, checkpoint::SignedCheckpoint},
-    tree::BOOK_FILE,
+    tree::{self, BOOK_FILE, KEY_FILE},
+    vault,
 };
 
 /// The source of a checkpoint.
@@ -27,7 +28,7 @@ pub enum Source {
     DataDir,
     /// The server of `--against`.
     Against,
-    /// None: the key belongs to another ledger.
+    /// None: the finding is about the keys.
     Key,
 }
 
@@ -41,6 +42,8 @@ pub struct Held {
     pub checkpoint: Result<SignedCheckpoint, String>,
     /// Whether its signature was verified with a trusted key.
     pub signed: bool,
+    /// Whether everything that is trusted vouches for it: a key, and as many witnesses as are asked for.
+    pub trusted: bool,
     /// Whether the ledger has released it. A server must publish at least the released entries, but not
     /// those that are only signed.
     pub released: bool,
@@ -63,6 +66,8 @@ pub struct Compared {
     /// Whether its signature was verified with a key from the auditor. Without a key, the writer of the
     /// files can have written the checkpoint, too.
     pub signed: bool,
+    /// Whether enough of the given witnesses have cosigned it, too.
+    pub trusted: bool,
     /// The witnesses whose cosignatures were verified.
     pub cosigned: Vec<Cosigned>,
     /// Whether it agrees with the ledger.
@@ -81,17 +86,36 @@ impl Held {
         trust: Option<&Trust>,
     ) -> Self {
         let signed = trust.is_some() && checkpoint.is_ok();
+        let trusted = match (&checkpoint, trust) {
+            (Ok(signed), Some(trust)) => trust.check(signed).is_ok(),
+            _ => false,
+        };
         let cosigned = match (&checkpoint, trust) {
             (Ok(signed), Some(trust)) => trust.cosigned(signed),
             _ => Vec::new(),
         };
-        Self { source, name, checkpoint, signed, released, cosigned }
+        Self { source, name, checkpoint, signed, trusted, released, cosigned }
     }
 
     /// A checkpoint from outside: valid only with the signature of a trusted key.
     pub fn outside(source: Source, name: String, text: &str, trust: &Trust) -> Self {
         let checkpoint = trust.open(text).map_err(|error| error.to_string());
         Self::new(source, name, checkpoint, true, Some(trust))
+    }
+
+    /// The finding that the book of a data directory is older than a checkpoint of the ledger, if it is:
+    /// every checkpoint is durable in the book before anybody sees it. `signed` entries are under the book's.
+    pub fn older_book(data_dir: &Path, file: &Self, signed: u64) -> Option<Self> {
+        let size = file.size().filter(|size| *size > signed)?;
+        let is_there = data_dir.join(BOOK_FILE).exists();
+        is_there.then(|| {
+            let problem = format!(
+                "it is of {signed} signed entries, and {} is of {size}: it is older than what this \
+                 ledger has signed",
+                file.name
+            );
+            Self::new(Source::DataDir, BOOK_FILE.to_owned(), Err(problem), false, None)
+        })
     }
 
     /// A checkpoint in a file.
@@ -104,47 +128,65 @@ impl Held {
     }
 
     /// The checkpoints of a data directory: the last signed one, and the last released one, which must
-    /// have the cosignatures of the policy.
+    /// have the cosignatures of the policy. A server refuses a directory that has signed and lost them.
     ///
     /// # Errors
     /// The file can not be read.
-    pub fn of_data_dir(data_dir: &Path, trust: Option<&Trust>) -> Result<Vec<Self>, CliError> {
-        let path = data_dir.join(BOOK_FILE);
-        if !path.try_exists().map_err(|error| CliError::file(&path, error))? {
-            return Ok(Vec::new());
-        }
-        let text = fs::read_to_string(&path).map_err(|error| CliError::file(&path, error))?;
+    pub fn of_data_dir(
+        data_dir: &Path,
+        is_whole: bool,
+        trust: Option<&Trust>,
+    ) -> Result<Vec<Self>, CliError> {
         let held = |checkpoint, released| {
             Self::new(Source::DataDir, BOOK_FILE.to_owned(), checkpoint, released, trust)
         };
-        let file = match CheckpointFile::parse(&text) {
-            Ok(file) => file,
-            Err(error) => return Ok(vec![held(Err(error.to_string()), false)]),
+        let book = match offline::book(data_dir)? {
+            Ok(Some(book)) => book,
+            Ok(None) if has_signed(data_dir, is_whole)? => {
+                return Ok(vec![held(Err(MISSING.to_owned()), false)]);
+            }
+            Ok(None) => return Ok(Vec::new()),
+            Err(problem) => return Ok(vec![held(Err(problem), false)]),
         };
-        let released = file.released.map(|released| released.note);
-        let signed = file.signed.map(|signed| signed.note);
-        let signed = signed.filter(|note| Some(note) != released.as_ref());
-        let notes = [(signed, false), (released, true)];
-        let notes = notes.into_iter().filter_map(|(note, released)| Some((note?, released)));
-        Ok(notes.map(|(note, released)| held(parse(&note, released, trust), released)).collect())
+        let signed = book.signed.filter(|signed| Some(signed) != book.released.as_ref());
+        let both = [(signed, false), (book.released, true)];
+        let both = both.into_iter().filter_map(|(signed, released)| Some((signed?, released)));
+        let mut all: Vec<Self> = both
+            .map(|(signed, released)| held(checked(&signed.checkpoint, released, trust), released))
+            .collect();
+        // The entries must be those of every change, too. Both keys have signed it.
+        all.extend(book.key_changes.into_iter().map(|change| {
+            let name = format!("{BOOK_FILE}, change of the key in entry {}", change.proof.index);
+            Self::new(Source::DataDir, name, Ok(change.proof.checkpoint), false, None)
+        }));
+        Ok(all)
+    }
+
+    /// The finding that no checkpoint shows that this ledger is the one of the trusted keys, if none
+    /// does. Without keys there is nothing to show.
+    pub fn unproven(trust: &Trust, signed_entries: u64) -> Option<Compared> {
+        (signed_entries == 0).then(|| {
+            let witnesses = match trust.policy.asks_for_witnesses() {
+                true => " and enough of the given witnesses",
+                false => "",
+            };
+            Compared::of_keys(
+                trust,
+                format!(
+                    "there is no checkpoint of these entries that the key{witnesses} signed: nothing \
+                     shows that this is the ledger of the key"
+                ),
+            )
+        })
     }
 
     /// The difference of a key that belongs to another ledger; none if it belongs to this one.
     pub fn foreign_key(trust: &Trust, good: &Good) -> Option<Compared> {
-        let name = trust.key.name();
-        let opened = good.opened.as_ref().filter(|opened| opened.origin != name)?;
-        let difference =
-            format!("the key is of the ledger `{name}`, this one is `{}`", opened.origin);
-        Some(Compared {
-            source: Source::Key,
-            name: name.to_owned(),
-            size: None,
-            root_hash: None,
-            signed: false,
-            cosigned: Vec::new(),
-            agrees: false,
-            difference: Some(difference),
-        })
+        let is_of = |origin: &str| trust.keys.iter().any(|key| key.name() == origin);
+        let opened = good.opened.as_ref().filter(|opened| !is_of(&opened.origin))?;
+        let (names, origin) = (trust.names(), &opened.origin);
+        let difference = format!("the key is of the ledger `{names}`, this one is `{origin}`");
+        Some(Compared::of_keys(trust, difference))
     }
 
     /// Number of entries under it, if it is valid.
@@ -182,7 +224,7 @@ impl Held {
             )),
             None if is_whole => Some(format!(
                 "the checkpoint is of {size} entries, the ledger has {entries}: it was rolled back \
-                 or cut"
+                 or cut, or it is another ledger"
             )),
             None => Some(format!(
                 "the checkpoint is of {size} entries, only the first {entries} are good"
@@ -194,6 +236,7 @@ impl Held {
     pub fn compared(self, difference: Option<String>) -> Compared {
         let checkpoint = self.checkpoint.as_ref().ok().map(|signed| &signed.checkpoint);
         Compared {
+            trusted: self.trusted,
             size: checkpoint.map(|checkpoint| checkpoint.size),
             root_hash: checkpoint.map(|checkpoint| BASE64.encode(checkpoint.root)),
             source: self.source,
@@ -206,16 +249,58 @@ impl Held {
     }
 }
 
-/// Parses a note of the data directory and verifies it with the trusted keys, if there are any.
-fn parse(note: &str, released: bool, trust: Option<&Trust>) -> Result<SignedCheckpoint, String> {
-    let signed = SignedCheckpoint::parse(note).map_err(|error| error.to_string())?;
+impl Compared {
+    /// A finding about the trusted keys.
+    fn of_keys(trust: &Trust, difference: String) -> Self {
+        Self {
+            source: Source::Key,
+            name: trust.names(),
+            size: None,
+            root_hash: None,
+            signed: false,
+            trusted: false,
+            cosigned: Vec::new(),
+            agrees: false,
+            difference: Some(difference),
+        }
+    }
+
+    /// Number of entries of which everything that is trusted says that they are the ledger's.
+    pub fn signed_entries(&self, entries: u64) -> u64 {
+        let vouches = self.trusted && self.agrees;
+        self.size.filter(|_| vouches).map_or(0, |size| size.min(entries))
+    }
+}
+
+/// The finding about a directory without checkpoints.
+const MISSING: &str =
+    "it is missing, and it says what this ledger has signed: a server refuses to start";
+
+/// Whether a data directory is one that a server used, and not a copy for an auditor: then it has had a
+/// book from the beginning. `is_whole` if it is said to have a vault.
+fn has_signed(data_dir: &Path, is_whole: bool) -> Result<bool, CliError> {
+    let exists = |name| {
+        let path = data_dir.join(name);
+        path.try_exists().map_err(|error| CliError::file(&path, error))
+    };
+    Ok(exists(KEY_FILE)? || exists(tree::DIR)? || (is_whole && exists(vault::DIR)?))
+}
+
+/// A checkpoint of the data directory, verified with the trusted keys, if there are any.
+fn checked(
+    signed: &SignedCheckpoint,
+    released: bool,
+    trust: Option<&Trust>,
+) -> Result<SignedCheckpoint, String> {
     match trust {
         // A checkpoint that is not released may still wait for its witnesses.
-        Some(trust) if released => trust.check(&signed).map_err(|error| error.to_string())?,
-        Some(trust) => signed.verify(&trust.key).map_err(|error| error.to_string())?,
+        Some(trust) if released => trust.check(signed).map_err(|error| error.to_string())?,
+        Some(trust) => {
+            signed.verify_any(&trust.keys).map_err(|error| error.to_string())?;
+        }
         None => {}
     }
-    Ok(signed)
+    Ok(signed.clone())
 }
 
 /// The difference if a checkpoint has the origin of another ledger.

@@ -1,8 +1,9 @@
 //! The tree on disk, compared with the hashes of the entries as they are read.
 //!
 //! The tree is disposable: a server can compute it again. But until then a wrong tree gives wrong
-//! proofs. The hashes under a checkpoint of the directory were synced before it was signed. Later
-//! hashes may be anything after a crash: the server writes them again, and they are not damage.
+//! proofs. The hashes under a checkpoint of the directory were synced before it was signed: every one of
+//! them, on every level, must be there and right. Later hashes may be anything after a crash: the server
+//! writes them again, and they are not damage.
 
 use std::{
     fs::File,
@@ -12,13 +13,14 @@ use std::{
 
 use serde::Serialize;
 
-use crate::tlog::{
-    merkle::Hash,
-    tile::{HASH_BYTES, Kind, count_at},
+use crate::{
+    tlog::{
+        merkle::Hash,
+        tile::{HASH_BYTES, Kind, count_at},
+    },
+    tree,
 };
 
-/// Folder of the tree in a data directory.
-const DIR: &str = "tree";
 /// Maximum number of levels of a tree with `u64` entries.
 const LEVELS_MAX: u8 = 8;
 
@@ -31,7 +33,7 @@ pub struct TreeCompared {
     pub unsynced: u64,
     /// Whether all compared hashes are right.
     pub agrees: bool,
-    /// The first wrong hash.
+    /// The first hash that is wrong, or the first level that lacks some.
     #[serde(rename = "what")]
     pub wrong: Option<String>,
 }
@@ -39,15 +41,24 @@ pub struct TreeCompared {
 /// The files of a tree, read as the entries are.
 pub struct TreeFiles {
     levels: Vec<Level>,
+    /// Number of entries under a checkpoint.
+    signed: u64,
     compared: u64,
-    unsynced: u64,
     wrong: Option<String>,
 }
 
 struct Level {
     file: BufReader<File>,
-    /// Number of hashes to compare.
+    /// Number of hashes under the checkpoint.
     hashes: u64,
+    /// Size of the file.
+    bytes: u64,
+}
+
+impl Level {
+    fn on_disk(&self) -> u64 {
+        self.bytes / HASH_BYTES as u64
+    }
 }
 
 impl TreeFiles {
@@ -56,27 +67,31 @@ impl TreeFiles {
     /// # Errors
     /// A file can not be opened.
     pub fn open(data_dir: &Path, signed: u64) -> io::Result<Option<Self>> {
-        let mut levels = Vec::new();
-        let mut unsynced = 0;
+        if !data_dir.join(tree::DIR).try_exists()? {
+            return Ok(None);
+        }
+        let mut files = Self { levels: Vec::new(), signed, compared: 0, wrong: None };
         for level in 0..LEVELS_MAX {
-            let path = data_dir.join(DIR).join(format!("{level}.hashes"));
+            let path = data_dir.join(tree::DIR).join(format!("{level}.hashes"));
+            let hashes = count_at(Kind::Level(level), signed);
             let file = match File::open(&path) {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => break,
                 Err(error) => return Err(error),
             };
-            let on_disk = file.metadata()?.len() / HASH_BYTES as u64;
-            let hashes = on_disk.min(count_at(Kind::Level(level), signed));
-            unsynced += on_disk - hashes;
-            levels.push(Level { file: BufReader::with_capacity(64 * 1024, file), hashes });
+            let bytes = file.metadata()?.len();
+            let file = BufReader::with_capacity(64 * 1024, file);
+            files.levels.push(Level { file, hashes, bytes });
         }
-        Ok((!levels.is_empty()).then_some(Self { levels, compared: 0, unsynced, wrong: None }))
+        Ok(Some(files))
     }
 
     /// Compares the next hash of a level.
     pub fn compare(&mut self, level: u8, number: u64, hash: &Hash) {
         let Some(on_disk) = self.levels.get_mut(usize::from(level)) else { return };
-        if number >= on_disk.hashes || self.wrong.is_some() {
+        // Hashes that the file lacks are counted at the end.
+        let is_due = number < on_disk.hashes.min(on_disk.on_disk());
+        if !is_due || self.wrong.is_some() {
             return;
         }
         let mut read = [0; HASH_BYTES];
@@ -88,9 +103,23 @@ impl TreeFiles {
         };
     }
 
-    /// The result.
-    pub fn end(self) -> TreeCompared {
-        let Self { compared: hashes, unsynced, wrong, .. } = self;
-        TreeCompared { hashes, unsynced, agrees: wrong.is_none(), wrong }
+    /// The result, for a ledger of `entries`.
+    pub fn end(self, entries: u64) -> TreeCompared {
+        let unsynced = self
+            .levels
+            .iter()
+            .map(|level| level.bytes.div_ceil(HASH_BYTES as u64).saturating_sub(level.hashes));
+        let unsynced = unsynced.sum();
+        let wrong = self.wrong.or_else(|| missing(&self.levels, self.signed.min(entries)));
+        TreeCompared { hashes: self.compared, unsynced, agrees: wrong.is_none(), wrong }
     }
+}
+
+/// The first level that lacks hashes of the first `entries` entries.
+fn missing(levels: &[Level], entries: u64) -> Option<String> {
+    (0..LEVELS_MAX).find_map(|level| {
+        let wanted = count_at(Kind::Level(level), entries);
+        let on_disk = levels.get(usize::from(level)).map_or(0, Level::on_disk);
+        (on_disk < wanted).then(|| format!("level {level} has {on_disk} of {wanted} hashes"))
+    })
 }

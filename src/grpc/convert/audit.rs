@@ -4,7 +4,7 @@ use super::{Invalid, Problem, act::check_idempotency_key};
 use crate::{
     node::{Checkpoint, Consistency, Inclusion},
     proto::{self, get_inclusion_proof_request, get_receipt_request},
-    tlog::{key::VerifierKey, merkle::leaf_hash},
+    tlog::{key::VerifierKey, merkle::leaf_hash, proof::TlogProof},
     tree::Signed,
 };
 
@@ -68,6 +68,7 @@ pub fn checkpoint(
     head: Checkpoint,
     released: Option<&Signed>,
     key: &VerifierKey,
+    key_changes: &str,
 ) -> proto::GetCheckpointResponse {
     proto::GetCheckpointResponse {
         origin: head.origin,
@@ -80,6 +81,7 @@ pub fn checkpoint(
         root_hash: released.map_or_else(Vec::new, |released| released.root().to_vec()),
         verifier_key: key.to_string(),
         witnessed: released.is_some_and(|released| released.witnessed),
+        key_changes: TlogProof::split(key_changes).map(str::to_owned).collect(),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
         Obligation, PhoneRegion, Purpose, PurposeVersion, QuietSpan, Region,
     },
     entry,
-    node::{NamespaceDraft, Preview, PurposeDraft},
+    node::{ClockCorrectionOutcome, CorrectClock, NamespaceDraft, Preview, PurposeDraft},
     obligations::is_time_zone,
     proto,
 };
@@ -24,6 +24,40 @@ use super::{
 };
 
 const MINUTES_OF_DAY: u32 = 24 * 60;
+
+/// The correction of the clock that a request asks for.
+///
+/// # Errors
+/// The first field that is wrong.
+pub fn clock_correction(request: proto::CorrectClockRequest) -> Result<CorrectClock, Invalid> {
+    let proto::CorrectClockRequest { first_index, end_index, reason, dry_run } = request;
+    if first_index == 0 {
+        return Err(Problem::Required.at("first_index"));
+    }
+    if end_index.is_some_and(|end| end <= first_index) {
+        return Err(Problem::EndNotAfterFirst.at("end_index"));
+    }
+    if reason.is_empty() {
+        return Err(Problem::Required.at("reason"));
+    }
+    line_within(&reason, TITLE_BYTES_MAX, "reason")?;
+    Ok(CorrectClock { first_index, end_index, reason, dry_run })
+}
+
+/// The answer to a correction of the clock.
+#[must_use]
+pub fn clock_corrected(outcome: &ClockCorrectionOutcome) -> proto::CorrectClockResponse {
+    proto::CorrectClockResponse {
+        index: outcome.index,
+        revision: outcome.revision,
+        changed: outcome.changed,
+        first_index: outcome.entries.start,
+        end_index: outcome.entries.end,
+        right_until: Some(entry::timestamp(outcome.right_until)),
+        right_again: Some(entry::timestamp(outcome.right_again)),
+        subject_count: outcome.subjects,
+    }
+}
 
 /// The purpose that a request asks for. `version` is not read: the ledger assigns it.
 ///

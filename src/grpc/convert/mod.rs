@@ -36,8 +36,8 @@ pub use audit::{
     EntryRef, act_of_receipt, checkpoint, consistency, entry_to_prove, inclusion, sizes,
 };
 pub use catalog::{
-    channel, channel_message, namespace_draft, namespace_message, preview, preview_response,
-    purpose_draft, purpose_message,
+    channel, channel_message, clock_corrected, clock_correction, namespace_draft,
+    namespace_message, preview, preview_response, purpose_draft, purpose_message,
 };
 pub use consume::{
     ConsumerRequest, consume_delivery, consume_progress, consume_started, consumer_request,

@@ -564,8 +564,8 @@ pub mod catalog_service_server {
         > {
             Err(tonic::Status::unimplemented("Not yet implemented"))
         }
-        /// Adds a party, or a new version of it. Writes nothing if nothing differs. Purposes keep to name the
-        /// party; what they name as of an act is its version of that time.
+        /// Adds a party, or a new version of it. Writes nothing if nothing differs. Purposes name a party by its
+        /// key: a receipt shows the version that was current when its act was recorded.
         /// Errors: INVALID_FIELD (INVALID_ARGUMENT), PARTY_IN_USE (FAILED_PRECONDITION), WRITES_STOPPED
         /// (UNAVAILABLE).
         async fn put_party(
@@ -625,6 +625,24 @@ pub mod catalog_service_server {
             request: tonic::Request<::consent_ledger_proto::ListChannelsRequest>,
         ) -> std::result::Result<
             tonic::Response<::consent_ledger_proto::ListChannelsResponse>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
+        /// Says that a clock which was ahead gave some entries their times, and that it is right again. The
+        /// entries stay as they are. From here on each of their acts counts as one of the span between the right
+        /// times around them: a stop as one of its end, a grant as one of its beginning where it would lift a
+        /// stop, and a grant that ends by the default of its purpose ends as if given at its beginning. If the
+        /// ledger's time is ahead, it goes back to the clock with this entry. Writes nothing if the ledger has
+        /// this correction already.
+        /// Errors: INVALID_FIELD (INVALID_ARGUMENT) for a range that a clock cannot have made,
+        /// INDEX_OUT_OF_RANGE (OUT_OF_RANGE), CLOCK_NOT_TRUSTED (UNAVAILABLE) while the clock is in doubt,
+        /// WRITES_STOPPED (UNAVAILABLE).
+        async fn correct_clock(
+            &self,
+            request: tonic::Request<::consent_ledger_proto::CorrectClockRequest>,
+        ) -> std::result::Result<
+            tonic::Response<::consent_ledger_proto::CorrectClockResponse>,
             tonic::Status,
         > {
             Err(tonic::Status::unimplemented("Not yet implemented"))
@@ -1177,6 +1195,54 @@ pub mod catalog_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListChannelsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/consent.v1.CatalogService/CorrectClock" => {
+                    #[allow(non_camel_case_types)]
+                    struct CorrectClockSvc<T: CatalogService>(pub Arc<T>);
+                    impl<
+                        T: CatalogService,
+                    > tonic::server::UnaryService<
+                        ::consent_ledger_proto::CorrectClockRequest,
+                    > for CorrectClockSvc<T> {
+                        type Response = ::consent_ledger_proto::CorrectClockResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                ::consent_ledger_proto::CorrectClockRequest,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CatalogService>::correct_clock(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CorrectClockSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -9,10 +9,13 @@ use smallvec::SmallVec;
 use thiserror::Error;
 
 use super::{
+    clock::ClockCorrection,
     namespace::Namespace,
     party::Party,
     region::Region,
     scope::{Key, PurposeName, PurposeScope, Scope, ScopeKeys},
+    state::{Grant, Mark, Stop},
+    time::Millis,
 };
 use crate::entry::{ChannelPut, PartyPut, PurposePut};
 
@@ -245,6 +248,7 @@ pub struct Catalog {
     channel_ids: HashMap<Key, ChannelId>,
     namespaces: BTreeMap<Key, Namespace>,
     parties: BTreeMap<Key, Party>,
+    clock_corrections: Vec<ClockCorrection>,
 }
 
 impl Catalog {
@@ -325,6 +329,76 @@ impl Catalog {
     /// Folds in a namespace entry.
     pub fn put_namespace(&mut self, namespace: Namespace) {
         self.namespaces.insert(namespace.key.clone(), namespace);
+    }
+
+    /// Folds in a correction of the clock. One that is known already changes nothing.
+    pub fn put_clock_correction(&mut self, correction: ClockCorrection) {
+        if self.clock_corrections.last().is_none_or(|last| last.index < correction.index) {
+            self.clock_corrections.push(correction);
+        }
+    }
+
+    /// The corrections of the clock, by index.
+    #[must_use]
+    pub fn clock_corrections(&self) -> &[ClockCorrection] {
+        &self.clock_corrections
+    }
+
+    /// The earliest moment at which an act can have taken effect, by the corrections of the clock before
+    /// the entry at `end`.
+    #[must_use]
+    pub fn earliest(&self, mark: Mark, end: u64) -> Mark {
+        self.corrections_before(end).fold(mark, |mark, correction| correction.earliest(mark))
+    }
+
+    /// As [`Self::earliest`], the latest moment.
+    #[must_use]
+    pub fn latest(&self, mark: Mark, end: u64) -> Mark {
+        self.corrections_before(end).fold(mark, |mark, correction| correction.latest(mark))
+    }
+
+    /// A stop with its time by the corrections of the clock before the entry at `end`.
+    #[must_use]
+    pub fn corrected_stop(&self, mut stop: Stop, end: u64) -> Stop {
+        for correction in self.corrections_before(end) {
+            correction.correct_stop(&mut stop);
+        }
+        stop
+    }
+
+    /// A grant for a purpose with its time by the corrections of the clock before the entry at `end`.
+    #[must_use]
+    pub fn corrected_grant(&self, purpose: PurposeId, mut grant: Grant, end: u64) -> Grant {
+        for correction in self.corrections_before(end) {
+            let validity_ms = self.validity_ms(purpose, grant.purpose_version);
+            correction.correct_grant(&mut grant, validity_ms);
+        }
+        grant
+    }
+
+    /// The end of a time that the ledger gave from when it recorded an entry on.
+    #[must_use]
+    pub fn end_of_span(&self, index: u64, recorded_at: Millis, ends_at: Millis) -> Millis {
+        let end =
+            |correction: &ClockCorrection| correction.end_of_span(index, recorded_at, ends_at);
+        self.clock_corrections.iter().map(end).fold(ends_at, Millis::min)
+    }
+
+    /// When an entry was recorded at the latest: a correction of the clock is younger than the entries
+    /// before it.
+    #[must_use]
+    pub fn recorded_by(&self, index: u64, recorded_at: Millis) -> Millis {
+        let younger = self.clock_corrections.iter().filter(|correction| correction.index > index);
+        younger.map(|correction| correction.recorded_at).fold(recorded_at, Millis::min)
+    }
+
+    /// How long a grant lasts by the default of the version that was agreed to.
+    pub(crate) fn validity_ms(&self, purpose: PurposeId, version: u32) -> Option<i64> {
+        self.purpose(purpose)?.at_version(version)?.default_validity_ms
+    }
+
+    fn corrections_before(&self, end: u64) -> impl Iterator<Item = &ClockCorrection> {
+        self.clock_corrections.iter().take_while(move |correction| correction.index < end)
     }
 
     /// A namespace, by its key in lower case.

@@ -3,6 +3,7 @@
 
 mod act;
 mod catalog;
+mod clock;
 mod contact;
 mod decision;
 mod evidence;
@@ -23,6 +24,7 @@ pub use catalog::{
     Catalog, Channel, ChannelId, ClassId, LegalBasis, Obligation, Purpose, PurposeId,
     PurposeVersion, UnknownKey, covers_category,
 };
+pub use clock::ClockCorrection;
 pub use consent_ledger_identity::{
     IdentityError, NamespaceKind, PhoneRegion, PhoneRegionError, VERSION as CANONICAL_FORM_VERSION,
 };
@@ -47,7 +49,7 @@ pub use sealed::Sealed;
 pub use state::{
     CellState, Exception, Grant, Grants, Link, LinkConfidence, Mark, Stop, SubjectState,
 };
-pub use subject::{SUBJECT_BYTES_MAX, Subject, SubjectError, SubjectRef, spells};
+pub use subject::{SUBJECT_ID_BYTES_MAX, Subject, SubjectError, SubjectRef, spells};
 pub use subscription::{
     OWNER_BYTES_MAX, Overdue, SHARDS_MAX, Settled, ShardState, Snapshot, Subscription,
     SubscriptionId, WEBHOOK_URL_BYTES_MAX,
@@ -55,8 +57,8 @@ pub use subscription::{
 pub use time::Millis;
 
 pub use crate::entry::{
-    Body, ChannelPut, ConfirmationOffer, ConsentAct, ConsentConfirmed, Delivered, DeliveryFailed,
-    DeliveryOverdue, Entry, FailedDelivery, GrantExpired, IdempotencyMark, LedgerOpened,
-    LinkChange, NamespacePut, ObligationKind, PartyPut, PurposePut, SubscriptionCreated,
-    SubscriptionDeleted, SubscriptionEntry, UseRecorded,
+    Body, ChannelPut, ClockCorrected, ConfirmationOffer, ConsentAct, ConsentConfirmed, Delivered,
+    DeliveryFailed, DeliveryOverdue, Entry, FailedDelivery, GrantExpired, IdempotencyMark,
+    LedgerOpened, LinkChange, NamespacePut, ObligationKind, PartyPut, PurposePut,
+    SigningKeyChanged, SubscriptionCreated, SubscriptionDeleted, SubscriptionEntry, UseRecorded,
 };

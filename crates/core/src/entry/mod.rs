@@ -19,6 +19,7 @@
 
 mod act;
 mod channel;
+mod clock;
 mod confirmed;
 mod expired;
 pub(crate) mod fields;
@@ -27,6 +28,7 @@ mod namespace;
 mod opened;
 mod party;
 mod purpose;
+mod signing_key;
 mod subscription;
 mod uses;
 
@@ -34,6 +36,7 @@ use std::fmt;
 
 pub use act::{ConfirmationOffer, ConsentAct};
 pub use channel::ChannelPut;
+pub use clock::ClockCorrected;
 pub use confirmed::ConsentConfirmed;
 pub use expired::GrantExpired;
 pub use fields::{
@@ -47,6 +50,7 @@ pub use party::{PartyPut, roles_to_proto, sensitive_categories_to_proto};
 pub use purpose::{
     PurposePut, bases_to_proto, controller_to_proto, obligation_to_proto, recipients_to_proto,
 };
+pub use signing_key::SigningKeyChanged;
 use smallvec::SmallVec;
 pub use subscription::{
     Delivered, DeliveryFailed, DeliveryOverdue, FailedDelivery, SubscriptionCreated,
@@ -118,6 +122,8 @@ pub enum Body {
     NamespacePut(NamespacePut),
     /// A party was added or changed.
     PartyPut(PartyPut),
+    /// A clock that was ahead gave the times of some entries.
+    ClockCorrected(ClockCorrected),
     /// A double opt-in was completed.
     Confirmed(ConsentConfirmed),
     /// Grants expired.
@@ -128,6 +134,8 @@ pub enum Body {
     Use(UseRecorded),
     /// A durable subscription changed, or events were delivered to it.
     Subscription(SubscriptionEntry),
+    /// Another key signs from here on.
+    SigningKeyChanged(Box<SigningKeyChanged>),
 }
 
 impl Body {
@@ -141,11 +149,13 @@ impl Body {
             Self::ChannelPut(put) => put,
             Self::NamespacePut(put) => put,
             Self::PartyPut(put) => put,
+            Self::ClockCorrected(corrected) => corrected,
             Self::Confirmed(confirmed) => confirmed,
             Self::Expired(expired) => expired,
             Self::Link(link) => link,
             Self::Use(used) => used,
             Self::Subscription(entry) => entry.kind(),
+            Self::SigningKeyChanged(change) => &**change,
         }
     }
 
@@ -159,11 +169,13 @@ impl Body {
             Self::ChannelPut(_) => "a change of a channel",
             Self::NamespacePut(_) => "a change of a namespace",
             Self::PartyPut(_) => "a change of a party",
+            Self::ClockCorrected(_) => "a correction of the clock",
             Self::Confirmed(_) => "a confirmation",
             Self::Expired(_) => "the end of grants",
             Self::Link(_) => "a link of data subjects",
             Self::Use(_) => "a record of use",
             Self::Subscription(entry) => entry.noun(),
+            Self::SigningKeyChanged(_) => "a change of the signing key",
         }
     }
 
@@ -180,6 +192,7 @@ impl Body {
             Message::ChannelPut(message) => Self::ChannelPut(message.try_into()?),
             Message::NamespacePut(message) => Self::NamespacePut(message.try_into()?),
             Message::PartyPut(message) => Self::PartyPut(message.try_into()?),
+            Message::ClockCorrected(message) => Self::ClockCorrected(message.try_into()?),
             Message::ConsentConfirmed(message) => Self::Confirmed(message.try_into()?),
             Message::GrantExpired(message) => Self::Expired(message.try_into()?),
             Message::SubjectsLinked(message) => Self::Link(message.try_into()?),
@@ -199,6 +212,9 @@ impl Body {
             }
             Message::DeliveryOverdue(message) => {
                 Self::Subscription(SubscriptionEntry::Overdue(message.into()))
+            }
+            Message::SigningKeyChanged(message) => {
+                Self::SigningKeyChanged(Box::new(message.try_into()?))
             }
         })
     }
@@ -393,10 +409,12 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::{
-        act::tests::any_act, channel::tests::any_channel_put, confirmed::tests::any_confirmed,
-        expired::tests::any_expired, link::tests::any_link, namespace::tests::any_namespace_put,
-        opened::tests::any_opened, party::tests::any_party_put, purpose::tests::any_purpose_put,
-        subscription::tests::any_subscription_entry, uses::tests::any_use, *,
+        act::tests::any_act, channel::tests::any_channel_put, clock::tests::any_clock_corrected,
+        confirmed::tests::any_confirmed, expired::tests::any_expired, link::tests::any_link,
+        namespace::tests::any_namespace_put, opened::tests::any_opened,
+        party::tests::any_party_put, purpose::tests::any_purpose_put,
+        signing_key::tests::any_key_change, subscription::tests::any_subscription_entry,
+        uses::tests::any_use, *,
     };
 
     fn any_body() -> impl Strategy<Value = Body> {
@@ -407,11 +425,13 @@ pub(crate) mod tests {
             any_channel_put().prop_map(Body::ChannelPut),
             any_namespace_put().prop_map(Body::NamespacePut),
             any_party_put().prop_map(Body::PartyPut),
+            any_clock_corrected().prop_map(Body::ClockCorrected),
             any_confirmed().prop_map(Body::Confirmed),
             any_expired().prop_map(Body::Expired),
             any_link().prop_map(Body::Link),
             any_use().prop_map(Body::Use),
             any_subscription_entry().prop_map(Body::Subscription),
+            any_key_change().prop_map(|change| Body::SigningKeyChanged(Box::new(change))),
         ]
     }
 

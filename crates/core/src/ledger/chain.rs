@@ -9,10 +9,13 @@ use std::sync::LazyLock;
 use blake3::hazmat::{ContextKey, HasherExt as _, hash_derive_key_context};
 use thiserror::Error;
 
-use super::{ENTRY_BYTES_MAX, FORMAT_VERSION, envelope, skim::skim};
+use super::{
+    ENTRY_BYTES_MAX, FORMAT_VERSION, envelope,
+    skim::{Skimmed, skim},
+};
 use crate::{
     domain::Millis,
-    entry::{Body, Entry, EntryError, LedgerOpened},
+    entry::{Body, Entry, EntryError},
 };
 
 /// The context string of the chain. Part of the format.
@@ -39,6 +42,15 @@ pub struct Tip {
     pub recorded_at: Millis,
 }
 
+/// An entry that continues a chain, read as far as needed.
+#[derive(Debug)]
+pub enum Head<'a> {
+    /// An act of consent.
+    Act(Skimmed<'a>),
+    /// Any entry.
+    Entry(Box<Entry>),
+}
+
 /// How an entry can fail to continue a chain.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ChainError {
@@ -56,7 +68,7 @@ pub enum ChainError {
     /// It is not linked to the entry before.
     #[error("prev_hash is not the hash of the entry before")]
     PrevHash,
-    /// Time went back.
+    /// Time went back, and the entry is no correction of the clock.
     #[error("recorded_at is {}, before {} of the entry before", got.0, before.0)]
     TimeWentBack {
         /// The entry's time.
@@ -128,7 +140,7 @@ impl Tip {
             return Err(ChainError::TooLarge(entry_bytes.len()));
         }
         let entry = envelope::decode(entry_bytes)?;
-        self.is_continued_by(&Self::before(&entry))?;
+        self.is_continued_by(&Claim::of(&entry))?;
         let first = self.next_index == 0;
         match entry.body.opened() {
             opened if opened.is_some() != first => return Err(ChainError::Opened { first }),
@@ -141,53 +153,72 @@ impl Tip {
         Ok((entry, tip))
     }
 
-    /// As [`Self::follow`], but returns only how the ledger was opened, which is faster.
+    /// As [`Self::follow`], but does not decode most acts, which is faster.
     ///
     /// # Errors
     /// As [`Self::follow`].
-    pub fn follow_head(
-        &self,
-        entry_bytes: &[u8],
-    ) -> Result<(Option<LedgerOpened>, Self), ChainError> {
+    pub fn follow_head<'a>(&self, entry_bytes: &'a [u8]) -> Result<(Head<'a>, Self), ChainError> {
         // The first entry is no act, and must be decoded.
         if self.next_index > 0
             && entry_bytes.len() <= ENTRY_BYTES_MAX
-            && let Some(claimed) = skim(entry_bytes)
+            && let Some(skimmed) = skim(entry_bytes)
         {
-            self.is_continued_by(&claimed)?;
+            self.is_continued_by(&skimmed.claim)?;
             let (next_index, hash) = (self.next_index + 1, hash(entry_bytes));
-            return Ok((None, Self { next_index, hash, recorded_at: claimed.recorded_at }));
+            let recorded_at = skimmed.claim.recorded_at;
+            return Ok((Head::Act(skimmed), Self { next_index, hash, recorded_at }));
         }
         let (entry, tip) = self.follow(entry_bytes)?;
-        Ok((entry.body.opened().cloned(), tip))
+        Ok((Head::Entry(Box::new(entry)), tip))
     }
 
-    /// The tip that an entry claims to continue; none if the bytes are not an entry.
-    #[must_use]
-    pub fn claimed_by(entry_bytes: &[u8]) -> Option<Self> {
-        envelope::decode(entry_bytes).ok().as_ref().map(Self::before)
-    }
-
-    fn before(entry: &Entry) -> Self {
-        Self { next_index: entry.index, hash: entry.prev_hash, recorded_at: entry.recorded_at }
-    }
-
-    /// Whether an entry that claims to continue one tip continues this one.
+    /// Whether an entry with this claim continues the chain.
     ///
     /// # Errors
     /// The first difference.
-    pub fn is_continued_by(&self, claimed: &Self) -> Result<(), ChainError> {
-        if claimed.next_index != self.next_index {
-            return Err(ChainError::Index { want: self.next_index, got: claimed.next_index });
+    pub fn is_continued_by(&self, claim: &Claim) -> Result<(), ChainError> {
+        if claim.index != self.next_index {
+            return Err(ChainError::Index { want: self.next_index, got: claim.index });
         }
-        if claimed.hash != self.hash {
+        if claim.prev_hash != self.hash {
             return Err(ChainError::PrevHash);
         }
-        if claimed.recorded_at < self.recorded_at {
-            let (got, before) = (claimed.recorded_at, self.recorded_at);
+        if claim.recorded_at < self.recorded_at && !claim.may_go_back {
+            let (got, before) = (claim.recorded_at, self.recorded_at);
             return Err(ChainError::TimeWentBack { got, before });
         }
         Ok(())
+    }
+}
+
+/// What an entry claims of its place in the chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// Its index.
+    pub index: u64,
+    /// The hash of the entry before.
+    pub prev_hash: [u8; 32],
+    /// When it was recorded.
+    pub recorded_at: Millis,
+    /// Whether that may lie before the time of the entry before: only a correction of the clock goes
+    /// back.
+    pub may_go_back: bool,
+}
+
+impl Claim {
+    /// The claim of an entry; none if the bytes are not an entry.
+    #[must_use]
+    pub fn read(entry_bytes: &[u8]) -> Option<Self> {
+        envelope::decode(entry_bytes).ok().as_ref().map(Self::of)
+    }
+
+    pub(super) fn of(entry: &Entry) -> Self {
+        Self {
+            index: entry.index,
+            prev_hash: entry.prev_hash,
+            recorded_at: entry.recorded_at,
+            may_go_back: matches!(entry.body, Body::ClockCorrected(_)),
+        }
     }
 }
 
@@ -195,8 +226,8 @@ impl Tip {
 mod tests {
     use super::*;
     use crate::{
-        domain::{ChannelPut, Key},
-        entry::tests::any_entry,
+        domain::{ChannelPut, ClockCorrected, Key},
+        entry::{LedgerOpened, tests::any_entry},
     };
     use proptest::prelude::*;
 
@@ -238,6 +269,20 @@ mod tests {
         let (_, late, _) = tip.link(Millis(4), channel("Email")).unwrap();
         let back = ChainError::TimeWentBack { got: Millis(4), before: Millis(5) };
         assert_eq!(tip.follow(&late), Err(back));
+        let corrected = |tip: &Tip, at| {
+            let corrected = ClockCorrected {
+                first_index: 1,
+                end_index: 2,
+                right_until: Millis(5),
+                right_again: Millis(7),
+                reason: String::new(),
+            };
+            tip.link(at, Body::ClockCorrected(corrected)).unwrap()
+        };
+        let (_, correction, corrected_tip) = corrected(&second_tip, Millis(5));
+        assert_eq!(second_tip.follow(&correction).unwrap().1, corrected_tip, "it alone goes back");
+        let (_, after, _) = corrected_tip.link(Millis(5), channel("Email")).unwrap();
+        assert!(corrected_tip.follow(&after).is_ok());
         let (_, twice, _) = tip.link(Millis(6), opened()).unwrap();
         assert_eq!(tip.follow(&twice), Err(ChainError::Opened { first: false }));
         let (_, headless, _) = genesis.link(Millis(6), channel("Email")).unwrap();

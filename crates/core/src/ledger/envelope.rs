@@ -5,8 +5,9 @@
 //! [`crate::entry`] reads the body. Only this module turns bytes into a body and back: a sealed
 //! body is opened in [`Envelope::open`].
 //!
-//! Reading is strict: a body, value or key that this program does not know is an error, because a
-//! state that leaves an entry out is not a state of this ledger.
+//! Reading is strict: a body, field, value or key that this program does not know is an error, because
+//! a state that leaves something out is not a state of this ledger. An entry has one encoding: bytes that
+//! decode to an entry of other bytes are an error.
 
 use prost::Message;
 
@@ -34,8 +35,7 @@ impl Envelope {
     /// # Errors
     /// The bytes are not an entry, or lack a required field.
     pub fn decode(entry_bytes: &[u8]) -> Result<Self, EntryError> {
-        let message = proto::Entry::decode(entry_bytes)
-            .map_err(|error| EntryError::Protobuf(error.to_string()))?;
+        let message = message(entry_bytes)?;
         Ok(Self {
             index: message.index,
             prev_hash: fixed("prev_hash", &message.prev_hash)?,
@@ -52,6 +52,16 @@ impl Envelope {
         let Self { index, prev_hash, recorded_at, body } = self;
         Ok(Entry { index, prev_hash, recorded_at, body: Body::from_message(body)? })
     }
+}
+
+/// The message of an entry.
+///
+/// # Errors
+/// The bytes are not a message, or not its one encoding.
+pub fn message(entry_bytes: &[u8]) -> Result<proto::Entry, EntryError> {
+    let message = proto::Entry::decode(entry_bytes)
+        .map_err(|error| EntryError::Protobuf(error.to_string()))?;
+    if message.encode_to_vec() == entry_bytes { Ok(message) } else { Err(EntryError::NotCanonical) }
 }
 
 /// The bytes of an entry.
@@ -96,6 +106,38 @@ mod tests {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in any::<Vec<u8>>()) {
             let _ = decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn an_entry_has_one_encoding() {
+        let put = |key: &str| {
+            proto::entry::Body::ChannelPut(proto::ChannelPut {
+                key: key.to_owned(),
+                ..Default::default()
+            })
+        };
+        let entry =
+            |body| proto::Entry { index: 7, prev_hash: vec![1; 32], recorded_at_ms: 5, body };
+        let (head, one) = (entry(None).encode_to_vec(), entry(Some(put("email"))).encode_to_vec());
+        let body =
+            |key: &str| proto::Entry { body: Some(put(key)), ..Default::default() }.encode_to_vec();
+        assert_eq!(one, [&head[..], &body("email")].concat());
+        assert!(decode(&one).is_ok());
+        for (what, bytes) in [
+            ("two bodies", [&one[..], &body("post")].concat()),
+            ("the same body twice", [&one[..], &body("email")].concat()),
+            ("an unknown field", [&one[..], &[0xf8, 0x7f, 1]].concat()),
+            ("an unknown field of the body", {
+                let (length, unknown) = (body("email")[1], [0xf8, 0x7f, 1]);
+                [&head[..], &[body("email")[0], length + 3], &body("email")[2..], &unknown].concat()
+            }),
+            ("a field twice", [&[0x08, 7], &one[..]].concat()),
+            ("fields out of order", [&body("email")[..], &head].concat()),
+            ("a default that is written", [&head[..], &[0x20, 0], &body("email")].concat()),
+            ("a long varint", [&[0x08, 0x87, 0], &one[2..]].concat()),
+        ] {
+            assert_eq!(decode(&bytes), Err(EntryError::NotCanonical), "{what}");
         }
     }
 

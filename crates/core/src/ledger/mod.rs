@@ -5,7 +5,8 @@
 
 pub mod chain;
 pub mod envelope;
-mod skim;
+pub mod key_change;
+pub mod skim;
 pub mod verify;
 
 /// Kind of the ledger's segment files.

@@ -3,68 +3,97 @@
 //! Decoding an entry costs about as much as hashing it. This reader walks the same bytes, makes the
 //! checks of [`envelope::decode`](super::envelope::decode), and allocates nothing. It knows only
 //! acts of consent, which are almost all entries of a ledger, and only as this program writes them:
-//! fields in order, each once. Anything else is a [`Doubt`], after which the caller decodes the
+//! fields in order, each once. Anything else is a doubt, after which the caller decodes the
 //! entry. So it must never accept an entry that the decoder refuses, and need not be extended for
 //! new kinds.
 
-use super::chain::Tip;
-use crate::domain::{Key, Millis, PurposeName};
+use smallvec::SmallVec;
+
+use super::chain::Claim;
+use crate::domain::{Key, Millis, PurposeName, ScopeKeys, SubjectRef};
 
 /// Input that this reader leaves to the decoder.
 struct Doubt;
 
 type Sure<T> = Result<T, Doubt>;
 
-/// The tip that an entry claims to continue: index, hash, time. None in doubt; otherwise the bytes
-/// decode to an act of consent.
-pub(super) fn skim(entry_bytes: &[u8]) -> Option<Tip> {
+/// An act of consent, as far as this reader looks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skimmed<'a> {
+    /// The claim of the entry.
+    pub claim: Claim,
+    /// Whose act it is.
+    pub subject: SubjectRef,
+    /// The scopes of its changes.
+    pub scopes: SmallVec<[SkimmedScope<'a>; 3]>,
+}
+
+/// What a scope names; none where it covers all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct SkimmedScope<'a> {
+    /// The purpose, or a class of them.
+    pub purpose: Option<&'a str>,
+    /// The channel.
+    pub channel: Option<&'a str>,
+}
+
+impl SkimmedScope<'_> {
+    /// The names as keys. Their form was checked.
+    pub fn keys(self) -> ScopeKeys {
+        let key = |text: &str| Key::parse(text).ok();
+        let name = |text: &str| PurposeName::parse(text).ok();
+        ScopeKeys { purpose: self.purpose.and_then(name), channel: self.channel.and_then(key) }
+    }
+}
+
+/// Reads an act of consent. None in doubt; otherwise the bytes decode to such an act.
+pub(super) fn skim(entry_bytes: &[u8]) -> Option<Skimmed<'_>> {
     entry(entry_bytes).ok()
 }
 
-fn entry(bytes: &[u8]) -> Sure<Tip> {
-    let (mut index, mut prev_hash, mut recorded_at, mut has_body) = (0, None, 0, false);
+fn entry(bytes: &[u8]) -> Sure<Skimmed<'_>> {
+    let (mut index, mut prev_hash, mut recorded_at, mut body) = (0, None, 0, None);
     let mut fields = Fields::of(bytes);
     while let Some((field, value)) = fields.next(0)? {
         match field {
             1 => index = value.number()?,
             2 => prev_hash = Some(value.fixed()?),
             3 => recorded_at = value.number()?,
-            11 => {
-                act(value.bytes()?)?;
-                has_body = true;
-            }
+            11 => body = Some(act(value.bytes()?)?),
             _ => return Err(Doubt),
         }
     }
-    let hash = prev_hash.ok_or(Doubt)?;
-    sure(has_body)?;
-    Ok(Tip { next_index: index, hash, recorded_at: Millis(recorded_at.cast_signed()) })
+    let (prev_hash, (subject, scopes)) = (prev_hash.ok_or(Doubt)?, body.ok_or(Doubt)?);
+    let recorded_at = Millis(recorded_at.cast_signed());
+    let claim = Claim { index, prev_hash, recorded_at, may_go_back: false };
+    Ok(Skimmed { claim, subject, scopes })
 }
 
-fn act(bytes: &[u8]) -> Sure<()> {
-    let (mut subject, mut actor, mut changes) = (false, false, false);
+type Act<'a> = (SubjectRef, SmallVec<[SkimmedScope<'a>; 3]>);
+
+fn act(bytes: &[u8]) -> Sure<Act<'_>> {
+    let (mut subject, mut actor, mut scopes) = (None, false, SmallVec::new());
     let (mut key_hash, mut digest) = (false, false);
     let mut fields = Fields::of(bytes);
     while let Some((field, value)) = fields.next(4)? {
         match field {
-            1 => subject = value.fixed::<16>().is_ok(),
+            1 => subject = value.fixed().ok().map(SubjectRef),
             2 => actor = (1..=6).contains(&value.number()?),
-            3 | 8 => drop(value.number()?),
-            4 => {
-                change(value.bytes()?)?;
-                changes = true;
-            }
+            3 => drop(value.number()?),
+            4 => scopes.push(change(value.bytes()?)?),
             5 => sealed(value.bytes()?)?,
             6 => key_hash = value.fixed::<32>().map(|_| true)?,
             7 => digest = value.fixed::<32>().map(|_| true)?,
+            8 => drop(value.optional_number()?),
             9 => confirmation(value.bytes()?)?,
             _ => return Err(Doubt),
         }
     }
-    sure(subject && actor && changes && key_hash == digest)
+    sure(actor && !scopes.is_empty() && key_hash == digest)?;
+    Ok((subject.ok_or(Doubt)?, scopes))
 }
 
-fn change(bytes: &[u8]) -> Sure<()> {
+fn change(bytes: &[u8]) -> Sure<SkimmedScope<'_>> {
     let (mut action, mut scope, mut outcome, mut has_cause) = (0, None, 0, false);
     let mut fields = Fields::of(bytes);
     while let Some((field, value)) = fields.next(7)? {
@@ -72,10 +101,10 @@ fn change(bytes: &[u8]) -> Sure<()> {
             1 => action = value.number()?,
             2 => scope = Some(cell(value.bytes()?)?),
             3 => sure(u32::try_from(value.number()?).is_ok())?,
-            4 => drop(value.number()?),
+            4 => drop(value.optional_number()?),
             5 => outcome = value.number()?,
             6 => {
-                value.number()?;
+                value.optional_number()?;
                 has_cause = true;
             }
             7 => drop(value.text()?),
@@ -83,31 +112,37 @@ fn change(bytes: &[u8]) -> Sure<()> {
             _ => return Err(Doubt),
         }
     }
-    let is_cell = scope.ok_or(Doubt)?;
+    let scope = scope.ok_or(Doubt)?;
+    let is_cell = scope.purpose.is_some_and(is_one_purpose) && scope.channel.is_some();
     // 1 is GRANT, which names a cell; 3 and 4 are the outcomes that have a cause.
     sure((1..=5).contains(&action) && (action != 1 || is_cell))?;
-    sure((1..=5).contains(&outcome) && (has_cause || ![3, 4].contains(&outcome)))
+    sure((1..=5).contains(&outcome) && (has_cause || ![3, 4].contains(&outcome)))?;
+    Ok(scope)
 }
 
-/// Whether a scope names one purpose and one channel.
-fn cell(bytes: &[u8]) -> Sure<bool> {
-    let (mut purpose, mut channel) = (false, false);
+fn cell(bytes: &[u8]) -> Sure<SkimmedScope<'_>> {
+    let mut scope = SkimmedScope::default();
     let mut fields = Fields::of(bytes);
     while let Some((field, value)) = fields.next(0)? {
         let text = value.text()?;
         match field {
             1 => {
                 PurposeName::check(text).map_err(|_| Doubt)?;
-                purpose = !text.ends_with(".*");
+                scope.purpose = Some(text);
             }
             2 => {
                 Key::check(text).map_err(|_| Doubt)?;
-                channel = true;
+                scope.channel = Some(text);
             }
             _ => return Err(Doubt),
         }
     }
-    Ok(purpose && channel)
+    Ok(scope)
+}
+
+/// Whether the name of a purpose or class is that of a purpose.
+fn is_one_purpose(name: &str) -> bool {
+    !name.ends_with(".*")
 }
 
 fn sealed(bytes: &[u8]) -> Sure<()> {
@@ -116,7 +151,7 @@ fn sealed(bytes: &[u8]) -> Sure<()> {
     while let Some((field, value)) = fields.next(0)? {
         match field {
             1 => salt = value.fixed::<16>().is_ok(),
-            2 => drop(value.bytes()?),
+            2 => sure(!value.bytes()?.is_empty())?,
             3 => commitment = value.fixed::<32>().is_ok(),
             _ => return Err(Doubt),
         }
@@ -148,7 +183,13 @@ enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
+    /// A number of a field without presence: 0 is never written.
     fn number(&self) -> Sure<u64> {
+        self.optional_number().and_then(|number| sure(number != 0).map(|()| number))
+    }
+
+    /// A number of a field with presence.
+    fn optional_number(&self) -> Sure<u64> {
         match self {
             Self::Number(number) => Ok(*number),
             Self::Bytes(_) => Err(Doubt),
@@ -213,13 +254,15 @@ impl<'a> Fields<'a> {
             return Ok(u64::from(*byte));
         }
         let mut number = 0;
-        // Ten groups of seven bits; of the last, one bit is left.
+        // Ten groups of seven bits.
         for shift in (0..64).step_by(7) {
             let (byte, rest) = self.rest.split_first().ok_or(Doubt)?;
             self.rest = rest;
             number |= u64::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
-                return if shift == 63 && *byte > 1 { Err(Doubt) } else { Ok(number) };
+                // Of the longest form one bit is left, and no form ends with a group of zeros.
+                let is_shortest = *byte != 0 && (shift < 63 || *byte == 1);
+                return sure(is_shortest).map(|()| number);
             }
         }
         Err(Doubt)
@@ -231,14 +274,31 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{domain::Body, entry::tests::any_entry, ledger::envelope};
+    use crate::{
+        entry::{Body, Entry, tests::any_entry},
+        ledger::envelope,
+    };
+
+    type Decoded = (Claim, SubjectRef, Vec<ScopeKeys>);
 
     /// The decoder's result for the same bytes.
-    fn decoded(bytes: &[u8]) -> Option<Tip> {
-        let entry = envelope::decode(bytes).ok()?;
-        let head =
-            Tip { next_index: entry.index, hash: entry.prev_hash, recorded_at: entry.recorded_at };
-        matches!(entry.body, Body::Act(_)).then_some(head)
+    fn decoded(entry: &Entry) -> Option<Decoded> {
+        let Body::Act(act) = &entry.body else { return None };
+        let scopes = act.changes.iter().map(|change| change.scope.clone()).collect();
+        Some((Claim::of(entry), act.subject_ref, scopes))
+    }
+
+    fn skimmed(bytes: &[u8]) -> Option<Decoded> {
+        let Skimmed { claim, subject, scopes } = skim(bytes)?;
+        Some((claim, subject, scopes.into_iter().map(SkimmedScope::keys).collect()))
+    }
+
+    #[track_caller]
+    fn agrees_with_the_decoder(bytes: &[u8]) {
+        let entry = envelope::decode(bytes).ok();
+        if let Some(skimmed) = skimmed(bytes) {
+            assert_eq!(Some(skimmed), entry.as_ref().and_then(decoded));
+        }
     }
 
     proptest! {
@@ -248,7 +308,7 @@ mod tests {
         fn acts_are_read_and_all_else_is_a_doubt(entry in any_entry()) {
             let bytes = envelope::encode(&entry);
             let plain = matches!(&entry.body, Body::Act(act) if act.contact.is_empty());
-            prop_assert_eq!(skim(&bytes), decoded(&bytes).filter(|_| plain));
+            prop_assert_eq!(skimmed(&bytes), decoded(&entry).filter(|_| plain));
         }
 
         #[test]
@@ -271,16 +331,12 @@ mod tests {
             if let Some(cut) = cut {
                 bytes.truncate(cut.index(bytes.len()));
             }
-            if let Some(head) = skim(&bytes) {
-                prop_assert_eq!(Some(head), decoded(&bytes));
-            }
+            agrees_with_the_decoder(&bytes);
         }
 
         #[test]
         fn arbitrary_bytes_are_no_surer(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
-            if let Some(head) = skim(&bytes) {
-                prop_assert_eq!(Some(head), decoded(&bytes));
-            }
+            agrees_with_the_decoder(&bytes);
         }
 
         /// The smallest changes at every place: lengths, tags and enums among them.
@@ -291,9 +347,7 @@ mod tests {
                 for bit in 0..8 {
                     let mut changed = bytes.clone();
                     changed[at] ^= 1 << bit;
-                    if let Some(head) = skim(&changed) {
-                        prop_assert_eq!(Some(head), decoded(&changed));
-                    }
+                    agrees_with_the_decoder(&changed);
                 }
             }
         }

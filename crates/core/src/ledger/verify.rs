@@ -1,11 +1,14 @@
 //! Verification of a ledger's files. It needs no server and no keys, and may run while a writer
 //! runs.
 //!
-//! It reads every byte once and changes nothing. It proves that the files hold one unbroken chain.
+//! It reads every byte once and changes nothing. It proves that the files hold one unbroken chain, whose
+//! entries name nothing that no entry before them made.
 //! To prove that the whole chain was not replaced takes a checkpoint of an outside witness, which
 //! is compared with the roots of the tree over the entries (`audit`).
 
 mod audit;
+mod bundle;
+mod names;
 
 use std::{
     ops::ControlFlow,
@@ -14,7 +17,11 @@ use std::{
 
 use thiserror::Error;
 
-pub use self::audit::{Audited, Good, TakeHash, Wanted, audit, workers};
+use self::names::Names;
+pub use self::{
+    audit::{Audited, Good, TakeHash, TakeSubject, Wanted, audit, workers},
+    bundle::audit_bundle,
+};
 use super::{ENTRY_BYTES_MAX, LOG_KIND, chain::Tip};
 use crate::{
     domain::{Entry, LedgerOpened, Millis},
@@ -125,13 +132,14 @@ fn check_identity(dir: &Path, opened: &LedgerOpened, end: &ScanEnd) -> Result<()
 /// A walk along the chain.
 struct Walk {
     tip: Tip,
+    names: Names,
     opened: Option<LedgerOpened>,
     stopped: bool,
 }
 
 impl Walk {
     fn new() -> Self {
-        Self { tip: Tip::genesis(), opened: None, stopped: false }
+        Self { tip: Tip::genesis(), names: Names::default(), opened: None, stopped: false }
     }
 
     /// Walks over all segments; returns none if `visit` stopped the walk.
@@ -147,6 +155,9 @@ impl Walk {
                 Ok(followed) => followed,
                 Err(problem) => return ControlFlow::Break(problem.to_string()),
             };
+            if let Err(problem) = self.names.take(entry.fact()) {
+                return ControlFlow::Break(problem.to_string());
+            }
             if let Some(opened) = entry.body.opened() {
                 self.opened = Some(opened.clone());
             }

@@ -231,6 +231,16 @@ pub fn issue(
 /// # Errors
 /// See [`ReceiptError`]. Nothing in the receipt is looked at before its signature is.
 pub fn verify(receipt: &str, key: &VerifierKey, policy: &Policy) -> Result<Receipt, ReceiptError> {
+    verify_under(receipt, key, std::slice::from_ref(key), policy)
+}
+
+/// Verifies a receipt that is signed with `key`, and whose checkpoint is signed with one of `keys`.
+fn verify_under(
+    receipt: &str,
+    key: &VerifierKey,
+    keys: &[VerifierKey],
+    policy: &Policy,
+) -> Result<Receipt, ReceiptError> {
     // A verifier key holds no other public key than one that can be used.
     let public = PublicKey::from_bytes(&key.public_key());
     let public = public.map_err(|_| ReceiptError::Jws(JwsError::Signature))?;
@@ -242,7 +252,7 @@ pub fn verify(receipt: &str, key: &VerifierKey, policy: &Policy) -> Result<Recei
     let statement = form.consent_ledger.statement()?;
     let entry = envelope::decode(&statement.entry)?;
     let facts = Facts::of(&statement, &entry)?;
-    check_place(&statement, &facts, key)?;
+    check_place(&statement, &facts, keys)?;
     policy.verify(&statement.proof.checkpoint.note)?;
     let extension = Extension::new(key.name(), &statement, &facts);
     agrees(&payload, &self::payload(&extension, &facts, format, key))?;
@@ -260,6 +270,27 @@ pub fn verify(receipt: &str, key: &VerifierKey, policy: &Policy) -> Result<Recei
         payload,
         statement,
     })
+}
+
+/// As [`verify`], with the one of several keys that the receipt is signed with. Its checkpoint may be
+/// signed with another of them: shortly after a change of the key it is.
+///
+/// # Errors
+/// As [`verify`]; if no key has signed, the error of the last.
+pub fn verify_any(
+    receipt: &str,
+    keys: &[VerifierKey],
+    policy: &Policy,
+) -> Result<Receipt, ReceiptError> {
+    let mut result = Err(ReceiptError::Jws(JwsError::Signature));
+    for key in keys {
+        result = verify_under(receipt, key, keys, policy);
+        // A receipt names the key that signed it.
+        if !matches!(result, Err(ReceiptError::Jws(JwsError::Key { .. }))) {
+            break;
+        }
+    }
+    result
 }
 
 /// The part of a payload that is read; the rest is written again and compared.
@@ -289,11 +320,11 @@ fn missing_fields(extension: &Extension, facts: &Facts<'_>, format: Format) -> V
 fn check_place(
     statement: &Statement,
     facts: &Facts<'_>,
-    key: &VerifierKey,
+    keys: &[VerifierKey],
 ) -> Result<(), ReceiptError> {
     let disagrees = |field: &str| Err(ReceiptError::Disagrees { field: field.to_owned() });
     let Statement { proof, purposes, supersedes, .. } = statement;
-    proof.verify(&leaf_hash(&statement.entry), key)?;
+    proof.verify_any(&leaf_hash(&statement.entry), keys)?;
     let index = facts.entry.index;
     if proof.index != index || proof.extra.is_some() {
         return disagrees("/consent_ledger/proof");

@@ -37,7 +37,7 @@ use thiserror::Error;
 
 pub use crate::jws::{KeyError, PublicKey};
 use crate::{
-    domain::{Effect, Millis, Reason, Region, spells},
+    domain::{Effect, Millis, Reason, Region, covers_category, spells},
     jws::{self, JwsError},
 };
 
@@ -111,23 +111,63 @@ impl Signer {
     }
 }
 
-/// Verifies a token: signed with the private half of `key`, valid at `now` and, if `subject` is given,
-/// about that data subject, in any spelling that [`spells`] knows. Returns the statement.
+/// What a token must be about. A demand that the token does not answer is not met.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Demand<'a> {
+    /// This data subject, in any spelling that [`spells`] knows.
+    pub subject: Option<&'a str>,
+    /// This purpose.
+    pub purpose: Option<&'a str>,
+    /// This channel.
+    pub channel: Option<&'a str>,
+    /// This region, exactly: the law of `DE` may give another answer than that of `DE-BY`. A token for no
+    /// region was answered by the law that holds where no region is known, so it is about no region.
+    pub region: Option<Region>,
+    /// All of these data categories: each is a category of the token, or below one. A token without
+    /// categories is about those that the granted version declares, which only the ledger knows.
+    pub data_categories: &'a [&'a str],
+}
+
+/// Verifies a token: signed with the private half of `key`, valid at `now`, and about what is demanded.
+/// Returns the statement.
 ///
 /// # Errors
 /// See [`TokenError`]. The signature is verified before anything else is read.
 pub fn verify(
     token: &str,
     key: &PublicKey,
-    subject: Option<&str>,
+    demand: &Demand<'_>,
     now: Millis,
 ) -> Result<Statement, TokenError> {
     let statement = claims::statement(&key.open(token, TYPE, TOKEN_BYTES_MAX)?)?;
-    if subject.is_some_and(|text| !spells(text, |form| statement.subject.is_of(form))) {
-        return Err(TokenError::Subject);
-    }
+    demand.check(&statement)?;
     statement.lifetime.check(now)?;
     Ok(statement)
+}
+
+impl Demand<'_> {
+    fn check(&self, statement: &Statement) -> Result<(), TokenError> {
+        let is_about = |text| spells(text, |form| statement.subject.is_of(form));
+        if !self.subject.is_none_or(is_about) {
+            return Err(TokenError::Subject);
+        }
+        if self.purpose.is_some_and(|purpose| purpose != statement.purpose) {
+            return Err(TokenError::Purpose { found: statement.purpose.clone() });
+        }
+        if self.channel.is_some_and(|channel| channel != statement.channel) {
+            return Err(TokenError::Channel { found: statement.channel.clone() });
+        }
+        if self.region.is_some() && self.region != statement.region {
+            return Err(TokenError::Region { found: statement.region });
+        }
+        let is_covered = |demanded: &&str| {
+            statement.data_categories.iter().any(|category| covers_category(category, demanded))
+        };
+        match self.data_categories.iter().find(|demanded| !is_covered(demanded)) {
+            Some(missing) => Err(TokenError::DataCategory { missing: (*missing).to_owned() }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// When a token is valid, in seconds since the Unix epoch.
@@ -202,6 +242,33 @@ pub enum TokenError {
     /// It is about another data subject.
     #[error("the token is about another data subject")]
     Subject,
+    /// It is about another purpose.
+    #[error("the token is about another purpose, `{found}`")]
+    Purpose {
+        /// The purpose.
+        found: String,
+    },
+    /// It is about another channel.
+    #[error("the token is about another channel, `{found}`")]
+    Channel {
+        /// The channel.
+        found: String,
+    },
+    /// It is about another region, or about none.
+    #[error("the token is about {}", match found {
+        Some(region) => format!("another region, `{region}`"),
+        None => "no region: the check that it answers named none".to_owned(),
+    })]
+    Region {
+        /// The region; none if the check named none.
+        found: Option<Region>,
+    },
+    /// It is not about a data category.
+    #[error("the token is not about the data category `{missing}`")]
+    DataCategory {
+        /// The category.
+        missing: String,
+    },
     /// It was issued in the future.
     #[error("the token is not valid yet")]
     NotYetValid {
@@ -224,6 +291,10 @@ impl TokenError {
             Self::Jws(error) => error.name(),
             Self::Claims(_) => "MALFORMED",
             Self::Subject => "WRONG_SUBJECT",
+            Self::Purpose { .. } => "WRONG_PURPOSE",
+            Self::Channel { .. } => "WRONG_CHANNEL",
+            Self::Region { .. } => "WRONG_REGION",
+            Self::DataCategory { .. } => "WRONG_DATA_CATEGORY",
             Self::NotYetValid { .. } => "NOT_YET_VALID",
             Self::Expired { .. } => "EXPIRED",
         }

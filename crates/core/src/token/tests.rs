@@ -33,8 +33,12 @@ fn statement() -> Statement {
     }
 }
 
+fn about(subject: &str) -> Demand<'_> {
+    Demand { subject: Some(subject), ..Demand::default() }
+}
+
 fn verify(token: &str) -> Result<Statement, TokenError> {
-    super::verify(token, &signer().public_key(), Some(SUBJECT), NOW)
+    super::verify(token, &signer().public_key(), &about(SUBJECT), NOW)
 }
 
 /// A token with other bytes for header or claims, signed as it should be.
@@ -133,7 +137,9 @@ fn a_token_never_outlives_its_decision() {
 #[test]
 fn a_token_is_good_from_its_first_second_to_the_one_before_its_last() {
     let token = signer().sign(&statement());
-    let at = |ms: i64| super::verify(&token, &signer().public_key(), None, Millis(ms)).map(|_| ());
+    let at = |ms: i64| {
+        super::verify(&token, &signer().public_key(), &Demand::default(), Millis(ms)).map(|_| ())
+    };
     let (from, since) = (Millis(1_793_000_000_000), Millis(1_793_000_900_000));
     assert_eq!(at(from.0 - 60_001), Err(TokenError::NotYetValid { from }));
     assert_eq!(at(from.0 - 60_000), Ok(()), "clocks differ");
@@ -145,7 +151,7 @@ fn a_token_is_good_from_its_first_second_to_the_one_before_its_last() {
     let lifetime = Lifetime { issued_at_s: 5, expires_at_s: 5 };
     let dead = signer().sign(&Statement { lifetime, ..statement() });
     for ms in [4_999, 5_000] {
-        let verified = super::verify(&dead, &signer().public_key(), None, Millis(ms));
+        let verified = super::verify(&dead, &signer().public_key(), &Demand::default(), Millis(ms));
         assert_eq!(verified.is_ok(), ms < 5_000, "{ms}");
     }
 }
@@ -174,16 +180,16 @@ fn other_keys_and_other_subjects_are_refused() {
     let other = Signer::from_seed(&[8; 32]).public_key();
     let (named, given) = (signer().public_key().id(), other.id());
     assert_eq!(
-        super::verify(&token, &other, None, NOW),
+        super::verify(&token, &other, &Demand::default(), NOW),
         Err(JwsError::Key { named, given }.into())
     );
     let key = signer().public_key();
     for spelling in ["user:42", "user:42 ", "User:42", "\u{feff}user: 42"] {
-        assert!(super::verify(&token, &key, Some(spelling), NOW).is_ok(), "{spelling}");
+        assert!(super::verify(&token, &key, &about(spelling), NOW).is_ok(), "{spelling}");
     }
     for subject in ["user:43", "", "users:42", "user:4 2"] {
         assert_eq!(
-            super::verify(&token, &key, Some(subject), NOW),
+            super::verify(&token, &key, &about(subject), NOW),
             Err(TokenError::Subject),
             "{subject}"
         );
@@ -196,6 +202,55 @@ fn other_keys_and_other_subjects_are_refused() {
         stolen.replacen(stolen.split('.').next().unwrap(), token.split('.').next().unwrap(), 1);
     assert_eq!(verify(&stolen), Err(JwsError::Signature.into()));
     assert_eq!(verify(&forged(&header, &claims)), Ok(statement()), "the forge works");
+}
+
+#[test]
+fn a_demand_that_the_token_does_not_answer_is_not_met() {
+    let region = |text| Some(Region::parse(text).unwrap());
+    let of = |region, categories: &[&str]| Statement {
+        region,
+        data_categories: categories.iter().map(|category| (*category).to_owned()).collect(),
+        ..statement()
+    };
+    let verify = |statement: &Statement, demand: Demand<'_>| {
+        let token = signer().sign(statement);
+        super::verify(&token, &signer().public_key(), &demand, NOW).map(drop)
+    };
+    let in_region = |text| Demand { region: region(text), ..Demand::default() };
+    for (token, demanded, met) in [
+        (region("DE"), "DE", true),
+        (region("US"), "DE", false),
+        (region("DE"), "DE-BY", false),
+        (region("DE-BY"), "DE", false),
+        (None, "DE", false),
+    ] {
+        let refused = Err(TokenError::Region { found: token });
+        let want = if met { Ok(()) } else { refused };
+        assert_eq!(verify(&of(token, &[]), in_region(demanded)), want, "{token:?} {demanded}");
+        assert_eq!(verify(&of(token, &[]), Demand::default()), Ok(()));
+    }
+    for (token, demanded, missing) in [
+        (&["user.contact"][..], &["user.contact"][..], None),
+        (&["user.contact"], &["user.contact.email"], None),
+        (&["user.contact.email"], &["user.contact"], Some("user.contact")),
+        (&["user.contact"], &["user.contacts"], Some("user.contacts")),
+        (&["user.contact", "user.age"], &["user.age", "user.contact.email"], None),
+        (&["user.contact"], &["user.contact.email", "user.age"], Some("user.age")),
+        (&[], &["user.contact"], Some("user.contact")),
+        (&[], &[], None),
+    ] {
+        let demand = Demand { data_categories: demanded, ..Demand::default() };
+        let want = missing.map_or(Ok(()), |missing: &str| {
+            Err(TokenError::DataCategory { missing: missing.to_owned() })
+        });
+        assert_eq!(verify(&of(None, token), demand), want, "{token:?} {demanded:?}");
+    }
+    let purpose = Demand { purpose: Some("marketing"), ..Demand::default() };
+    let channel = Demand { channel: Some("sms"), ..Demand::default() };
+    let found = "marketing.newsletter".to_owned();
+    assert_eq!(verify(&statement(), purpose), Err(TokenError::Purpose { found }));
+    let found = "email".to_owned();
+    assert_eq!(verify(&statement(), channel), Err(TokenError::Channel { found }));
 }
 
 #[test]
@@ -304,7 +359,7 @@ proptest! {
         let token = signer.sign(&statement);
         let key = PublicKey::parse(&signer.public_key().to_jwk()).unwrap();
         let now = Millis(statement.lifetime.issued_at_s * 1_000);
-        prop_assert_eq!(super::verify(&token, &key, Some(&subject), now), Ok(statement));
+        prop_assert_eq!(super::verify(&token, &key, &about(&subject), now), Ok(statement));
     }
 
     #[test]

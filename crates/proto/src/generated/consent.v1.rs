@@ -942,6 +942,11 @@ pub struct GetCheckpointResponse {
     /// there is no policy.
     #[prost(bool, tag = "10")]
     pub witnessed: bool,
+    /// The changes of the signing key from one key to another, in order: each as the text of a C2SP
+    /// tlog-proof of the entry that names both keys, under a checkpoint that both have signed. Somebody who
+    /// trusts the key before can trust the next one with nothing else.
+    #[prost(string, repeated, tag = "11")]
+    pub key_changes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 impl ::prost::Name for GetCheckpointResponse {
     const NAME: &'static str = "GetCheckpointResponse";
@@ -1923,6 +1928,73 @@ impl ::prost::Name for CellFlips {
         "/consent.v1.CellFlips".into()
     }
 }
+/// Request of CorrectClock.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CorrectClockRequest {
+    /// The first entry that the wrong clock gave its time. The entry before it has the last right time. At
+    /// least 1.
+    #[prost(uint64, tag = "1")]
+    pub first_index: u64,
+    /// One more than the last such entry: the entry at this index has a right time again. Absent: all entries
+    /// from the first on, which is right as long as the ledger is ahead of the clock.
+    #[prost(uint64, optional, tag = "2")]
+    pub end_index: ::core::option::Option<u64>,
+    /// Why, for those who read the ledger. Required; at most 256 bytes without control characters. Never
+    /// personal data.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    /// Write nothing, and answer what would be written.
+    #[prost(bool, tag = "4")]
+    pub dry_run: bool,
+}
+impl ::prost::Name for CorrectClockRequest {
+    const NAME: &'static str = "CorrectClockRequest";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.CorrectClockRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.CorrectClockRequest".into()
+    }
+}
+/// Answer of CorrectClock.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CorrectClockResponse {
+    /// Index of the entry; absent if nothing was written and the ledger does not have it.
+    #[prost(uint64, optional, tag = "1")]
+    pub index: ::core::option::Option<u64>,
+    /// First revision that includes it; in a dry run the revision that was read.
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    /// Whether an entry was written; in a dry run, whether it would be.
+    #[prost(bool, tag = "3")]
+    pub changed: bool,
+    /// The first entry that the wrong clock gave its time.
+    #[prost(uint64, tag = "4")]
+    pub first_index: u64,
+    /// One more than the last one.
+    #[prost(uint64, tag = "5")]
+    pub end_index: u64,
+    /// The last right time before them.
+    #[prost(message, optional, tag = "6")]
+    pub right_until: ::core::option::Option<::prost_types::Timestamp>,
+    /// The first right time after them.
+    #[prost(message, optional, tag = "7")]
+    pub right_again: ::core::option::Option<::prost_types::Timestamp>,
+    /// Number of data subjects with an act, a confirmation, an expiry or a link among these entries.
+    #[prost(uint64, tag = "8")]
+    pub subject_count: u64,
+}
+impl ::prost::Name for CorrectClockResponse {
+    const NAME: &'static str = "CorrectClockResponse";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.CorrectClockResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.CorrectClockResponse".into()
+    }
+}
 /// Deadline and retries, in the terms of gRPC's service config.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Timing {
@@ -2581,8 +2653,8 @@ impl ::prost::Name for Change {
 /// Request of RecordConsent.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RecordConsentRequest {
-    /// Data subject as `namespace:id`, for example `user:42`. At most 256 bytes of UTF-8 without
-    /// control characters. Required.
+    /// Data subject as `namespace:id`, for example `user:42`. The id has at most 256 bytes of UTF-8
+    /// without control characters. Required.
     #[prost(string, tag = "1")]
     pub subject: ::prost::alloc::string::String,
     /// Who acts. Required.
@@ -3407,6 +3479,10 @@ pub struct ListHistoryResponse {
     /// For acts that wait for their double opt-in: when the token stops counting.
     #[prost(message, optional, tag = "14")]
     pub confirmation_expires_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// If a clock that was ahead gave the entry its time: index of the entry that says so, with the span that
+    /// it happened in. The times here are as they were written.
+    #[prost(uint64, optional, tag = "15")]
+    pub clock_corrected_by: ::core::option::Option<u64>,
 }
 impl ::prost::Name for ListHistoryResponse {
     const NAME: &'static str = "ListHistoryResponse";
@@ -4702,6 +4778,10 @@ pub enum CatalogEffect {
     BasisChanged = 6,
     /// Its data categories, obligations or defaults changed.
     ContentChanged = 7,
+    /// A clock that was ahead had given the times of some entries, and they were corrected: any cell of a
+    /// data subject of these entries may be answered otherwise now. The event names no purpose, channel or
+    /// namespace.
+    ClockCorrected = 8,
 }
 impl CatalogEffect {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -4718,6 +4798,7 @@ impl CatalogEffect {
             Self::ReconsentLifted => "CATALOG_EFFECT_RECONSENT_LIFTED",
             Self::BasisChanged => "CATALOG_EFFECT_BASIS_CHANGED",
             Self::ContentChanged => "CATALOG_EFFECT_CONTENT_CHANGED",
+            Self::ClockCorrected => "CATALOG_EFFECT_CLOCK_CORRECTED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -4731,6 +4812,7 @@ impl CatalogEffect {
             "CATALOG_EFFECT_RECONSENT_LIFTED" => Some(Self::ReconsentLifted),
             "CATALOG_EFFECT_BASIS_CHANGED" => Some(Self::BasisChanged),
             "CATALOG_EFFECT_CONTENT_CHANGED" => Some(Self::ContentChanged),
+            "CATALOG_EFFECT_CLOCK_CORRECTED" => Some(Self::ClockCorrected),
             _ => None,
         }
     }
@@ -4790,14 +4872,14 @@ pub struct Entry {
     /// `hash(i) = BLAKE3 derive_key("consent-ledger v1 chain", bytes of entry i)`.
     #[prost(bytes = "vec", tag = "2")]
     pub prev_hash: ::prost::alloc::vec::Vec<u8>,
-    /// When the ledger recorded the entry: milliseconds since the Unix epoch, never less than the
-    /// entry before.
+    /// When the ledger recorded the entry: milliseconds since the Unix epoch, never less than in the
+    /// entry before, except in a ClockCorrected.
     #[prost(int64, tag = "3")]
     pub recorded_at_ms: i64,
     /// What the entry says.
     #[prost(
         oneof = "entry::Body",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27"
     )]
     pub body: ::core::option::Option<entry::Body>,
 }
@@ -4851,8 +4933,14 @@ pub mod entry {
         /// A namespace was added to the catalogue or changed.
         #[prost(message, tag = "24")]
         NamespacePut(super::NamespacePut),
-        /// A party was added to the catalogue or changed.
+        /// A clock that was ahead gave the times of some entries.
         #[prost(message, tag = "25")]
+        ClockCorrected(super::ClockCorrected),
+        /// From here on another key signs the ledger's checkpoints.
+        #[prost(message, tag = "26")]
+        SigningKeyChanged(super::SigningKeyChanged),
+        /// A party was added to the catalogue or changed.
+        #[prost(message, tag = "27")]
         PartyPut(super::PartyPut),
     }
 }
@@ -5370,6 +5458,61 @@ impl ::prost::Name for PartyPut {
         "/consent.v1.PartyPut".into()
     }
 }
+/// A clock that was ahead gave the times of some entries before this one, and the clock is right again.
+/// The entries stay as they are. From here on, each of their acts counts as one of the span from
+/// `right_until_ms` to `right_again_ms`: a stop as one of its end, a grant as one of its beginning where
+/// it would lift a stop. This entry alone may have a time before that of the entry before it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClockCorrected {
+    /// The first entry that the wrong clock gave its time. At least 1.
+    #[prost(uint64, tag = "1")]
+    pub first_index: u64,
+    /// One more than the last such entry; at most the index of this one.
+    #[prost(uint64, tag = "2")]
+    pub end_index: u64,
+    /// When the entry before `first_index` was recorded, in milliseconds since the Unix epoch: the last
+    /// right time.
+    #[prost(int64, tag = "3")]
+    pub right_until_ms: i64,
+    /// The first right time after them, in milliseconds since the Unix epoch: when the entry at `end_index`
+    /// was recorded.
+    #[prost(int64, tag = "4")]
+    pub right_again_ms: i64,
+    /// Why, in the operator's words. Never personal data.
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ClockCorrected {
+    const NAME: &'static str = "ClockCorrected";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.ClockCorrected".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.ClockCorrected".into()
+    }
+}
+/// From here on another key signs the ledger's checkpoints. The first checkpoint over this entry is
+/// signed by both keys, unless the one before was lost.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SigningKeyChanged {
+    /// The key that signs from here on, as in C2SP signed-note: name, key id and public key.
+    #[prost(string, tag = "1")]
+    pub next_key: ::prost::alloc::string::String,
+    /// The key that signed until here, in the same form; empty if it was lost.
+    #[prost(string, tag = "2")]
+    pub previous_key: ::prost::alloc::string::String,
+}
+impl ::prost::Name for SigningKeyChanged {
+    const NAME: &'static str = "SigningKeyChanged";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.SigningKeyChanged".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.SigningKeyChanged".into()
+    }
+}
 /// A durable subscription was created. Other entries name it by the index of this one.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SubscriptionCreated {
@@ -5675,7 +5818,7 @@ pub enum ErrorReason {
     AudienceTooOld = 45,
     /// The party that a purpose names is not in the catalogue. Put the party first.
     UnknownParty = 46,
-    /// The party that a purpose names has not the role that it is named for.
+    /// The party that a purpose names does not have the role that it is named for.
     PartyWithoutRole = 47,
     /// A purpose names the party for a role that the change would take away.
     PartyInUse = 48,

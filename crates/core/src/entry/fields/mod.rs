@@ -25,6 +25,13 @@ pub enum EntryError {
     /// Not a protobuf message of this type.
     #[error("the bytes are not an entry: {0}")]
     Protobuf(String),
+    /// Another encoding than the one that writers use. A reader that took it would miss what it says
+    /// besides: an unknown field, or one of two bodies.
+    #[error(
+        "the bytes are not the encoding of the entry that they decode to: a field is unknown, comes \
+         twice, or is out of place"
+    )]
+    NotCanonical,
     /// No body, or one that this program does not know.
     #[error("the entry has no body that this program knows")]
     Body,

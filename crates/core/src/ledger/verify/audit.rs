@@ -2,8 +2,9 @@
 //!
 //! One thread reads the frames, as every other reader does, and cuts them into parts. Workers
 //! follow the chain inside a part and hash its leaves. The parts are then joined in order: the
-//! first entry of a part must be linked to the last of the one before. So the report names the
-//! first damage in the order of the ledger, and ignores everything after it.
+//! first entry of a part must be linked to the last of the one before, and what its entries name must
+//! have been made before. So the report names the first damage in the order of the ledger, and ignores
+//! everything after it.
 
 use std::{
     collections::BTreeMap,
@@ -19,12 +20,17 @@ use std::{
     thread,
 };
 
-use super::{Report, VerifyError};
+use hashbrown::HashSet;
+
+use super::{Names, Report, VerifyError};
 use crate::{
-    domain::LedgerOpened,
+    domain::{LedgerOpened, ScopeKeys, SubjectRef},
+    entry::Entry,
+    fold::FoldError,
     ledger::{
         ENTRY_BYTES_MAX, LOG_KIND,
-        chain::{ChainError, Tip},
+        chain::{ChainError, Claim, Head, Tip},
+        skim::SkimmedScope,
     },
     storage::{Damage, FrameAt, LogError, ScanEnd, disk::Disk, scan},
     tlog::{
@@ -44,6 +50,9 @@ const WORKERS_MAX: usize = 16;
 /// Takes a hash of the tree: level, number and hash, as C2SP tlog-tiles counts them.
 pub type TakeHash<'a> = dyn FnMut(u8, u64, &Hash) + 'a;
 
+/// Takes a data subject that an entry names, and the index of the entry. A data subject may come again.
+pub type TakeSubject<'a> = dyn FnMut(SubjectRef, u64) + 'a;
+
 /// Optional outputs of an audit.
 #[derive(Default)]
 pub struct Wanted<'a> {
@@ -51,6 +60,8 @@ pub struct Wanted<'a> {
     pub roots_at: &'a [u64],
     /// Takes every hash of every level of tiles; each level in order.
     pub hashes: Option<&'a mut TakeHash<'a>>,
+    /// Takes the data subjects that the entries name, in the order of the ledger.
+    pub subjects: Option<&'a mut TakeSubject<'a>>,
     /// Receives the number of bytes of entries that are verified.
     pub progress: Option<&'a mut dyn FnMut(u64)>,
 }
@@ -82,24 +93,44 @@ pub struct Audited {
 /// Verifies the segments in `dir` on all cores.
 #[must_use]
 pub fn audit(disk: &dyn Disk, dir: &Path, wanted: Wanted<'_>) -> Audited {
+    let roots_at = wanted.roots_at;
+    let (mut audited, misnamed) = audit_before(disk, dir, u64::MAX, wanted);
+    if let Some(damage) = misnamed {
+        // The part that the entry is in was joined as a whole. The good entries are those before it.
+        let before = Wanted { roots_at, ..Wanted::default() };
+        let (before, _) = audit_before(disk, dir, damage.index, before);
+        audited = Audited { good: before.good, result: Err(LogError::from(damage).into()) };
+    }
+    audited
+}
+
+/// Verifies the entries before `end`. Returns apart the first entry that names what no entry before it
+/// made.
+fn audit_before(
+    disk: &dyn Disk,
+    dir: &Path,
+    end: u64,
+    wanted: Wanted<'_>,
+) -> (Audited, Option<Damage>) {
     let workers = workers();
     let mut sizes = wanted.roots_at.to_vec();
     sizes.sort_unstable();
-    let wants_hashes = wanted.hashes.is_some();
+    let asked =
+        Asked { sizes, hashes: wanted.hashes.is_some(), subjects: wanted.subjects.is_some() };
     let stop = AtomicBool::new(false);
     let mut join = Join::new(wanted);
     let walked = thread::scope(|scope| {
         let (parts, waiting) = mpsc::sync_channel::<Part>(workers * PARTS_WAITING);
         let (followed, joined) = mpsc::sync_channel(workers * PARTS_WAITING);
         let (spare, spares) = mpsc::channel();
-        let (waiting, sizes, stop) = (Arc::new(Mutex::new(waiting)), &sizes, &stop);
+        let (waiting, asked, stop) = (Arc::new(Mutex::new(waiting)), &asked, &stop);
         for _ in 0..workers {
             let (waiting, followed) = (Arc::clone(&waiting), followed.clone());
             let spare = spare.clone();
-            scope.spawn(move || work(&waiting, &followed, &spare, sizes, wants_hashes));
+            scope.spawn(move || work(&waiting, &followed, &spare, asked));
         }
         drop((waiting, followed, spare));
-        let walker = scope.spawn(move || walk(disk, dir, &parts, &spares, stop));
+        let walker = scope.spawn(move || walk(disk, dir, end, &parts, &spares, stop));
         join.all(&joined);
         // The walker and the workers must not block on full channels.
         stop.store(true, Ordering::Relaxed);
@@ -107,6 +138,14 @@ pub fn audit(disk: &dyn Disk, dir: &Path, wanted: Wanted<'_>) -> Audited {
         walker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     });
     join.end(dir, walked)
+}
+
+/// The outputs that workers prepare.
+struct Asked {
+    /// Sizes at which a root is wanted, ascending.
+    sizes: Vec<u64>,
+    hashes: bool,
+    subjects: bool,
 }
 
 /// How many threads follow and hash: as many as there are cores.
@@ -155,10 +194,11 @@ impl Part {
     }
 }
 
-/// Walks over all frames and sends them in parts. Ends early if `stop` is set.
+/// Walks over the frames before `end` and sends them in parts. Ends early if `stop` is set.
 fn walk(
     disk: &dyn Disk,
     dir: &Path,
+    end: u64,
     parts: &SyncSender<Part>,
     spares: &Receiver<Vec<u8>>,
     stop: &AtomicBool,
@@ -171,6 +211,9 @@ fn walk(
         _ => ControlFlow::Break(String::new()),
     };
     let walked = scan(disk, dir, LOG_KIND, frame_bytes_max, 0, &mut |frame| {
+        if frame.index >= end {
+            return ControlFlow::Break(String::new());
+        }
         let full = |part: &mut Part| {
             part.segment != frame.segment || part.bytes.len() + frame.payload.len() > PART_BYTES
         };
@@ -197,32 +240,50 @@ struct Followed {
     segment: String,
     /// Where its first entry begins in its segment.
     offset: u64,
-    /// The tip that the first entry claims to continue.
-    claimed: Option<Tip>,
+    /// What the first entry claims.
+    claim: Option<Claim>,
     tip: Tip,
     bytes: u64,
-    opened: Option<LedgerOpened>,
     leaves: Range,
     /// The beginnings of `leaves` that end at a wanted size.
     beginnings: Vec<Range>,
     /// Level, number and hash of the subtrees that are complete inside the part, if wanted.
     hashes: Vec<(u8, u64, Hash)>,
+    /// What the entries name, and the entries that were decoded, in order. Of the scopes of acts, the
+    /// first of each.
+    named: Vec<Named>,
+    /// The data subjects that the entries name, with the first entry of each, if wanted.
+    subjects: Vec<(SubjectRef, u64)>,
     /// The first entry that does not follow.
     broken: Option<Damage>,
+}
+
+/// What an entry names, for the join to check.
+struct Named {
+    index: u64,
+    /// Where the entry begins in its segment.
+    offset: u64,
+    what: What,
+}
+
+enum What {
+    /// A scope of an act that was not decoded.
+    Scope(ScopeKeys),
+    /// An entry that was decoded.
+    Entry(Box<Entry>),
 }
 
 fn work(
     waiting: &Mutex<Receiver<Part>>,
     followed: &SyncSender<Followed>,
     spare: &Sender<Vec<u8>>,
-    sizes: &[u64],
-    wants_hashes: bool,
+    asked: &Asked,
 ) {
     loop {
         // Held for as long as it takes to get one part, or to learn that there are no more.
         let part = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(mut part) = part else { return };
-        if followed.send(Followed::new(&part, sizes, wants_hashes)).is_err() {
+        if followed.send(Followed::new(&part, asked)).is_err() {
             return;
         }
         part.bytes.clear();
@@ -231,56 +292,102 @@ fn work(
     }
 }
 
+/// What was seen in a part already.
+#[derive(Default)]
+struct Seen<'a> {
+    scopes: HashSet<SkimmedScope<'a>>,
+    subjects: HashSet<SubjectRef>,
+}
+
 impl Followed {
-    fn new(part: &Part, sizes: &[u64], wants_hashes: bool) -> Self {
+    fn new(part: &Part, asked: &Asked) -> Self {
         let first = part.first_index;
-        let claimed = part.entries().next().and_then(|(_, _, bytes)| Tip::claimed_by(bytes));
-        let start = Tip { next_index: first, ..claimed.unwrap_or_else(Tip::genesis) };
+        let claim = part.entries().next().and_then(|(_, _, bytes)| Claim::read(bytes));
+        let start = match claim {
+            Some(Claim { prev_hash: hash, recorded_at, .. }) => {
+                Tip { next_index: first, hash, recorded_at }
+            }
+            None => Tip { next_index: first, ..Tip::genesis() },
+        };
         let mut followed = Self {
             number: part.number,
             segment: part.segment.clone(),
             offset: part.places.first().map_or(0, |(offset, _)| *offset),
-            claimed,
+            claim,
             tip: start,
             bytes: 0,
-            opened: None,
             leaves: Range::empty(first),
             beginnings: Vec::new(),
             hashes: Vec::new(),
+            named: Vec::new(),
+            subjects: Vec::new(),
             broken: None,
         };
+        let mut seen = Seen::default();
         for (index, offset, bytes) in part.entries() {
-            if let Err(problem) = followed.follow(bytes, wants_hashes) {
-                followed.broken = Some(followed.damage(offset, index, &problem));
-                break;
+            match followed.follow(bytes, asked.hashes) {
+                Ok(head) => followed.collect(head, index, offset, asked.subjects, &mut seen),
+                Err(problem) => {
+                    followed.broken = Some(followed.damage(offset, index, &problem));
+                    break;
+                }
             }
-            if sizes.binary_search(&(index + 1)).is_ok() {
+            if asked.sizes.binary_search(&(index + 1)).is_ok() {
                 followed.beginnings.push(followed.leaves.clone());
             }
         }
         followed
     }
 
-    fn follow(&mut self, bytes: &[u8], wants_hashes: bool) -> Result<(), ChainError> {
+    fn follow<'a>(&mut self, bytes: &'a [u8], wants_hashes: bool) -> Result<Head<'a>, ChainError> {
         let index = self.tip.next_index;
-        let (opened, next) = self.tip.follow_head(bytes)?;
-        self.opened = self.opened.take().or(opened);
+        let (head, next) = self.tip.follow_head(bytes)?;
         self.tip = next;
         self.bytes += bytes.len() as u64;
         let leaf = leaf_hash(bytes);
         if !wants_hashes {
             self.leaves.push(leaf);
-            return Ok(());
+            return Ok(head);
         }
         let hashes = &mut self.hashes;
         hashes.push((0, index, leaf));
         self.leaves.push_telling(leaf, &mut |height, hash| {
             hashes.extend(level_of(height).map(|level| (level, index >> height, *hash)));
         });
-        Ok(())
+        Ok(head)
     }
 
-    fn damage(&self, offset: u64, index: u64, problem: &ChainError) -> Damage {
+    /// Collects what the entry at `index` names.
+    fn collect<'a>(
+        &mut self,
+        head: Head<'a>,
+        index: u64,
+        offset: u64,
+        wants_subjects: bool,
+        seen: &mut Seen<'a>,
+    ) {
+        let mut subject = |subject| {
+            if wants_subjects && seen.subjects.insert(subject) {
+                self.subjects.push((subject, index));
+            }
+        };
+        match head {
+            Head::Act(act) => {
+                subject(act.subject);
+                for scope in act.scopes {
+                    if seen.scopes.insert(scope) {
+                        self.named.push(Named { index, offset, what: What::Scope(scope.keys()) });
+                    }
+                }
+            }
+            Head::Entry(entry) => {
+                entry.body.kind().named().into_iter().for_each(subject);
+                self.named.push(Named { index, offset, what: What::Entry(entry) });
+            }
+        }
+    }
+
+    fn damage(&self, offset: u64, index: u64, problem: &impl std::fmt::Display) -> Damage {
         Damage { segment: self.segment.clone(), offset, index, problem: problem.to_string() }
     }
 }
@@ -296,10 +403,14 @@ struct Join<'a> {
     tip: Tip,
     bytes: u64,
     opened: Option<LedgerOpened>,
+    names: Names,
     leaves: Range,
     roots: BTreeMap<u64, Hash>,
     broken: Option<Damage>,
+    /// The first entry that names what no entry before it made.
+    misnamed: Option<Damage>,
     hashes: Option<&'a mut TakeHash<'a>>,
+    subjects: Option<&'a mut TakeSubject<'a>>,
     progress: Option<&'a mut dyn FnMut(u64)>,
 }
 
@@ -310,10 +421,13 @@ impl<'a> Join<'a> {
             tip: Tip::genesis(),
             bytes: 0,
             opened: None,
+            names: Names::default(),
             leaves: Range::empty(0),
             roots: zero.into_iter().collect(),
             broken: None,
+            misnamed: None,
             hashes: wanted.hashes,
+            subjects: wanted.subjects,
             progress: wanted.progress,
         }
     }
@@ -328,32 +442,59 @@ impl<'a> Join<'a> {
                 self.one(&part);
                 next += 1;
             }
-            if self.broken.is_some() {
+            if self.has_ended() {
                 return;
             }
         }
     }
 
+    fn has_ended(&self) -> bool {
+        self.broken.is_some() || self.misnamed.is_some()
+    }
+
     fn one(&mut self, part: &Followed) {
-        if self.broken.is_some() {
+        if self.has_ended() {
             return;
         }
         // If the first entry of a part does not decode, the part has no claim and reports the
         // damage itself.
-        if let Some(Err(problem)) = part.claimed.map(|claimed| self.tip.is_continued_by(&claimed)) {
+        if let Some(Err(problem)) = part.claim.map(|claim| self.tip.is_continued_by(&claim)) {
             self.broken = Some(part.damage(part.offset, self.tip.next_index, &problem));
             return;
+        }
+        if let Some(damage) = self.misnamed(part) {
+            self.misnamed = Some(damage);
+            return;
+        }
+        if let Some(take) = &mut self.subjects {
+            part.subjects.iter().for_each(|(subject, index)| take(*subject, *index));
         }
         self.take_hashes(part);
         self.broken.clone_from(&part.broken);
         if part.leaves.begin() < part.leaves.end() {
             self.tip = part.tip;
-            self.opened = self.opened.take().or_else(|| part.opened.clone());
         }
         self.bytes += part.bytes;
         if let Some(progress) = &mut self.progress {
             progress(self.bytes);
         }
+    }
+
+    /// Takes what the entries of a part name, and returns the first that no entry before it made.
+    fn misnamed(&mut self, part: &Followed) -> Option<Damage> {
+        for Named { index, offset, what } in &part.named {
+            let known: Result<(), FoldError> = match what {
+                What::Scope(scope) => self.names.check(*index, scope),
+                What::Entry(entry) => {
+                    self.opened = self.opened.take().or_else(|| entry.body.opened().cloned());
+                    self.names.take(entry.fact())
+                }
+            };
+            if let Err(problem) = known {
+                return Some(part.damage(*offset, *index, &problem));
+            }
+        }
+        None
     }
 
     fn take_hashes(&mut self, part: &Followed) {
@@ -376,7 +517,7 @@ impl<'a> Join<'a> {
         }
     }
 
-    fn end(self, dir: &Path, walked: Result<ScanEnd, LogError>) -> Audited {
+    fn end(self, dir: &Path, walked: Result<ScanEnd, LogError>) -> (Audited, Option<Damage>) {
         let good = Good {
             tip: self.tip,
             bytes: self.bytes,
@@ -385,7 +526,7 @@ impl<'a> Join<'a> {
             opened: self.opened,
             roots: self.roots,
         };
-        if let (None, Ok(end)) = (&self.broken, &walked) {
+        if let (None, None, Ok(end)) = (&self.broken, &self.misnamed, &walked) {
             assert_eq!(end.frames, good.tip.next_index, "every frame that was walked was followed");
         }
         let result = match (self.broken, walked) {
@@ -394,6 +535,6 @@ impl<'a> Join<'a> {
             (None, Err(error)) => Err(error.into()),
             (None, Ok(end)) => Report::of(dir, good.opened.clone(), good.tip, end),
         };
-        Audited { good, result }
+        (Audited { good, result }, self.misnamed)
     }
 }

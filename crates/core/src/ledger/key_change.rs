@@ -1,0 +1,229 @@
+//! A change of the signing key, as somebody follows it who knows the key before.
+//!
+//! The record of a change is a C2SP tlog-proof: the entry that names both keys, its inclusion proof, and
+//! a checkpoint over it that both keys have signed. So whoever trusts the key before trusts the next one,
+//! with nothing but that text. It says nothing of the entries beside it: those are under the checkpoints
+//! that the next key signs.
+
+use thiserror::Error;
+
+use super::envelope;
+use crate::{
+    entry::{Body, EntryError, SigningKeyChanged},
+    tlog::{
+        checkpoint::CheckpointError,
+        key::VerifierKey,
+        merkle::leaf_hash,
+        proof::{TlogProof, TlogProofError},
+    },
+};
+
+/// A change of the signing key, and the proof of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyChange {
+    /// The entry, its inclusion proof, and the checkpoint that both keys have signed.
+    pub proof: TlogProof,
+    /// The key that signed until then.
+    pub previous: VerifierKey,
+    /// The key that signs since.
+    pub next: VerifierKey,
+}
+
+/// Why a text does not prove a change of the signing key.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum KeyChangeError {
+    /// It is no proof, or the proof does not hold.
+    #[error(transparent)]
+    Proof(#[from] TlogProofError),
+    /// It has no entry.
+    #[error("the proof does not hold its entry (`extra`)")]
+    NoEntry,
+    /// Its entry can not be read.
+    #[error("its entry: {0}")]
+    Entry(#[from] EntryError),
+    /// Its entry is another one.
+    #[error("its entry is {0}, not a change of the signing key from one key to another")]
+    OtherEntry(&'static str),
+    /// The entry says that it stands elsewhere.
+    #[error("its entry says that its index is {found}, the proof is for {proven}")]
+    Index {
+        /// The index in the entry.
+        found: u64,
+        /// The index of the proof.
+        proven: u64,
+    },
+    /// One of the two keys did not sign the checkpoint.
+    #[error("both keys must have signed its checkpoint: {0}")]
+    Unsigned(#[from] CheckpointError),
+    /// The key before is none of those that are trusted.
+    #[error("it leads from the key {0}, which is none of those that are trusted")]
+    Untrusted(String),
+}
+
+impl KeyChange {
+    /// Verifies a proof: that it holds, and that both keys have signed its checkpoint.
+    ///
+    /// # Errors
+    /// See [`KeyChangeError`].
+    pub fn of(proof: TlogProof) -> Result<Self, KeyChangeError> {
+        let bytes = proof.extra.as_deref().ok_or(KeyChangeError::NoEntry)?;
+        let entry = envelope::decode(bytes)?;
+        let other = KeyChangeError::OtherEntry(entry.body.noun());
+        let Body::SigningKeyChanged(change) = entry.body else { return Err(other) };
+        let SigningKeyChanged { next, previous: Some(previous) } = *change else {
+            return Err(other);
+        };
+        if entry.index != proof.index {
+            return Err(KeyChangeError::Index { found: entry.index, proven: proof.index });
+        }
+        proof.leads_from(&leaf_hash(bytes)).map_err(TlogProofError::from)?;
+        proof.checkpoint.verify(&previous)?;
+        proof.checkpoint.verify(&next)?;
+        Ok(Self { proof, previous, next })
+    }
+
+    /// As [`Self::of`], from a text.
+    ///
+    /// # Errors
+    /// See [`KeyChangeError`].
+    pub fn parse(text: &str) -> Result<Self, KeyChangeError> {
+        Self::of(TlogProof::parse(text)?)
+    }
+
+    /// Parses one or more proofs, one below the other.
+    ///
+    /// # Errors
+    /// The error of the first that does not hold.
+    pub fn parse_all(text: &str) -> Result<Vec<Self>, KeyChangeError> {
+        TlogProof::split(text).map(Self::parse).collect()
+    }
+}
+
+/// Adds to the trusted keys those that changes lead to, in the order of the ledger. Answers the indexes
+/// of the changes that were followed.
+///
+/// # Errors
+/// [`KeyChangeError::Untrusted`]: a change leads from none of the keys, and to none of them either.
+pub fn follow(
+    keys: &mut Vec<VerifierKey>,
+    changes: &[KeyChange],
+) -> Result<Vec<u64>, KeyChangeError> {
+    let mut in_order: Vec<&KeyChange> = changes.iter().collect();
+    in_order.sort_by_key(|change| change.proof.index);
+    let mut followed = Vec::new();
+    for change in in_order {
+        if keys.contains(&change.next) {
+            continue;
+        }
+        if !keys.contains(&change.previous) {
+            // A change that a trusted key came long after.
+            if is_before_trusted(change, keys, changes) {
+                continue;
+            }
+            return Err(KeyChangeError::Untrusted(change.previous.to_string()));
+        }
+        keys.push(change.next.clone());
+        followed.push(change.proof.index);
+    }
+    Ok(followed)
+}
+
+/// Whether later changes lead from this one to a trusted key.
+fn is_before_trusted(change: &KeyChange, keys: &[VerifierKey], changes: &[KeyChange]) -> bool {
+    let later = changes.iter().filter(|later| later.proof.index > change.proof.index);
+    later.clone().any(|later| keys.contains(&later.previous) || keys.contains(&later.next))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::Millis,
+        ledger::chain::Tip,
+        tlog::{
+            checkpoint::{Checkpoint, SignedCheckpoint},
+            key::{Algorithm, SignerKey},
+        },
+    };
+
+    fn signer(seed: u8) -> SignerKey {
+        SignerKey::from_seed("ledger.example", Algorithm::Note, &[seed; 32]).unwrap()
+    }
+
+    fn verifier(seed: u8) -> VerifierKey {
+        signer(seed).verifier().clone()
+    }
+
+    /// A ledger of this entry alone, signed by these keys.
+    fn proof(body: Body, index: u64, signers: &[u8]) -> TlogProof {
+        let tip = Tip { next_index: index, ..Tip::genesis() };
+        let (_, bytes, _) = tip.link(Millis(5), body).unwrap();
+        let origin = "ledger.example".to_owned();
+        let root = leaf_hash(&bytes);
+        let checkpoint = Checkpoint { origin, size: 1, root, extensions: String::new() };
+        let mut signed = SignedCheckpoint::sign(checkpoint, &signer(signers[0])).unwrap();
+        signers[1..].iter().for_each(|seed| signed.note.sign(&signer(*seed), 0));
+        TlogProof { extra: Some(bytes), index: 0, path: Vec::new(), checkpoint: signed }
+    }
+
+    fn body(previous: u8, next: u8) -> Body {
+        let (previous, next) = (Some(verifier(previous)), verifier(next));
+        Body::SigningKeyChanged(Box::new(SigningKeyChanged { next, previous }))
+    }
+
+    fn change(previous: u8, next: u8, index: u64) -> KeyChange {
+        let proof = proof(body(previous, next), 0, &[previous, next]);
+        let mut change = KeyChange::of(proof).unwrap();
+        change.proof.index = index;
+        change
+    }
+
+    #[test]
+    fn both_keys_must_have_signed_the_entry_that_names_them() {
+        let good = proof(body(1, 2), 0, &[1, 2]);
+        let read = KeyChange::parse(&good.to_string()).unwrap();
+        assert_eq!((read.previous, read.next), (verifier(1), verifier(2)));
+        for signers in [&[1][..], &[2], &[1, 3], &[3, 2]] {
+            let error = KeyChange::of(proof(body(1, 2), 0, signers)).unwrap_err();
+            assert!(matches!(error, KeyChangeError::Unsigned(_)), "{signers:?}: {error}");
+        }
+        let elsewhere = KeyChange::of(proof(body(1, 2), 7, &[1, 2])).unwrap_err();
+        assert_eq!(elsewhere, KeyChangeError::Index { found: 7, proven: 0 });
+        let mut other = good.clone();
+        other.extra = proof(body(1, 3), 0, &[1, 3]).extra;
+        assert!(matches!(KeyChange::of(other), Err(KeyChangeError::Proof(_))));
+        let bare = TlogProof { extra: None, ..good };
+        assert_eq!(KeyChange::of(bare), Err(KeyChangeError::NoEntry));
+        let lost = SigningKeyChanged { next: verifier(2), previous: None };
+        let lost =
+            KeyChange::of(proof(Body::SigningKeyChanged(Box::new(lost)), 0, &[1, 2])).unwrap_err();
+        assert!(matches!(lost, KeyChangeError::OtherEntry(_)), "{lost}");
+    }
+
+    #[test]
+    fn trust_follows_the_changes_in_order_and_only_from_a_trusted_key() {
+        let changes = [change(2, 3, 20), change(1, 2, 10), change(3, 4, 30)];
+        let followed = |trusted: &[u8]| {
+            let mut keys: Vec<_> = trusted.iter().map(|seed| verifier(*seed)).collect();
+            follow(&mut keys, &changes).map(|followed| (followed, keys.len()))
+        };
+        assert_eq!(followed(&[1]).unwrap(), (vec![10, 20, 30], 4));
+        assert_eq!(followed(&[2]).unwrap(), (vec![20, 30], 3), "never back to the key before");
+        assert_eq!(followed(&[4]).unwrap(), (vec![], 1));
+        assert_eq!(followed(&[1, 4]).unwrap(), (vec![10, 20], 4));
+        assert_eq!(followed(&[9]), Err(KeyChangeError::Untrusted(verifier(1).to_string())));
+    }
+
+    #[test]
+    fn proofs_stand_one_below_the_other() {
+        let both = [proof(body(1, 2), 0, &[1, 2]), proof(body(2, 3), 0, &[2, 3])];
+        let text: String = both.iter().map(ToString::to_string).collect();
+        let read = KeyChange::parse_all(&text).unwrap();
+        assert_eq!(
+            read.iter().map(|change| &change.proof).collect::<Vec<_>>(),
+            [&both[0], &both[1]]
+        );
+        assert_eq!(KeyChange::parse_all("").unwrap(), []);
+        assert!(KeyChange::parse_all("x").is_err());
+    }
+}
