@@ -50,6 +50,8 @@ fn content() -> PurposeVersion {
         default_validity_ms: None,
         double_opt_in: false,
         obligations: Vec::new(),
+        controller: None,
+        recipients: None,
     }
 }
 
@@ -174,6 +176,13 @@ fn bench_node(c: &mut Criterion) {
         });
     });
 
+    let (catalog, phone) = (namespaces(), "tel:+436641234567");
+    let of_phone = Act { subject: Subject::parse(phone).expect("a subject"), ..act(0) };
+    runtime.block_on(node.record(of_phone)).expect("recorded");
+    c.bench_function("canonical form/phone number, stored", |b| {
+        b.iter(|| catalog.subject_unless_stored(black_box(phone), |it| node.remembers(it)));
+    });
+
     let mut group = c.benchmark_group("node");
     group.sample_size(20).throughput(Throughput::Elements(1_000));
     group.bench_function("record, 1,000 in flight, durable", |b| {
@@ -201,8 +210,8 @@ fn bench_entry(c: &mut Criterion) {
     group.finish();
 }
 
-/// What the canonical form costs a call, for spellings as they come and for the worst of them.
-fn bench_canonical_form(c: &mut Criterion) {
+/// A namespace of each kind.
+fn namespaces() -> Catalog {
     let mut catalog = Catalog::default();
     let namespaces = [
         ("user", NamespaceKind::Opaque),
@@ -214,6 +223,12 @@ fn bench_canonical_form(c: &mut Criterion) {
         let (key, title) = (key(name), String::new());
         catalog.put_namespace(Namespace { key, title, kind, form_version: 1 });
     }
+    catalog
+}
+
+/// What the canonical form costs a call, for spellings as they come and for the worst of them.
+fn bench_canonical_form(c: &mut Criterion) {
+    let catalog = namespaces();
     let mut group = c.benchmark_group("canonical form");
     for (name, given) in [
         ("user", "user:000000042"),

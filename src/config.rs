@@ -9,8 +9,7 @@ use thiserror::Error;
 
 use crate::{
     node::NodeConfig,
-    proto::{PutChannelRequest, PutNamespaceRequest, PutPurposeRequest},
-    receipt::ControllerError,
+    proto::{PutChannelRequest, PutNamespaceRequest, PutPartyRequest, PutPurposeRequest},
     setting::{
         self, DAY, MILLISECOND, MINUTE, Size, Within as _,
         heading::{CHECKPOINTS, LIMITS, LISTENING, STORAGE, SUBSCRIPTIONS},
@@ -146,6 +145,8 @@ pub enum CatalogPut {
     Namespace(PutNamespaceRequest),
     /// A channel.
     Channel(PutChannelRequest),
+    /// A party.
+    Party(PutPartyRequest),
     /// A purpose.
     Purpose(PutPurposeRequest),
 }
@@ -161,6 +162,10 @@ impl CatalogPut {
             Self::Channel(put) => {
                 let channel = put.channel.as_ref();
                 ("channel", channel.map(|channel| channel.key.clone()).unwrap_or_default())
+            }
+            Self::Party(put) => {
+                let party = put.party.as_ref();
+                ("party", party.map(|party| party.key.clone()).unwrap_or_default())
             }
             Self::Purpose(put) => {
                 let purpose = put.purpose.as_ref();
@@ -207,9 +212,6 @@ pub enum ConfigError {
     /// A maximum backoff below the initial one.
     #[error("--webhook-retry-max must be at least --webhook-retry-min")]
     WebhookRetry,
-    /// The controller of receipts is malformed.
-    #[error(transparent)]
-    Controller(#[from] ControllerError),
     /// The key-encryption key is malformed. It is not repeated here.
     #[error("CONSENT_LEDGER_KEK must be 64 hexadecimal digits")]
     Kek,
@@ -247,7 +249,6 @@ impl ServeConfig {
         for address in self.metrics_listen.into_iter().chain(self.tiles_listen) {
             check_exposure(address, false, self.insecure)?;
         }
-        self.node.controller.check()?;
         self.check_ephemeral()?;
         if self.node.kek.is_some() && self.node.kek_file.is_some() {
             return Err(ConfigError::TwoKeks);

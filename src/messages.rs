@@ -251,7 +251,8 @@ outgoing! {
     effect, Effect, proto::Effect: Allow Deny NotNow;
     /// The effect of a change of the catalogue on decisions.
     catalog_effect, CatalogEffect, proto::CatalogEffect:
-        Added Retired Reinstated ReconsentRequired ReconsentLifted BasisChanged ContentChanged;
+        Added Retired Reinstated ReconsentRequired ReconsentLifted BasisChanged ContentChanged
+        ClockCorrected;
     /// The kind of a line of a history.
     history_kind, LineKind, proto::HistoryKind:
         Act Confirmation Expiry Link Unlink Use;

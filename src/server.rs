@@ -178,7 +178,8 @@ pub async fn serve(
     let tiles = config.tiles_listen.map(Bound::new).transpose()?;
     let node = tokio::select! {
         node = open(config.node.clone(), Arc::clone(&metrics)) => node?,
-        () = stop.next() => {
+        // An ephemeral ledger is open in a moment, and a thread that opens it would make files anew.
+        () = stop.next(), if !config.ephemeral => {
             // The files are as after a crash, from which the next start recovers. Waiting for a long
             // rebuild would be of no use.
             tracing::info!("stopped while opening");

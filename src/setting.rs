@@ -55,8 +55,6 @@ pub mod heading {
     pub const CHECKPOINTS: &str = "Checkpoints and witnesses";
     /// Delivery of changes to services.
     pub const SUBSCRIPTIONS: &str = "Subscriptions and webhooks";
-    /// The controller that receipts name.
-    pub const CONTROLLER: &str = "Controller, for receipts";
     /// Logs and traces.
     pub const TELEMETRY: &str = "Telemetry";
 }

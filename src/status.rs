@@ -21,8 +21,8 @@ use crate::{
     domain::Key,
     near,
     node::{
-        AudienceTooOld, CatalogError, CheckpointNotReached, ConfirmError, ConsumeError, LinkError,
-        ReadError, RecordError, RevisionNotReached, UseError,
+        AudienceTooOld, CatalogError, CheckpointNotReached, ConfirmError, ConsumeError,
+        CorrectClockError, LinkError, ReadError, RecordError, RevisionNotReached, UseError,
     },
     proto::ErrorReason,
     watch::WatchError,
@@ -104,6 +104,7 @@ impl Fault {
         match reason {
             ErrorReason::UnknownPurpose => key("purpose").map(UnknownKey::Purpose),
             ErrorReason::UnknownChannel => key("channel").map(UnknownKey::Channel),
+            ErrorReason::UnknownParty => key("party").map(UnknownKey::Party),
             _ => None,
         }
     }
@@ -195,6 +196,8 @@ pub enum UnknownKey {
     Purpose(String),
     /// Of a channel.
     Channel(String),
+    /// Of a party.
+    Party(String),
 }
 
 impl From<Fault> for Status {
@@ -251,6 +254,7 @@ status_of!(
     ConfirmError,
     LinkError,
     CatalogError,
+    CorrectClockError,
     UseError,
     ReadError,
     RevisionNotReached,
@@ -287,10 +291,11 @@ mod tests {
     use tonic_types::StatusExt;
 
     use super::*;
+    use crate::domain::PartyRole;
     use crate::node::{
-        AsOfError, DeadLettersError, EffectiveAtImpossible, FindActError, ImpossibleTime,
-        IssueError, PropagationError, ProveError, SnapshotError, SubscribeError,
-        SubscriptionNotFound, UnsubscribeError, WriteError,
+        AsOfError, DeadLettersError, EffectiveAtImpossible, FindActError, ImplausibleRange,
+        ImpossibleTime, IssueError, NamedParty, PropagationError, ProveError, SnapshotError,
+        SubscribeError, SubscriptionNotFound, UnsubscribeError, WriteError,
     };
 
     fn key(text: &str) -> Key {
@@ -363,6 +368,21 @@ mod tests {
                 CatalogError::OldestCompatibleBeyondVersion { got: 3, version: 2 }.into(),
                 ErrorReason::InvalidField,
                 "purpose.oldest_compatible_version",
+            ),
+            (
+                CorrectClockError::from(crate::node::ClockNotTrusted { ahead_ms: 9 }).into(),
+                ErrorReason::ClockNotTrusted,
+                "",
+            ),
+            (
+                CorrectClockError::BeyondHead { field: "end_index", index: 9, head: 3 }.into(),
+                ErrorReason::IndexOutOfRange,
+                "end_index",
+            ),
+            (
+                CorrectClockError::from(ImplausibleRange::FirstNotAhead { index: 3 }).into(),
+                ErrorReason::InvalidField,
+                "first_index",
             ),
             (
                 WriteError::EntryTooLarge { bytes: 70_000, limit: 65_535 }.into(),
@@ -616,6 +636,32 @@ mod tests {
                 .into(),
                 ErrorReason::NamespaceInUse,
                 "namespace.default_region",
+            ),
+            (
+                CatalogError::UnknownParty { key: news.clone(), at: NamedParty::Recipient(2) }
+                    .into(),
+                ErrorReason::UnknownParty,
+                "purpose.recipients.parties[2]",
+            ),
+            (
+                CatalogError::PartyWithoutRole {
+                    key: news.clone(),
+                    role: PartyRole::Controller,
+                    at: NamedParty::Controller,
+                }
+                .into(),
+                ErrorReason::PartyWithoutRole,
+                "purpose.controller",
+            ),
+            (
+                CatalogError::PartyInUse {
+                    key: news.clone(),
+                    role: PartyRole::Recipient,
+                    purpose: news.clone(),
+                }
+                .into(),
+                ErrorReason::PartyInUse,
+                "party.roles",
             ),
             (
                 RecordError::from(WriteError::NamespaceChanged { namespace: "tel".to_owned() })

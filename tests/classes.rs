@@ -11,7 +11,9 @@ use consent_ledger::proto::{
 use futures_util::stream;
 use tempfile::TempDir;
 
-use crate::support::{self, Clients, Server, act, change, check_request, consent_purpose, typed};
+use crate::support::{
+    self, Clients, Server, act, change, check_request, consent_purpose, run, typed,
+};
 
 const NEWS: &str = "marketing.newsletter";
 const ADS: &str = "marketing.ads.retargeting";
@@ -120,6 +122,7 @@ async fn it_covers_purposes_that_come_later_and_survives_a_rebuild() {
     assert_eq!(import.results[0].cause_index, Some(stop.index));
     tokio::task::spawn_blocking(move || server.terminate()).await.unwrap();
     std::fs::remove_dir_all(dir.path().join("view")).unwrap();
+    run(["verify", "--data-dir", dir.path().to_str().unwrap()]).expect_code(0);
     let server = Server::start(dir.path());
     let mut clients = server.clients().await;
     let answer = clients.ask(check_request("user:1", later, "email")).await;

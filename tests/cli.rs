@@ -180,8 +180,8 @@ async fn a_person_with_preferences_alone_is_known() {
 
 fn catalog_entries() -> u64 {
     let catalog = example::catalog();
-    let namespaces = example::namespaces();
-    (namespaces + catalog.purposes.len() + catalog.channels.len()) as u64
+    let namespaces_and_parties = example::namespaces_and_parties();
+    (namespaces_and_parties + catalog.purposes.len() + catalog.channels.len()) as u64
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,9 +24,9 @@ use serde_json::Value;
 use tonic::{Request, Response, Status, codegen::BoxStream, service::Routes, transport::Channel};
 
 use crate::support::{
-    self, Clients, Finished, NAMESPACES, PATIENCE, Process, Server, act, change, check_request,
-    client_of, consent_purpose, example, link_request, now_ms, opened::Ledger, repository,
-    signer_key, timestamp, typed, unlink_request,
+    self, Clients, Finished, NAMESPACES, PATIENCE, Server, act, change, check_request,
+    consent_purpose, example, link_request, now_ms, opened::Ledger, repository, signer_key,
+    timestamp, typed, unlink_request,
 };
 
 const PURPOSES: [&str; 4] = ["care", "news", "offers", "terms"];
@@ -263,7 +263,11 @@ fn kinds(dir: &Path) -> BTreeMap<&'static str, usize> {
             Body::Link(link) if link.confidence.is_some() => "linked",
             Body::Link(_) => "unlinked",
             Body::Use(_) => "use",
-            Body::PurposePut(_) | Body::ChannelPut(_) | Body::NamespacePut(_) => "catalog",
+            Body::PurposePut(_)
+            | Body::ChannelPut(_)
+            | Body::NamespacePut(_)
+            | Body::PartyPut(_)
+            | Body::ClockCorrected(_) => "catalog",
             Body::Opened(_) => "opened",
             Body::Subscription(_) => "subscriptions",
             Body::SigningKeyChanged(_) => "signing key",

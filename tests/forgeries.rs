@@ -19,7 +19,7 @@ use prost::Message as _;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Finished, PATIENCE, Process, Server, binary, copy_tree, cosigner_key, repository, run,
+    self, Finished, PATIENCE, Process, Server, binary, copy_tree, cosigner_key, repository, run,
     wait_until,
 };
 

@@ -88,6 +88,22 @@ async fn refusal(clients: &mut Clients, subject: &str) -> TypedError {
 }
 
 #[tokio::test]
+async fn every_address_that_mail_takes_is_a_data_subject() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let mut clients = server.clients_with_catalog(&[NEWS], &["email"]).await;
+    let domain = format!("{}.{}.{}.com", "b".repeat(63), "c".repeat(63), "d".repeat(57));
+    for local_bytes in [61, 64] {
+        let address = format!("{}@{domain}", "a".repeat(local_bytes));
+        assert_eq!(address.len(), 190 + local_bytes);
+        let subject = format!("email:{address}");
+        clients.record(act(&subject, vec![change(Action::Withdraw, NEWS, "email")])).await;
+        let answer = clients.ask(check_request(&subject, NEWS, "email")).await;
+        assert_eq!(answer.reason(), Reason::Withdrawn, "{local_bytes}");
+    }
+}
+
+#[tokio::test]
 async fn a_withdrawal_stops_the_person_in_every_spelling() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, mut clients) = started(dir.path()).await;

@@ -396,7 +396,7 @@ async fn a_faulty_act_is_refused_with_code_reason_and_field() {
             "subject",
         ),
         (
-            with(&|r| r.subject = format!("user:{}", "x".repeat(252))),
+            with(&|r| r.subject = format!("user:{}", "x".repeat(257))),
             Code::InvalidArgument,
             "LIMIT_EXCEEDED",
             "subject",

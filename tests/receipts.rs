@@ -26,19 +26,27 @@ use crate::support::{
 
 const NEWS: &str = "marketing.newsletter";
 const SUBJECT: &str = "user:42";
-const FLAGS: [&str; 11] = [
-    "--checkpoint-interval=50ms",
-    "--controller-name=Example AG",
-    "--controller-contact=Data Protection Officer",
-    "--controller-address=Example Street 1, 10115 Berlin",
-    "--controller-email=dpo@example.org",
-    "--controller-phone=+49 30 123456",
-    "--controller-url=https://example.org",
-    "--privacy-policy-url=https://example.org/privacy",
-    "--jurisdiction=DE",
-    "--sensitive-category=user.health",
-    "--third-party=none",
-];
+const FLAGS: [&str; 1] = ["--checkpoint-interval=50ms"];
+
+/// The controller of all purposes.
+fn controller() -> proto::Party {
+    proto::Party {
+        key: "acme".to_owned(),
+        roles: vec![proto::PartyRole::Controller.into()],
+        name: "Example AG".to_owned(),
+        contact: "Data Protection Officer".to_owned(),
+        address: "Example Street 1, 10115 Berlin".to_owned(),
+        email: "dpo@example.org".to_owned(),
+        phone: "+49 30 123456".to_owned(),
+        url: "https://example.org".to_owned(),
+        privacy_policy_url: "https://example.org/privacy".to_owned(),
+        jurisdictions: vec!["DE".to_owned()],
+        sensitive_categories: Some(proto::SensitiveCategories {
+            data_categories: vec!["user.health".to_owned()],
+        }),
+        ..proto::Party::default()
+    }
+}
 
 struct World {
     dir: TempDir,
@@ -49,19 +57,26 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        Self::with(&FLAGS).await
+        Self::with(&FLAGS, Some(controller())).await
     }
 
-    async fn with(flags: &[&str]) -> Self {
+    async fn with(flags: &[&str], controller: Option<proto::Party>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start_with(dir.path(), flags);
         let mut clients = server.clients_with_catalog(&[], &["email", "sms"]).await;
+        let controller_key = controller.as_ref().map(|party| party.key.clone()).unwrap_or_default();
+        let recipients = controller.is_some().then(|| proto::Recipients { parties: Vec::new() });
+        if let Some(party) = controller {
+            clients.put_party(party).await;
+        }
         for (key, double_opt_in) in [(NEWS, false), ("doi", true)] {
             let purpose = proto::Purpose {
                 title: format!("About {key}"),
                 description: "What we do".to_owned(),
                 data_categories: vec!["user.contact.email".to_owned()],
                 double_opt_in,
+                controller: controller_key.clone(),
+                recipients: recipients.clone(),
                 ..consent_purpose(key)
             };
             clients.put_purpose(purpose).await;
@@ -383,7 +398,8 @@ async fn guardians_and_double_opt_ins_have_receipts() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entries_without_a_receipt_give_the_reason() {
-    let mut world = World::with(&["--checkpoint-interval=50ms", "--checkpoint-wait=100ms"]).await;
+    let flags = ["--checkpoint-interval=50ms", "--checkpoint-wait=100ms"];
+    let mut world = World::with(&flags, None).await;
     let mut request = act(SUBJECT, vec![change(Action::Grant, NEWS, "email")]);
     request.idempotency_key = "k".to_owned();
     let index = world.record(request).await.index;
@@ -421,7 +437,7 @@ async fn entries_without_a_receipt_give_the_reason() {
         (Code::OutOfRange, "INDEX_OUT_OF_RANGE")
     );
 
-    // Without a configured controller, the receipt names the ledger, and the response lists the
+    // Where the purposes name no controller, the receipt names the ledger, and the response lists the
     // missing fields.
     let answer = world.ask(of(index)).await.unwrap();
     let payload: Value = serde_json::from_str(&answer.payload).unwrap();

@@ -464,6 +464,9 @@ async fn a_grant_that_staff_narrowed_names_staff_and_only_what_it_covers() {
         let table = server.cli(&["history", "--subject", SUBJECT]).expect_code(0).stdout;
         let rows = rows_of(&table, index.parse().unwrap());
         assert!(rows.contains(staff) && rows.contains("only user.contact"), "{table}");
+        let from = ["watch", "--kind", "grant", "--count", "1", "--from"];
+        let heard = server.cli(&[&from[..], &[&index]].concat()).expect_code(0).stdout;
+        assert!(heard.contains("grant news:email  only user.contact"), "{heard}");
         for format in ["consent-receipt", "dpv"] {
             let words = ["receipt", "--index", &index, "--payload", "--format", format];
             let payload = server.cli(&words).expect_code(0).stdout;

@@ -305,7 +305,9 @@ async fn consume_once(
                 session.heard.push(Heard::Progress(progress.next_index));
                 is_quiet = world.is_all(progress.next_index);
                 if held.is_empty() && is_quiet {
-                    return true;
+                    // A connection that ends may lose its last acknowledgements: they count as
+                    // taken when the next connection is sent nothing.
+                    return !session.heard.iter().any(|heard| matches!(heard, Heard::Event { .. }));
                 }
             }
             other => panic!("unexpected {other:?}"),

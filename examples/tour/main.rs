@@ -43,9 +43,12 @@ async fn tour() -> Result<()> {
     println!("1. A server is up, with an empty ledger.");
 
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../catalog.toml");
-    let CatalogFile { namespaces, channels, purposes } = CatalogFile::read(&file)?;
+    let CatalogFile { namespaces, channels, parties, purposes } = CatalogFile::read(&file)?;
     let (n, c, p) = (namespaces.len(), channels.len(), purposes.len());
-    println!("2. It learns {n} namespaces, {c} channels and {p} purposes.");
+    let parties_count = parties.len();
+    println!(
+        "2. It learns {n} namespaces, {c} channels, {parties_count} parties and {p} purposes."
+    );
     let mut catalog = CatalogServiceClient::new(service.clone());
     for namespace in namespaces {
         let request = proto::PutNamespaceRequest { namespace: Some(namespace) };
@@ -53,6 +56,9 @@ async fn tour() -> Result<()> {
     }
     for channel in channels {
         catalog.put_channel(proto::PutChannelRequest { channel: Some(channel) }).await?;
+    }
+    for party in parties {
+        catalog.put_party(proto::PutPartyRequest { party: Some(party) }).await?;
     }
     for purpose in purposes {
         catalog

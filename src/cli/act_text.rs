@@ -33,9 +33,13 @@ pub(super) fn change(change: &ChangeResult) -> Vec<String> {
     let version =
         (change.purpose_version > 0).then(|| format!("version {}", change.purpose_version));
     let end = change.expires_at.as_ref().map(|end| format!("until {}", rfc3339(end)));
-    let only = (!change.data_categories.is_empty())
-        .then(|| format!("only {}", change.data_categories.join(" and ")));
+    let only = narrowing(&change.data_categories);
     [version, end, only].into_iter().flatten().collect()
+}
+
+/// The data categories that a grant is narrowed to; none if it is not.
+pub(super) fn narrowing(data_categories: &[String]) -> Option<String> {
+    (!data_categories.is_empty()).then(|| format!("only {}", data_categories.join(" and ")))
 }
 
 /// What was shown and how it was answered, and by what right somebody else acted.

@@ -167,6 +167,7 @@ fn details_of_entry(act: &ListHistoryResponse) -> Vec<String> {
         reason,
         confirm.map(|end| format!("to be confirmed before {}", rfc3339(end))),
         recorded.map(|at| format!("recorded {}", rfc3339(at))),
+        act.clock_corrected_by.map(|index| format!("by a wrong clock, see #{index}")),
     ];
     texts.into_iter().flatten().collect()
 }

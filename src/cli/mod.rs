@@ -29,6 +29,7 @@ mod cell;
 mod check;
 mod checkpoint;
 mod client;
+mod clock;
 mod completions;
 mod confirm;
 mod consume;
@@ -185,9 +186,12 @@ pub enum Command {
     /// Remove the link between two data subjects
     #[command(after_help = link::UNLINK_HELP)]
     Unlink(link::UnlinkArgs),
-    /// Apply or list the catalogue of purposes and channels
+    /// Apply or list the catalogue of purposes, channels, parties and namespaces
     #[command(subcommand)]
     Catalog(catalog::CatalogCommand),
+    /// Correct the times that a clock which was ahead gave to entries
+    #[command(subcommand)]
+    Clock(clock::ClockCommand),
     /// Verify a ledger on disk, with no server and no keys
     Verify(Box<verify::VerifyArgs>),
     /// Recompute decisions from the ledger, and compare them with the server's answers
@@ -322,6 +326,7 @@ async fn run(command: Command, offline: bool, context: &mut Context) -> Result<E
         Command::Link(args) => Box::pin(link::run(args, context)).await,
         Command::Unlink(args) => Box::pin(link::run_unlink(args, context)).await,
         Command::Catalog(args) => Box::pin(catalog::run(args, context)).await,
+        Command::Clock(command) => Box::pin(clock::run(command, context)).await,
         Command::Verify(args) => Box::pin(verify::run(&args, context)).await,
         Command::VerifyDecisions(args) => Box::pin(decisions::run(args, context)).await,
         Command::VerifyProof(args) => verify_proof::run(&args, context),

@@ -19,8 +19,8 @@ const AFTER_HELP: &str = "\
 A receipt describes a recorded act and proves that it is in the ledger; `verify-receipt` verifies
 it with no server. It contains personal data in clear, so only the owner of the file of --output
 can read it. The command waits until a checkpoint covers the act. Fields of the standard for which
-the server has no setting (see `serve --controller-name`) are left out and named on standard
-error.
+the catalogue had no value (see `[[parties]]` in examples/catalog.toml) are left out and named on
+standard error.
 
 Examples:
   consent-ledger receipt --idempotency-key signup-42 --subject user:42 --output receipt.jws

@@ -10,9 +10,8 @@ use crate::{
     cli::{Context, catalog::file::CatalogFile, error::CliError, words::Bytes},
     config::{ConfigError, ServeConfig, TlsFiles, parse_kek, parse_witness, witness_policy},
     node::OpenError,
-    receipt::{Controller, said_list},
     server::{self, Listens, ServeError},
-    setting::heading::{CHECKPOINTS, CONTROLLER, STORAGE, TLS},
+    setting::heading::{CHECKPOINTS, STORAGE, TLS},
     tlog::policy::{Policy, Witness},
 };
 
@@ -49,7 +48,7 @@ pub struct ServeArgs {
     /// Settings that need no conversion.
     #[command(flatten)]
     config: ServeConfig,
-    /// TOML file with the namespaces, purposes and channels that an ephemeral ledger begins with, as
+    /// TOML file with the namespaces, parties, purposes and channels that an ephemeral ledger begins with, as
     /// `catalog apply` reads it
     #[arg(long, value_name = "FILE", help_heading = STORAGE)]
     catalog: Option<PathBuf>,
@@ -65,9 +64,6 @@ pub struct ServeArgs {
     /// Witnesses.
     #[command(flatten)]
     witnesses: WitnessesArgs,
-    /// The controller, as receipts name it.
-    #[command(flatten)]
-    controller: ControllerArgs,
 }
 
 /// Settings of TLS.
@@ -117,60 +113,6 @@ impl WitnessesArgs {
     }
 }
 
-/// Settings of the controller.
-#[derive(Debug, Clone, clap::Args)]
-#[command(next_help_heading = CONTROLLER)]
-struct ControllerArgs {
-    /// Name of the controller [default: the name of the ledger]
-    #[arg(long, value_name = "TEXT")]
-    controller_name: Option<String>,
-    /// Contact for questions about data protection
-    #[arg(long, value_name = "TEXT")]
-    controller_contact: Option<String>,
-    /// Postal address of the controller, in one line
-    #[arg(long, value_name = "TEXT")]
-    controller_address: Option<String>,
-    /// Email address of the controller
-    #[arg(long, value_name = "EMAIL")]
-    controller_email: Option<String>,
-    /// Telephone number of the controller
-    #[arg(long, value_name = "PHONE")]
-    controller_phone: Option<String>,
-    /// Web page of the controller
-    #[arg(long, value_name = "URL")]
-    controller_url: Option<String>,
-    /// Web page of the privacy policy
-    #[arg(long, value_name = "URL")]
-    privacy_policy_url: Option<String>,
-    /// Region (ISO 3166) whose law applies, for example `DE`; may be repeated
-    #[arg(long, value_name = "REGION", value_delimiter = ',')]
-    jurisdiction: Vec<String>,
-    /// Data category that is sensitive, together with all categories below it, or `none`; may be
-    /// repeated
-    #[arg(long, value_name = "CATEGORY", value_delimiter = ',')]
-    sensitive_category: Vec<String>,
-    /// Third party that receives data, or `none`; may be repeated, at most 4 KiB in all
-    #[arg(long, value_name = "TEXT")]
-    third_party: Vec<String>,
-}
-
-impl From<ControllerArgs> for Controller {
-    fn from(args: ControllerArgs) -> Self {
-        Self {
-            name: args.controller_name,
-            contact: args.controller_contact,
-            address: args.controller_address,
-            email: args.controller_email,
-            phone: args.controller_phone,
-            url: args.controller_url,
-            privacy_policy_url: args.privacy_policy_url,
-            jurisdictions: args.jurisdiction,
-            sensitive_categories: said_list(args.sensitive_category),
-            third_parties: said_list(args.third_party),
-        }
-    }
-}
-
 impl ServeArgs {
     /// Takes from the parser where values came from.
     pub(super) fn note_sources(&mut self, matches: &ArgMatches) {
@@ -195,7 +137,6 @@ impl ServeArgs {
         config.tls = self.tls.files()?;
         config.node.kek = kek.map(|text| parse_kek(&text)).transpose()?;
         config.node.witness_policy = self.witnesses.policy()?;
-        config.node.controller = self.controller.into();
         config.check()?;
         Ok(config)
     }
@@ -342,11 +283,6 @@ mod tests {
             "--segment-bytes-max=128KiB",
             "--scrub-bytes-per-second=0",
             "--log-format=json",
-            "--controller-name=Example AG",
-            "--privacy-policy-url=https://example.org/privacy",
-            "--jurisdiction=DE,US-CA",
-            "--sensitive-category=user.health",
-            "--third-party=none",
         ])
         .unwrap();
         assert_eq!(config.node.data_dir, PathBuf::from("/tmp/d"));
@@ -363,10 +299,6 @@ mod tests {
         assert_eq!(config.node.segment_bytes_max, 128 << 10);
         assert_eq!(config.node.scrub_bytes_per_second, 0);
         assert_eq!(config.telemetry.log_format, LogFormat::Json);
-        assert_eq!(config.node.controller.name.as_deref(), Some("Example AG"));
-        assert_eq!(config.node.controller.jurisdictions, ["DE", "US-CA"]);
-        assert_eq!(config.node.controller.sensitive_categories.unwrap(), ["user.health"]);
-        assert_eq!(config.node.controller.third_parties, Some(Vec::new()));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use prost::Name;
 
 use super::{
+    act_text::narrowing,
     error::CliError,
     output::Output,
     words::{rfc3339, scope_text, word},
@@ -82,7 +83,7 @@ fn progress(progress: &Progress) -> String {
     format!("#{}  {}  nothing more so far", progress.next_index, or_dash(progress.as_of.as_ref()))
 }
 
-fn or_dash(time: Option<&prost_types::Timestamp>) -> String {
+pub(super) fn or_dash(time: Option<&prost_types::Timestamp>) -> String {
     time.map_or_else(|| "-".to_owned(), rfc3339)
 }
 
@@ -92,7 +93,10 @@ fn consent(event: &ConsentEvent) -> Vec<String> {
     let actor = word::<Actor>(event.actor);
     let changes = event.changes.iter().map(|change| {
         let (action, outcome) = (word::<Action>(change.action), word::<Outcome>(change.outcome));
-        format!("{head}  {action} {}  {outcome}  by {actor}", scope_text(change.scope.as_ref()))
+        let scope = scope_text(change.scope.as_ref());
+        let only = narrowing(&change.data_categories).map(|only| format!("  {only}"));
+        let only = only.unwrap_or_default();
+        format!("{head}  {action} {scope}{only}  {outcome}  by {actor}")
     });
     let preferences = event
         .preferences_changed

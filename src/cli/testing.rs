@@ -477,6 +477,21 @@ impl CatalogService for Rote {
         Ok(Response::new(proto::ListNamespacesResponse::default()))
     }
 
+    async fn put_party(
+        &self,
+        request: Request<proto::PutPartyRequest>,
+    ) -> Answer<proto::PutPartyResponse> {
+        let party = request.into_inner().party;
+        Ok(Response::new(proto::PutPartyResponse { party, revision: 3, changed: true }))
+    }
+
+    async fn list_parties(
+        &self,
+        _: Request<proto::ListPartiesRequest>,
+    ) -> Answer<proto::ListPartiesResponse> {
+        Ok(Response::new(proto::ListPartiesResponse::default()))
+    }
+
     async fn get_purpose(
         &self,
         _: Request<proto::GetPurposeRequest>,

@@ -192,10 +192,8 @@ async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, Cl
             }
             held.push(file);
         }
-        if !is_sound {
-            // Then a checkpoint from elsewhere says how much of the tree was synced.
-            signed = held.iter().filter_map(Held::size).max().unwrap_or(0);
-        }
+        // A checkpoint from elsewhere says how much of the tree was synced, too.
+        signed = held.iter().filter_map(Held::size).max().unwrap_or(0);
         if let Some(url) = &args.against {
             remote = Some(Remote::fetch(url, trust, &context.global).await?);
         }
@@ -313,7 +311,8 @@ impl Read {
             None if is_loss => Files::none(),
             None => return Err(offline::no_ledger(dir)),
         };
-        Ok(Self { files, tree: tree.map(TreeFiles::end), vault: None })
+        let entries = files.good.tip.next_index;
+        Ok(Self { files, tree: tree.map(|tree| tree.end(entries)), vault: None })
     }
 
     fn of_raw(file: &Path, sizes: &[u64]) -> Result<Self, CliError> {
@@ -514,7 +513,7 @@ mod tests {
             "{\"intact\":false,\"entries\":12,\"bytes\":2048,\"chainHash\":\"qw==\",\
              \"tornTail\":null,\"damage\":{\"segment\":\"00000000000000000000.seg\",\
              \"offset\":1234,\"index\":12,\"what\":\"checksum mismatch\"},\
-             \"origin\":\"ledger.example\",\"ledgerId\":\"Bw==\",\"rootHash\":\"cm9vdA==\",\
+             \"origin\":\"ledger.example\",\"ledgerId\":\"Bw==\",\"rootHash\":\"cm9vdA==\",\"keyChanges\":[],\
              \"signedEntries\":null,\"notChecked\":[\"signatures\"],\"tree\":null,\"vault\":null,\
              \"checkpoints\":[]}\n"
         );

@@ -72,7 +72,7 @@ struct ReceiptVerified {
     changes: Vec<ChangeResult>,
     #[serde(serialize_with = "json::serialize")]
     evidence: proto::Evidence,
-    controller: Option<String>,
+    controllers: Vec<String>,
     tree_size: u64,
     root_hash: String,
     cosigned: Vec<Cosigned>,
@@ -91,7 +91,8 @@ pub(super) fn run(args: &VerifyReceiptArgs, context: &mut Context) -> Result<Exi
 }
 
 fn verified(receipt: &Receipt, trust: &Trust) -> ReceiptVerified {
-    let checkpoint = &receipt.statement.proof.checkpoint;
+    let statement = &receipt.statement;
+    let checkpoint = &statement.proof.checkpoint;
     ReceiptVerified {
         good: true,
         receipt_id: receipt.id.clone(),
@@ -100,15 +101,15 @@ fn verified(receipt: &Receipt, trust: &Trust) -> ReceiptVerified {
             Format::Dpv => "dpv",
         },
         ledger: checkpoint.checkpoint.origin.clone(),
-        subject: receipt.statement.subject.clone(),
+        subject: statement.subject.clone(),
         index: receipt.index,
         actor: receipt.actor.into(),
         effective_at: rfc3339_ms(receipt.effective_at.0),
         recorded_at: rfc3339_ms(receipt.recorded_at.0),
-        issued_at: rfc3339_ms(receipt.statement.issued_at.0),
+        issued_at: rfc3339_ms(statement.issued_at.0),
         changes: receipt.changes.iter().map(change_result).collect(),
         evidence: receipt.evidence.clone().into(),
-        controller: receipt.statement.controller.name.clone(),
+        controllers: statement.parties.controller_names().into_iter().map(str::to_owned).collect(),
         tree_size: receipt.tree_size(),
         root_hash: BASE64.encode(checkpoint.checkpoint.root),
         cosigned: trust.cosigned(checkpoint),
@@ -135,8 +136,9 @@ fn print(verified: &ReceiptVerified, context: &mut Context) -> Result<(), CliErr
     if !evidence.is_empty() {
         out.line(format!("evidence    {}", evidence.join(", ")))?;
     }
-    if let Some(name) = &verified.controller {
-        out.line(format!("controller  {name}, as of {}", verified.issued_at))?;
+    if !verified.controllers.is_empty() {
+        let names = verified.controllers.join(", ");
+        out.line(format!("controller  {names}, as of {}", verified.recorded_at))?;
     }
     out.line(format!("ledger      {}", verified.ledger))?;
     out.line(format!("checkpoint  {} entries, root {}", verified.tree_size, verified.root_hash))?;

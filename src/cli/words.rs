@@ -19,7 +19,7 @@ use crate::{
     proto::{
         Action, Actor, CatalogEffect, Effect, EventKind, Evidence, FrequencyLimit, HistoryKind,
         LegalBasis, LinkConfidence, NamespaceKind, ObligationKind, Outcome, OutcomeCount,
-        PropagationState, Reason, ReceiptFormat, Scope, Snapshot, Status,
+        PartyRole, PropagationState, Reason, ReceiptFormat, Scope, Snapshot, Status,
     },
     tlog::BASE64,
 };
@@ -56,7 +56,7 @@ macro_rules! words {
 }
 
 words! {
-    Actor Action Outcome Status Effect Reason LegalBasis NamespaceKind EventKind CatalogEffect Snapshot
+    Actor Action Outcome Status Effect Reason LegalBasis NamespaceKind PartyRole EventKind CatalogEffect Snapshot
     PropagationState LinkConfidence HistoryKind ReceiptFormat ObligationKind
 }
 

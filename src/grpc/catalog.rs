@@ -29,7 +29,8 @@ impl CatalogService for Catalog {
         request: Request<proto::PutPurposeRequest>,
     ) -> Result<Response<proto::PutPurposeResponse>, Status> {
         let draft = convert::purpose_draft(request.into_inner())?;
-        let put = self.node.put_purpose(draft).await?;
+        let put = self.node.put_purpose(draft).await;
+        let put = put.map_err(|error| with_near_keys(&self.node, error))?;
         Ok(Response::new(proto::PutPurposeResponse {
             purpose: Some(convert::purpose_message(&put.value)),
             revision: put.revision,
@@ -82,6 +83,36 @@ impl CatalogService for Catalog {
         }))
     }
 
+    async fn put_party(
+        &self,
+        request: Request<proto::PutPartyRequest>,
+    ) -> Result<Response<proto::PutPartyResponse>, Status> {
+        let draft = convert::party_draft(request.into_inner())?;
+        let put = self.node.put_party(draft).await?;
+        Ok(Response::new(proto::PutPartyResponse {
+            party: Some(convert::party_message(&put.value)),
+            revision: put.revision,
+            changed: put.changed,
+        }))
+    }
+
+    async fn list_parties(
+        &self,
+        request: Request<proto::ListPartiesRequest>,
+    ) -> Result<Response<proto::ListPartiesResponse>, Status> {
+        let request = request.into_inner();
+        let list = List::parties();
+        let page = list.page(request.page_size, &request.page_token)?;
+        self.node.reach(request.at_least_revision).await?;
+        let current = self.node.catalog();
+        let (rows, last) =
+            rows_of_page(current.catalog.parties().collect(), &page, |party| &party.key);
+        Ok(Response::new(proto::ListPartiesResponse {
+            parties: rows.into_iter().map(convert::party_message).collect(),
+            next_page_token: last.map(|key| list.next_token(key)).unwrap_or_default(),
+        }))
+    }
+
     async fn get_purpose(
         &self,
         request: Request<proto::GetPurposeRequest>,
@@ -110,7 +141,8 @@ impl CatalogService for Catalog {
         let (draft, region) = convert::preview(request)?;
         self.node.reach(at_least).await?;
         let node = Arc::clone(&self.node);
-        let preview = blocking(move || node.preview(draft, region)).await?;
+        let preview = blocking(move || node.preview(draft, region)).await;
+        let preview = preview.map_err(|fault| with_near_keys(&self.node, fault))?;
         Ok(Response::new(convert::preview_response(&preview)))
     }
 
@@ -150,6 +182,15 @@ impl CatalogService for Catalog {
             channels: rows.into_iter().map(convert::channel_message).collect(),
             next_page_token: last.map(|key| list.next_token(key)).unwrap_or_default(),
         }))
+    }
+
+    async fn correct_clock(
+        &self,
+        request: Request<proto::CorrectClockRequest>,
+    ) -> Result<Response<proto::CorrectClockResponse>, Status> {
+        let correction = convert::clock_correction(request.into_inner())?;
+        let outcome = self.node.correct_clock(correction).await?;
+        Ok(Response::new(convert::clock_corrected(&outcome)))
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     domain::{Region, Subject},
     node::{Checked, Node, Question},
     proto::{self, check_service_server::CheckService},
-    status::{Fault, Problem},
+    status::{Fault, Invalid, Problem},
 };
 
 /// How many checks of a batch are answered before the task yields to other requests.
@@ -28,8 +28,16 @@ pub struct Check {
 }
 
 impl Check {
+    fn read(
+        &self,
+        request: &proto::CheckRequest,
+    ) -> Result<(Option<Subject>, Option<Region>), Invalid> {
+        let is_stored = |subject: &Subject| self.node.remembers(subject);
+        convert::check(&self.node.catalog().catalog, request, is_stored)
+    }
+
     fn answer(&self, request: &proto::CheckRequest) -> Result<Checked, Fault> {
-        let (subject, region) = convert::check(&self.node.catalog().catalog, request)?;
+        let (subject, region) = self.read(request)?;
         let Some(subject) = subject else { return Ok(self.node.unknown_namespace()) };
         let question = question(&subject, request, region);
         Ok(match request.want_token {
@@ -40,7 +48,7 @@ impl Check {
 
     /// Answers for a moment in the past.
     async fn answer_at(&self, request: proto::CheckRequest) -> Result<Checked, Fault> {
-        let (subject, region) = convert::check(&self.node.catalog().catalog, &request)?;
+        let (subject, region) = self.read(&request)?;
         let Some(as_of) = convert::as_of(request.as_of.as_ref())? else {
             return self.answer(&request);
         };

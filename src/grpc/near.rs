@@ -31,5 +31,6 @@ pub(super) fn near_keys(node: &Node, unknown: &UnknownKey) -> Vec<String> {
             let live = catalog.channels().filter(|(_, channel)| !channel.retired);
             near(given, live.map(|(_, channel)| channel.key.as_str()))
         }
+        UnknownKey::Party(given) => near(given, catalog.parties().map(|party| party.key.as_str())),
     }
 }

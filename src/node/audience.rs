@@ -139,7 +139,8 @@ impl Audience {
     /// # Errors
     /// The catalogue lacks the namespace, or its kind has no such id.
     pub fn subject(&self, given: &str) -> Result<Subject, SubjectError> {
-        self.past.catalog.catalog.subject(given)
+        let is_stored = |subject: &Subject| self.core.vault.remembers(subject);
+        self.past.catalog.catalog.subject_unless_stored(given, is_stored)
     }
 
     /// The answer about a data subject. Blocking.

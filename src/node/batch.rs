@@ -17,6 +17,7 @@ use super::{
     error::{CatalogError, ClockNotTrusted, RecordError, WriteError},
     names::NamespaceUse,
     news,
+    parties::check_named,
     stops::UnclearStop,
 };
 use crate::{
@@ -30,8 +31,8 @@ use crate::{
     entry::{EntryError, Fact, Kind, Names, Place},
     event::{self, CatalogDetail, Event, Surroundings},
     fold::{
-        Acted, After, Effect, Fold, FoldError, Lead, Linked, Subscriptions, UseCell, around, reach,
-        unite,
+        Acted, After, Effect, Fold, FoldError, Lead, Linked, Subscriptions, UseCell, around,
+        corrected, reach, unite,
     },
     format::{
         LedgerId, Reference, Tag,
@@ -172,7 +173,12 @@ impl<'a> Batch<'a> {
 
     /// When the next entry is recorded, if it is in clear: these have whole seconds.
     pub(super) fn recorded_second(&self) -> Millis {
-        Millis(sealed::second_and_ms(self.recorded_at()).0.saturating_mul(1_000))
+        self.recorded_at().second()
+    }
+
+    /// The sane time, which may lie before the last entry.
+    pub(super) fn clock_now(&self) -> Millis {
+        self.clock.sane
     }
 
     /// Whether the clock is trusted.
@@ -340,7 +346,11 @@ impl<'a> Batch<'a> {
         self.bytes += frame.len();
         self.frames.push(frame);
         self.tip = tip;
-        self.last_recorded_at = self.last_recorded_at.max(recorded_at);
+        // An entry in clear has the beginning of its second. Only a correction of the clock goes back.
+        self.last_recorded_at = match entry.body {
+            Body::ClockCorrected(_) => recorded_at,
+            _ => self.last_recorded_at.max(recorded_at),
+        };
         if let After::Subjects(states) = &after {
             self.states.extend(states.iter().cloned());
         }
@@ -639,7 +649,8 @@ impl<'a> Batch<'a> {
         while version > 1 && at < self.recorded_at() {
             let position = usize::try_from(version - 1).unwrap_or(usize::MAX);
             let Some(&index) = purpose.version_indices.get(position) else { break };
-            if self.entry(index)?.recorded_at <= at {
+            let recorded_at = self.entry(index)?.recorded_at;
+            if self.catalog().recorded_by(index, recorded_at) <= at {
                 break;
             }
             version -= 1;
@@ -674,10 +685,11 @@ impl<'a> Batch<'a> {
     }
 
     pub(super) fn state(&self, subject: SubjectRef) -> Result<Arc<SubjectState>, WriteError> {
-        match self.states.get(&subject) {
-            Some(state) => Ok(Arc::clone(state)),
-            None => Ok(self.core.view.state(subject)?),
-        }
+        let state = match self.states.get(&subject) {
+            Some(state) => Arc::clone(state),
+            None => self.core.view.state(subject)?,
+        };
+        Ok(corrected(self.catalog(), state, u64::MAX))
     }
 
     /// The subjects that are linked to `subject`, with their states.
@@ -806,6 +818,7 @@ pub(super) fn purpose_put(
     catalog: &Catalog,
     draft: PurposeDraft,
 ) -> Result<Option<PurposePut>, CatalogError> {
+    check_named(catalog, &draft.content)?;
     let existing = catalog.purpose_id(draft.key.as_str()).and_then(|id| catalog.purpose(id));
     let (version, oldest_compatible) = match existing {
         None => (1, 1),

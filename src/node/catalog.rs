@@ -1,4 +1,4 @@
-//! Reading the catalogue, and putting namespaces, purposes and channels into it.
+//! Reading the catalogue, and putting purposes and channels into it.
 
 use std::sync::Arc;
 

@@ -10,7 +10,6 @@ use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use super::LedgerId;
 use crate::{
     domain::Millis,
-    receipt::Controller,
     setting::{
         self, DAY, HOUR, MILLISECOND, SECOND, Size, Within as _,
         heading::{CHECKPOINTS, CLOCK, KEYS, LIMITS, STORAGE, SUBSCRIPTIONS, TOKENS},
@@ -172,10 +171,6 @@ pub struct NodeConfig {
     /// such networks are sent plain http
     #[arg(long, value_name = "CIDR", value_delimiter = ',', help_heading = SUBSCRIPTIONS)]
     pub webhook_allow: Vec<IpNet>,
-
-    /// The controller that receipts name.
-    #[arg(skip)]
-    pub controller: Controller,
 }
 
 impl Default for NodeConfig {
@@ -187,7 +182,7 @@ impl Default for NodeConfig {
 /// The name of a ledger: what C2SP asks of the origin of a log.
 ///
 /// # Errors
-/// [`OriginError`].
+/// One that says what is wrong with it.
 pub fn parse_origin(text: &str) -> Result<String, OriginError> {
     check_origin(text).map(|()| text.to_owned())
 }

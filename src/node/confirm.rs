@@ -65,7 +65,7 @@ pub(super) fn confirmation(person: &Person, offer: &ConfirmationOffer) -> Confir
 impl Batch<'_> {
     /// Adds a confirmation. On error the batch is unchanged.
     pub(super) fn confirm(&mut self, confirm: &Confirm) -> Result<Confirmed, ConfirmError> {
-        let (request_index, act) = self.act_of_token(confirm)?;
+        let (request_index, requested_at, act) = self.act_of_token(confirm)?;
         // The act of an erased data subject can not be confirmed.
         let Identity::Known(subject) = self.core().vault.identity(act.subject_ref)? else {
             return Err(ConfirmError::TokenUnknown);
@@ -76,7 +76,7 @@ impl Batch<'_> {
             return Ok(confirmed_before(entry)?);
         }
         self.check_clock()?;
-        self.check_offer(request_index, &act)?;
+        self.check_offer(request_index, requested_at, &act)?;
         let evidence = self.with_authority_of(request_index, &act, &confirm.evidence)?;
         let before = self.state(act.subject_ref)?;
         let recorded_at = self.recorded_at();
@@ -116,11 +116,12 @@ impl Batch<'_> {
         Ok(Evidence { authority, ..evidence.clone() })
     }
 
-    /// The act of a token.
-    fn act_of_token(&self, confirm: &Confirm) -> Result<(u64, ConsentAct), ConfirmError> {
+    /// The act of a token, with its index and when it was recorded.
+    fn act_of_token(&self, confirm: &Confirm) -> Result<(u64, Millis, ConsentAct), ConfirmError> {
         let index = self.core().view.confirmation(&token_hash(&confirm.token))?;
         let index = index.ok_or(ConfirmError::TokenUnknown)?;
-        let Body::Act(act) = self.entry(index)?.body else {
+        let entry = self.entry(index)?;
+        let Body::Act(act) = entry.body else {
             return Err(WriteError::StateUnreadable(format!("no act at index {index}")).into());
         };
         if let Some(subject) = &confirm.subject
@@ -128,11 +129,16 @@ impl Batch<'_> {
         {
             return Err(ConfirmError::TokenUnknown);
         }
-        Ok((index, act))
+        Ok((index, entry.recorded_at, act))
     }
 
     /// Whether an act can still be confirmed.
-    fn check_offer(&self, index: u64, act: &ConsentAct) -> Result<(), ConfirmError> {
+    fn check_offer(
+        &self,
+        index: u64,
+        recorded_at: Millis,
+        act: &ConsentAct,
+    ) -> Result<(), ConfirmError> {
         let confirmed = match self.confirmed.get(&index) {
             Some(index) => Some(*index),
             None => self.core().view.confirmed(index)?,
@@ -140,7 +146,10 @@ impl Batch<'_> {
         if let Some(index) = confirmed {
             return Err(ConfirmError::TokenUsed { index });
         }
-        let expires_at = act.confirmation.map(|offer| offer.expires_at);
+        let expires_at = act.confirmation.map(|offer| {
+            // Not longer than by a right clock.
+            self.catalog().end_of_span(index, recorded_at, offer.expires_at)
+        });
         if expires_at.is_none_or(|at| at <= self.recorded_at()) {
             return Err(ConfirmError::TokenExpired);
         }

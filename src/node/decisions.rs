@@ -149,7 +149,8 @@ impl KeptStates {
             return Ok(current);
         }
         if let Some(state) = self.states.get(&subject) {
-            return Ok(Arc::clone(state));
+            let catalog = &past.catalog.catalog;
+            return Ok(fold::corrected(catalog, Arc::clone(state), past.end));
         }
         let state = Arc::new(core.unlinked_state_at(subject, past)?);
         self.insert(subject, Arc::clone(&state));
@@ -232,6 +233,8 @@ mod tests {
                 default_validity_ms: None,
                 double_opt_in: false,
                 obligations: Vec::new(),
+                controller: None,
+                recipients: None,
             };
             let draft = PurposeDraft {
                 key: key(&format!("purpose-{n}")),

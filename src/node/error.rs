@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::effective::{EffectiveAtImpossible, ImpossibleTime};
 use crate::{
     backend::BackendError,
-    domain::{Key, PurposeName},
+    domain::{Key, Millis, PartyRole, PurposeName},
     entry::EntryError,
     fold::FoldError,
     tree::TreeError,
@@ -260,7 +260,16 @@ pub enum LinkError {
     Write(#[from] WriteError),
 }
 
-/// Why a purpose or channel was not put into the catalogue, or a change not previewed.
+/// Where a purpose names a party.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NamedParty {
+    /// As its controller.
+    Controller,
+    /// As the recipient at a position.
+    Recipient(usize),
+}
+
+/// Why something was not put into the catalogue, or a change not previewed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CatalogError {
     /// `oldest_compatible_version` is beyond the version that the call would create.
@@ -282,12 +291,129 @@ pub enum CatalogError {
         /// The setting that would change.
         field: &'static str,
     },
+    /// A purpose names a party that the catalogue lacks.
+    #[error("no party `{key}` in the catalogue")]
+    UnknownParty {
+        /// The party.
+        key: Key,
+        /// Where it is named.
+        at: NamedParty,
+    },
+    /// A purpose names a party for a role that it does not have.
+    #[error("the party `{key}` does not have the role {}", .role.name())]
+    PartyWithoutRole {
+        /// The party.
+        key: Key,
+        /// The role.
+        role: PartyRole,
+        /// Where it is named.
+        at: NamedParty,
+    },
+    /// A purpose names the party for a role that it would lose.
+    #[error(
+        "the purpose `{purpose}` names the party `{key}` as {}: change the purpose first",
+        .role.name()
+    )]
+    PartyInUse {
+        /// The party.
+        key: Key,
+        /// The role.
+        role: PartyRole,
+        /// The purpose.
+        purpose: Key,
+    },
     /// The write failed.
     #[error(transparent)]
     Write(#[from] WriteError),
     /// The catalogue, or a state, could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+}
+
+/// Why the clock was not corrected.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CorrectClockError {
+    /// The clock is in doubt now.
+    #[error(transparent)]
+    ClockNotTrusted(#[from] ClockNotTrusted),
+    /// An index lies beyond the ledger.
+    #[error("{field} is {index}, beyond the head of the ledger, which is {head}")]
+    BeyondHead {
+        /// The field.
+        field: &'static str,
+        /// The index asked for.
+        index: u64,
+        /// The number of entries.
+        head: u64,
+    },
+    /// A clock that was ahead cannot have given exactly these entries their times.
+    #[error(transparent)]
+    Range(#[from] ImplausibleRange),
+    /// The write failed.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The ledger could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// Why a clock that was ahead cannot have given exactly these entries their times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ImplausibleRange {
+    /// The last entry is not ahead of the clock.
+    #[error(
+        "the ledger is not ahead of the clock: name the first entry with a right time as end_index, or {head} \
+         if all have a wrong one"
+    )]
+    NotAhead {
+        /// The number of entries.
+        head: u64,
+    },
+    /// The last entry is ahead of the clock, and the range ends before it.
+    #[error(
+        "the last entry is still {} ms ahead of the clock, and so are all after end_index: leave it out",
+        last.0.saturating_sub(now.0)
+    )]
+    StillAhead {
+        /// When the last entry was recorded.
+        last: Millis,
+        /// The clock.
+        now: Millis,
+    },
+    /// The entry after the range has the time of the one before it.
+    #[error(
+        "entry {index} has the time of the entry before it: the clock had not caught up there yet. Name a \
+         later end_index"
+    )]
+    EndStandsStill {
+        /// Index of the entry.
+        index: u64,
+    },
+    /// The entry before the range is later than the first right time after it.
+    #[error("entry {index} is ahead too: name an earlier first_index")]
+    BeginsEarlier {
+        /// Index of the entry.
+        index: u64,
+    },
+    /// The first entry has a right time.
+    #[error("entry {index} is not ahead: name a later first_index")]
+    FirstNotAhead {
+        /// Index of the entry.
+        index: u64,
+    },
+}
+
+impl ImplausibleRange {
+    /// The field that is wrong.
+    #[must_use]
+    pub fn field(&self) -> &'static str {
+        match self {
+            Self::NotAhead { .. } | Self::StillAhead { .. } | Self::EndStandsStill { .. } => {
+                "end_index"
+            }
+            Self::BeginsEarlier { .. } | Self::FirstNotAhead { .. } => "first_index",
+        }
+    }
 }
 
 /// Why it can not be said who has heard an entry.

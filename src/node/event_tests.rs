@@ -295,6 +295,8 @@ fn draft(purpose: &str, double_opt_in: bool, retired: bool) -> PurposeDraft {
         default_validity_ms: None,
         double_opt_in,
         obligations: Vec::new(),
+        controller: None,
+        recipients: None,
     };
     PurposeDraft {
         key: key(purpose),

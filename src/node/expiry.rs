@@ -17,8 +17,8 @@ use super::{Core, WriteError, batch::Batch, writer::Jobs};
 use crate::{
     decide::Standing,
     domain::{
-        Action, Actor, Body, ChangeRecord, ConsentAct, GrantExpired, LegalBasis, Outcome, Reason,
-        Scope, SubjectState,
+        Action, Actor, Body, CellState, ChangeRecord, ConsentAct, Grant, GrantExpired, LegalBasis,
+        Millis, Outcome, Reason, Scope, SubjectState,
     },
     fold::Due,
     shutdown::{Shutdown, Stage, Threads},
@@ -46,6 +46,10 @@ struct Expiry {
     skipped: BTreeSet<Due>,
     /// When `skipped` was last cleared.
     retried: Instant,
+    /// The corrections of the clock that the rows of grants follow.
+    followed: usize,
+    /// The last row that was compared with the corrections; none between two comparisons.
+    compared: Option<Due>,
 }
 
 /// The grants of a job whose end was not recorded.
@@ -66,6 +70,8 @@ pub(super) fn start(core: &Arc<Core>, threads: &Threads, jobs: Jobs) -> io::Resu
         after: None,
         skipped: BTreeSet::new(),
         retried: Instant::now(),
+        followed: 0,
+        compared: None,
     };
     threads.spawn("expiry", Stage::Writer, || {}, move || expiry.run())?;
     Ok(())
@@ -98,6 +104,9 @@ impl Expiry {
             self.after = None;
             return Ok(false);
         }
+        if self.follow_corrections()? {
+            return Ok(true);
+        }
         let mut due = self.core.view.due(self.after.as_ref(), self.core.now(), DUE_STEP)?;
         self.after = due.last().copied().filter(|_| due.len() == DUE_STEP);
         due.retain(|due| !self.skipped.contains(due));
@@ -109,6 +118,64 @@ impl Expiry {
             self.skipped.extend(unrecorded.failed.into_iter().take(room));
         }
         Ok(self.after.is_some())
+    }
+
+    /// Compares the rows of grants with the corrections of the clock that came since the last comparison,
+    /// a part at a time. Answers whether there is more to compare.
+    fn follow_corrections(&mut self) -> Result<bool, WriteError> {
+        let catalog = self.core.view.catalog();
+        let corrections = catalog.catalog.clock_corrections();
+        if self.followed == corrections.len() {
+            return Ok(false);
+        }
+        let due = self.core.view.due(self.compared.as_ref(), Millis(i64::MAX), DUE_STEP)?;
+        for due in &due {
+            let mut concerning = corrections.iter().map(|correction| &correction.entries);
+            if concerning.any(|entries| entries.contains(&due.grant_index))
+                && let Err(error) = self.core.move_due(due)
+            {
+                let index = due.grant_index;
+                error!(index, %error, "the corrected end of a grant could not be followed");
+            }
+        }
+        self.compared = due.last().copied().filter(|_| due.len() == DUE_STEP);
+        if self.compared.is_none() {
+            self.followed = corrections.len();
+        }
+        Ok(true)
+    }
+}
+
+impl Core {
+    /// Puts the row of a grant where its end is, if a correction of the clock changed that.
+    fn move_due(&self, due: &Due) -> Result<(), WriteError> {
+        let state = self.view.state(due.subject)?;
+        let grants = state.cells().iter().flat_map(CellState::given);
+        let ends = grants.filter(|grant| grant.mark.index == due.grant_index);
+        let ends: BTreeSet<Millis> = ends.filter_map(Grant::ends_at).collect();
+        if ends.is_empty() || ends.contains(&due.at) {
+            return Ok(());
+        }
+        let mut moved = Vec::new();
+        for at in ends {
+            let end = Due { at, ..*due };
+            // A view that was rebuilt has the old rows again.
+            if !self.is_end_recorded(&end)? {
+                moved.push(end);
+            }
+        }
+        Ok(self.view.move_due(due, &moved)?)
+    }
+
+    fn is_end_recorded(&self, due: &Due) -> Result<bool, WriteError> {
+        for index in self.view.history(due.subject, due.grant_index, usize::MAX)? {
+            if let Body::Expired(expired) = self.entry(index)?.body
+                && (expired.grant_index, expired.expired_at) == (due.grant_index, due.at)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -159,27 +226,26 @@ impl Batch<'_> {
     /// The grants of an act that decided their cells until they ended.
     fn ended(&self, whole: &SubjectState, act: &ConsentAct, due: &Due) -> Vec<ChangeRecord> {
         let catalog = self.catalog();
-        let has_ended = |change: &&ChangeRecord| {
-            let Some((purpose_id, channel_id)) =
-                catalog.resolve(&change.scope).ok().and_then(Scope::as_cell)
-            else {
-                return false;
-            };
-            let Some(purpose) = catalog.purpose(purpose_id) else { return false };
+        let ended = |change: &ChangeRecord| {
+            let cell = catalog.resolve(&change.scope).ok().and_then(Scope::as_cell);
+            let (purpose_id, channel_id) = cell?;
+            let purpose = catalog.purpose(purpose_id)?;
             let before = due.at.plus_ms(-1);
             let standing = Standing::of(catalog, whole, purpose_id, channel_id, before);
-            let Standing::Given(given) = standing else { return false };
-            given.latest.mark.index == due.grant_index
+            let Standing::Given(given) = standing else { return None };
+            let has_ended = given.latest.mark.index == due.grant_index
                 && given.ends_at() == Some(due.at)
-                && purpose.current().has_basis(LegalBasis::Consent)
+                && purpose.current().has_basis(LegalBasis::Consent);
+            has_ended.then(|| ChangeRecord {
+                action: Action::Expire,
+                outcome: Outcome::Applied,
+                // A correction of the clock may have changed it.
+                expires_at: given.latest.expires_at,
+                ..change.clone()
+            })
         };
         let grants = act.changes.iter().filter(|change| change.action == Action::Grant);
-        let expire = |change: &ChangeRecord| ChangeRecord {
-            action: Action::Expire,
-            outcome: Outcome::Applied,
-            ..change.clone()
-        };
-        grants.filter(has_ended).map(expire).collect()
+        grants.filter_map(ended).collect()
     }
 }
 
@@ -225,6 +291,8 @@ mod tests {
             default_validity_ms: None,
             double_opt_in: false,
             obligations: Vec::new(),
+            controller: None,
+            recipients: None,
         };
         let draft = PurposeDraft {
             key: Key::parse("news").unwrap(),

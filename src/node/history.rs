@@ -25,6 +25,8 @@ pub struct HistoryItem {
     pub evidence: Option<Evidence>,
     /// The link that was set or removed.
     pub link: Option<LinkSeen>,
+    /// Index of the entry that corrects the clock which gave this one its time.
+    pub clock_corrected_by: Option<u64>,
 }
 
 /// A link that was set or removed, as one of the two data subjects sees it.
@@ -85,8 +87,16 @@ impl Reader<'_> {
             entry_hash: chain::hash(&bytes),
             evidence: evidence.transpose()?,
             link: link.transpose()?,
+            clock_corrected_by: self.clock_corrected_by(index),
             line,
         })
+    }
+
+    fn clock_corrected_by(&self, index: u64) -> Option<u64> {
+        let catalog = self.core.view.catalog();
+        let mut corrections = catalog.catalog.clock_corrections().iter();
+        let correction = corrections.find(|correction| correction.entries.contains(&index));
+        correction.map(|correction| correction.index)
     }
 
     fn link_seen(&self, link: &LinkLine) -> Result<LinkSeen, ReadError> {

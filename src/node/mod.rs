@@ -8,6 +8,7 @@ mod check;
 mod config;
 mod confirm;
 mod consume;
+mod correct_clock;
 mod decisions;
 mod delivery;
 mod due;
@@ -24,6 +25,7 @@ mod link;
 mod names;
 mod news;
 mod open;
+mod parties;
 mod past;
 mod preferences;
 mod preview;
@@ -53,14 +55,16 @@ pub use catalog::{NamespaceDraft, PurposeDraft, Put};
 pub use check::{Checked, Question};
 pub use config::{NodeConfig, ORIGIN_DEFAULT, parse_origin};
 pub use consume::{CREDITS_MAX, Consumer, Consuming, Delivery, IN_FLIGHT_MAX};
+pub use correct_clock::{ClockCorrectionOutcome, CorrectClock};
 pub use decisions::{Decisions, PAGE_DECISIONS_MAX, PAGE_ENTRIES_MAX};
 pub use delivery::Acknowledged;
 pub use effective::{EffectiveAtImpossible, ImpossibleTime, LikelyCause, Moved};
 pub use error::{
     AsOfError, AudienceTooOld, CatalogError, CheckpointNotReached, ClockNotTrusted, ConfirmError,
-    ConsumeError, DeadLettersError, FindActError, IssueError, LinkError, PropagationError,
-    ProveError, ReadError, RecordError, RevisionNotReached, SnapshotError, SubscribeError,
-    SubscriptionNotFound, UnsubscribeError, UseError, WriteError,
+    ConsumeError, CorrectClockError, DeadLettersError, FindActError, ImplausibleRange, IssueError,
+    LinkError, NamedParty, PropagationError, ProveError, ReadError, RecordError,
+    RevisionNotReached, SnapshotError, SubscribeError, SubscriptionNotFound, UnsubscribeError,
+    UseError, WriteError,
 };
 pub use history::{HistoryItem, LinkSeen};
 pub use import::{ImportAnswer, ImportRow, Imported};
@@ -68,6 +72,7 @@ pub use init::{Init, InitError, NewLedger, init};
 pub use link::{CELL_CHANGES_MAX, CellChange, LinkOutcome, Linking};
 pub use names::NamespaceUse;
 pub use open::{KEK_FILE, OpenError, Progress, VIEW_DIR, rebuild_view};
+pub use parties::PartyDraft;
 pub use past::AsOf;
 pub use preferences::{CellPreference, LinkedName, Name, Naming, Preferences, StandingStop, Whose};
 pub use preview::{Flips, Preview};
@@ -90,7 +95,6 @@ use crate::{
     clock::{self, Clock, TimeSource},
     domain::{LedgerOpened, Millis},
     opener::Opener,
-    receipt::Controller,
     shutdown::{Task, Threads},
     storage::{
         AtPath as _,
@@ -118,8 +122,6 @@ pub struct Node {
     checkpoint_wait: Duration,
     /// How long an audience answers as of the revision at which it began.
     audience_age_max: Duration,
-    /// The controller that receipts name.
-    controller: Controller,
     /// The index of vault and view. Flushed once all threads have ended.
     index: Arc<Index>,
     /// Released last, after everything else of the node is dropped.
@@ -307,7 +309,6 @@ impl Node {
             revision_wait: config.revision_wait,
             checkpoint_wait: config.checkpoint_wait,
             audience_age_max: config.audience_age_max,
-            controller: config.controller.clone(),
             index: stores.index,
             _lock: stores.lock,
         }))

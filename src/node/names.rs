@@ -41,6 +41,12 @@ impl Node {
         self.core.view.catalog().catalog.subject(given)
     }
 
+    /// Whether a data subject is one of those on record that somebody asked for lately.
+    #[must_use]
+    pub fn remembers(&self, subject: &Subject) -> bool {
+        self.core.vault.remembers(subject)
+    }
+
     /// Whether a namespace has persons, as far as a change to a draft depends on it. Blocking: it may read
     /// the whole vault.
     ///
@@ -178,6 +184,8 @@ mod tests {
             default_validity_ms: None,
             double_opt_in: false,
             obligations: Vec::new(),
+            controller: None,
+            recipients: None,
         };
         let news = PurposeDraft {
             key: key("news"),

@@ -364,7 +364,11 @@ pub(super) fn open(
     stores.lock.announce()?;
     let ahead_ms = stores.recorded_at.0.saturating_sub(Millis::now().0);
     if ahead_ms > CLOCK_AHEAD_MS_NOTABLE {
-        warn!(ahead_ms, "the ledger's last entry lies in the future: is the clock right?");
+        warn!(
+            ahead_ms,
+            "the ledger's last entry lies in the future: is the clock right? If it is, correct what \
+             a wrong one wrote with `consent-ledger clock correct`"
+        );
     }
     keys.save()?;
     Ok((stores, OpenedTree { writer, signed_range, keys }))

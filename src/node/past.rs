@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     decide::{decide, unknown_namespace},
-    domain::{Catalog, Decision, Millis, Query, Region, Subject, SubjectRef, SubjectState},
+    domain::{
+        Action, Body, Catalog, Decision, Entry, Mark, Millis, Query, Region, Subject, SubjectRef,
+        SubjectState,
+    },
     entry::{Fact, Target},
     fold::{self, CatalogAt, Linked, UseCell, reach, unite},
 };
@@ -124,15 +127,17 @@ impl Core {
         Ok(Past { catalog: self.catalog_at(end)?, end, until: None, now })
     }
 
-    /// The number of entries that were recorded at or before a time: entries are in this order.
+    /// The number of entries that were recorded at or before a time. Entries are in this order, if one of
+    /// a wrong clock counts as recorded by when the clock was corrected.
     fn recorded_until(&self, at: Millis, head: u64) -> Result<u64, AsOfError> {
         if at > self.question_time() {
             return Err(AsOfError::InFuture);
         }
+        let catalog = &self.view.catalog().catalog;
         let (mut start, mut end) = (0, head);
         while start < end {
             let middle = start + (end - start) / 2;
-            if self.recorded_at(middle)? <= at {
+            if catalog.recorded_by(middle, self.recorded_at(middle)?) <= at {
                 start = middle + 1;
             } else {
                 end = middle;
@@ -178,12 +183,13 @@ impl Core {
             if index >= past.end {
                 break;
             }
-            let entry = self.entry(index)?;
-            if past.until.is_some_and(|until| effective_at(entry.fact()) > until) {
+            let mut entry = self.entry(index)?;
+            if past.until.is_some_and(|until| !is_effective(&catalog.catalog, &mut entry, until)) {
                 continue;
             }
             fold::subject(&catalog.catalog, &mut state, subject, entry.fact())?;
         }
+        fold::correct(&catalog.catalog, &mut state, past.end);
         Ok(state)
     }
 
@@ -235,6 +241,21 @@ impl Core {
             None => Ok((SubjectState::default(), Vec::new())),
         }
     }
+}
+
+/// Whether an entry had taken effect by a time, by the corrections of the clock of today. Of an act of
+/// which that is not certain only the stops stay.
+fn is_effective(catalog: &Catalog, entry: &mut Entry, until: Millis) -> bool {
+    let mark = Mark { effective_at: effective_at(entry.fact()), index: entry.index };
+    if catalog.latest(mark, u64::MAX).effective_at <= until {
+        return true;
+    }
+    if catalog.earliest(mark, u64::MAX).effective_at > until {
+        return false;
+    }
+    let Body::Act(act) = &mut entry.body else { return false };
+    act.changes.retain(|change| change.action != Action::Grant);
+    !act.changes.is_empty()
 }
 
 /// When an entry took effect. An entry that changes no subject takes effect when it is recorded.

@@ -1,11 +1,16 @@
 //! Receipts: an entry with its proof, its evidence and its data subject, signed for the data subject.
 
-use super::{Core, IssueError, Node, ReadError};
+use std::collections::BTreeSet;
+
+use super::{IssueError, Node, ReadError};
 use crate::{
-    domain::{Action, Catalog, ChangeRecord, ChannelId, Identity, PurposeId, Subject},
+    domain::{
+        Action, Catalog, ChangeRecord, ChannelId, Identity, Key, Purpose, PurposeId, PurposeName,
+        PurposeVersion, Subject,
+    },
     receipt::{
-        self, ChannelText, FORMAT_VERSION, Format, Issued, PurposeText, RECEIPT_BYTES_MAX,
-        ReceiptError, Statement,
+        self, ChannelText, FORMAT_VERSION, Format, Issued, PartyText, PurposeText,
+        RECEIPT_BYTES_MAX, ReceiptError, StatedParties, Statement,
     },
     tlog::{merkle::ProofError, proof::TlogProof},
     tree::Signed,
@@ -42,6 +47,7 @@ impl Node {
         };
         let opening = self.core.opener.opening(&inclusion.entry, receipted.subject)?;
         let catalog = self.core.view.catalog();
+        let purposes = purposes_of(&catalog.catalog, index, receipted.changes);
         let statement = Statement {
             format_version: FORMAT_VERSION,
             ledger_id: self.core.ledger.ledger_id,
@@ -58,8 +64,8 @@ impl Node {
             subject: name.as_str().to_owned(),
             identity_key: opening.identity_key,
             issued_at: self.core.now(),
-            controller: self.controller.clone(),
-            purposes: self.core.purposes_of(index, receipted.changes),
+            parties: parties_of(&catalog.catalog, index, receipted.changes, &purposes),
+            purposes,
             channels: channels_of(&catalog.catalog, receipted.changes),
         };
         let issued = receipt::issue(&statement, format, &self.core.checkpoints.key);
@@ -73,42 +79,80 @@ impl Node {
     }
 }
 
-impl Core {
-    /// The purposes of an entry, with the text of the catalogue: for a grant in the version that it
-    /// names, for a stop in the version of its time. Versions never change.
-    fn purposes_of(&self, index: u64, changes: &[ChangeRecord]) -> Vec<PurposeText> {
-        let current = self.view.catalog();
-        let text = |change: &ChangeRecord| {
-            let key = change.scope.purpose.as_ref()?.as_one()?;
-            let id = current.catalog.purpose_id(key.as_str())?;
-            let purpose = current.catalog.purpose(id)?;
-            let version = match change.action {
-                Action::Grant => change.purpose_version,
-                _ => {
-                    let before = purpose.version_indices.iter().take_while(|at| **at < index);
-                    u32::try_from(before.count()).unwrap_or(u32::MAX)
-                }
-            };
-            let content = purpose.at_version(version)?;
-            let PurposeId(place) = id;
-            Some(PurposeText {
-                number: place + 1,
-                key: key.to_string(),
-                version,
-                index: *purpose.version_indices.get(usize::try_from(version).ok()? - 1)?,
-                title: content.title.clone(),
-                description: content.description.clone(),
-                legal_basis: content.legal_basis,
-                data_categories: content.data_categories.clone(),
-            })
+/// The purposes of an entry, with the text of the catalogue: for a grant in the version that it names, for
+/// a stop in the version of its time. Versions never change.
+fn purposes_of(catalog: &Catalog, index: u64, changes: &[ChangeRecord]) -> Vec<PurposeText> {
+    let text = |change: &ChangeRecord| {
+        let key = change.scope.purpose.as_ref()?.as_one()?;
+        let id = catalog.purpose_id(key.as_str())?;
+        let purpose = catalog.purpose(id)?;
+        let version = match change.action {
+            Action::Grant => change.purpose_version,
+            _ => version_before(purpose, index),
         };
-        let mut texts: Vec<PurposeText> = Vec::new();
-        for text in changes.iter().filter_map(text) {
-            if !texts.iter().any(|other| other.key == text.key && other.version == text.version) {
-                texts.push(text);
-            }
+        let content = purpose.at_version(version)?;
+        let PurposeId(place) = id;
+        Some(PurposeText {
+            number: place + 1,
+            key: key.to_string(),
+            version,
+            index: *purpose.version_indices.get(usize::try_from(version).ok()? - 1)?,
+            title: content.title.clone(),
+            description: content.description.clone(),
+            legal_basis: content.legal_basis,
+            data_categories: content.data_categories.clone(),
+            controller: content.controller.as_ref().map(Key::to_string),
+            recipients: content.recipients.as_ref().map(|keys| texts(keys)),
+        })
+    };
+    let mut texts: Vec<PurposeText> = Vec::new();
+    for text in changes.iter().filter_map(text) {
+        if !texts.iter().any(|other| other.key == text.key && other.version == text.version) {
+            texts.push(text);
         }
-        texts
+    }
+    texts
+}
+
+fn texts(keys: &[Key]) -> Vec<String> {
+    keys.iter().map(Key::to_string).collect()
+}
+
+/// The version of a purpose that was current before an entry; 0 if there was none.
+fn version_before(purpose: &Purpose, index: u64) -> u32 {
+    let before = purpose.version_indices.partition_point(|put| *put < index);
+    u32::try_from(before).unwrap_or(u32::MAX)
+}
+
+/// The parties that the purposes of an entry name, and the controllers of all that its wide stops cover,
+/// as the catalogue had them before it.
+fn parties_of(
+    catalog: &Catalog,
+    index: u64,
+    changes: &[ChangeRecord],
+    purposes: &[PurposeText],
+) -> StatedParties {
+    let is_wide = |change: &&ChangeRecord| {
+        change.scope.purpose.as_ref().is_none_or(|name| name.as_one().is_none())
+    };
+    let wide: Vec<_> = changes.iter().filter(is_wide).map(|change| &change.scope.purpose).collect();
+    let is_covered = |purpose: &&Purpose| {
+        let name = PurposeName::One(purpose.key.clone());
+        wide.iter().any(|scope| scope.as_ref().is_none_or(|scope| scope.contains(&name)))
+    };
+    let covered = catalog.purposes().map(|(_, purpose)| purpose).filter(is_covered);
+    let of_covered = covered
+        .filter_map(|purpose| purpose.at_version(version_before(purpose, index)))
+        .filter_map(|content: &PurposeVersion| content.controller.as_ref())
+        .map(Key::to_string);
+    let of_named = purposes.iter().filter_map(|text| text.controller.clone());
+    let controllers: BTreeSet<String> = of_named.chain(of_covered).collect();
+    let recipients = purposes.iter().flat_map(|text| text.recipients.iter().flatten());
+    let named: BTreeSet<&String> = controllers.iter().chain(recipients).collect();
+    let party = |key: &String| PartyText::before(catalog.party(key)?, index);
+    StatedParties {
+        parties: named.into_iter().filter_map(party).collect(),
+        controllers: controllers.iter().cloned().collect(),
     }
 }
 

@@ -450,7 +450,13 @@ impl Signing {
         };
         // Not beyond the sane time: after a jump, nothing could be signed until the clock catches up.
         let now = core.clock.read().sane;
-        if before.as_ref().is_some_and(|signed| now < signed.signed_at) {
+        // A correction of the clock after the last checkpoint says that its time was wrong.
+        let is_corrected = |signed: &Signed| {
+            let catalog = core.view.catalog();
+            let mut corrections = catalog.catalog.clock_corrections().iter();
+            corrections.any(|correction| (signed.size()..size).contains(&correction.index))
+        };
+        if before.as_ref().is_some_and(|signed| now < signed.signed_at && !is_corrected(signed)) {
             self.clock_went_back();
             return Ok(());
         }

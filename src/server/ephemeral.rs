@@ -78,6 +78,7 @@ pub async fn apply(node: &Arc<Node>, puts: &[CatalogPut]) -> Result<(), Ephemera
         let result = match put.clone() {
             CatalogPut::Namespace(put) => catalog.put_namespace(Request::new(put)).await.map(drop),
             CatalogPut::Channel(put) => catalog.put_channel(Request::new(put)).await.map(drop),
+            CatalogPut::Party(put) => catalog.put_party(Request::new(put)).await.map(drop),
             CatalogPut::Purpose(put) => catalog.put_purpose(Request::new(put)).await.map(drop),
         };
         result.map_err(|status| refused(put, &status))?;

@@ -8,10 +8,11 @@ use crate::{
     domain::Millis,
     node::{
         AsOfError, AudienceTooOld, CLOCK_SKEW_MS_MAX, CatalogError, CheckpointNotReached,
-        ClockNotTrusted, ConfirmError, ConsumeError, DeadLettersError, EffectiveAtImpossible,
-        FindActError, ImpossibleTime, IssueError, LikelyCause, LinkError, Moved, PropagationError,
-        ProveError, ReadError, RecordError, RevisionNotReached, SnapshotError, SubscribeError,
-        SubscriptionNotFound, UnsubscribeError, UseError, WriteError,
+        ClockNotTrusted, ConfirmError, ConsumeError, CorrectClockError, DeadLettersError,
+        EffectiveAtImpossible, FindActError, ImpossibleTime, IssueError, LikelyCause, LinkError,
+        Moved, NamedParty, PropagationError, ProveError, ReadError, RecordError,
+        RevisionNotReached, SnapshotError, SubscribeError, SubscriptionNotFound, UnsubscribeError,
+        UseError, WriteError,
     },
     proto::ErrorReason,
     watch::WatchError,
@@ -212,6 +213,41 @@ impl Explain for CatalogError {
             Self::NamespaceInUse { key, field } => Details::of(ErrorReason::NamespaceInUse)
                 .at(format!("namespace.{field}"))
                 .with("namespace", key),
+            Self::UnknownParty { key, at } => {
+                Details::of(ErrorReason::UnknownParty).at(party_field(*at)).with("party", key)
+            }
+            Self::PartyWithoutRole { key, role, at } => Details::of(ErrorReason::PartyWithoutRole)
+                .at(party_field(*at))
+                .with("party", key)
+                .with("role", role.name()),
+            Self::PartyInUse { key, role, purpose } => Details::of(ErrorReason::PartyInUse)
+                .at("party.roles")
+                .with("party", key)
+                .with("role", role.name())
+                .with("purpose", purpose),
+            Self::Write(error) => error.details(),
+            Self::Read(error) => error.details(),
+        }
+    }
+}
+
+/// The field of a purpose that names a party.
+fn party_field(at: NamedParty) -> String {
+    match at {
+        NamedParty::Controller => "purpose.controller".to_owned(),
+        NamedParty::Recipient(position) => format!("purpose.recipients.parties[{position}]"),
+    }
+}
+
+impl Explain for CorrectClockError {
+    fn details(&self) -> Details {
+        match self {
+            Self::ClockNotTrusted(error) => error.details(),
+            Self::BeyondHead { field, index, head } => Details::of(ErrorReason::IndexOutOfRange)
+                .at(*field)
+                .with("index", index)
+                .with("head", head),
+            Self::Range(range) => Details::of(ErrorReason::InvalidField).at(range.field()),
             Self::Write(error) => error.details(),
             Self::Read(error) => error.details(),
         }

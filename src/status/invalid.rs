@@ -103,6 +103,18 @@ pub enum Problem {
         "must be a key: only stops and filters may name a class such as `marketing.*`, and only stops may use `*`"
     )]
     Wildcard,
+    /// An item of a list that must not repeat.
+    #[error("is given twice")]
+    GivenTwice,
+    /// Not an email address.
+    #[error("must be an address such as `dpo@example.org`")]
+    Email,
+    /// Not a web address.
+    #[error("must be a URL such as `https://example.org/privacy`")]
+    WebUrl,
+    /// A field of controllers in another party.
+    #[error("is only for controllers")]
+    OnlyForControllers,
     /// Not a region.
     #[error(transparent)]
     Region(#[from] RegionError),
@@ -190,6 +202,9 @@ pub enum Problem {
     /// A range that ends before it starts.
     #[error("must not be less than start_index")]
     EndBeforeStart,
+    /// A range without an index.
+    #[error("must be greater than first_index")]
+    EndNotAfterFirst,
     /// A second size that is less than the first.
     #[error("must not be less than first_size")]
     SecondBeforeFirst,

@@ -356,6 +356,12 @@ impl Vault {
         Ok(Some(subject_ref))
     }
 
+    /// Whether a subject is one of those that were looked up lately.
+    #[must_use]
+    pub fn remembers(&self, subject: &Subject) -> bool {
+        self.lookups.get(&self.lookup(subject)).is_some()
+    }
+
     /// The identities in the order in which they came, from the `first` on. Reads and opens each of them.
     ///
     /// # Errors

@@ -35,10 +35,10 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::{
-    domain::{Catalog, Entry, Millis, SubjectRef, SubjectState, SubscriptionId},
+    domain::{Catalog, Entry, Mark, Millis, SubjectRef, SubjectState, SubscriptionId},
     fold::{
         After, CatalogAt, Due, Effect, Fold, FoldError, Lead, Linked, Subscriptions, UseCell,
-        reach, unite,
+        corrected, reach, unite,
     },
     format::{Reference, Tag},
     ledger::sealed::{Lane, Opened, Whose},
@@ -355,6 +355,16 @@ impl View {
     /// # Errors
     /// The state cannot be read, or is missing although acts are known.
     pub fn state(&self, subject: SubjectRef) -> Result<Arc<SubjectState>, ViewError> {
+        Ok(self.corrected(self.folded_state(subject)?))
+    }
+
+    /// A state with the corrections of the clock that came since its last entry.
+    fn corrected(&self, state: Arc<SubjectState>) -> Arc<SubjectState> {
+        corrected(&self.catalog.load().catalog, state, u64::MAX)
+    }
+
+    /// The state of a subject as its last entry left it.
+    fn folded_state(&self, subject: SubjectRef) -> Result<Arc<SubjectState>, ViewError> {
         match self.hot.get_value_or_guard(&subject, None) {
             GuardResult::Value(state) => Ok(state),
             GuardResult::Guard(guard) => {
@@ -423,6 +433,7 @@ impl View {
             Some(state) => state,
             None => Arc::new(self.cold_state(subject)?),
         };
+        let state = self.corrected(state);
         if state.links.is_empty() { Ok(state) } else { Ok(self.whole_state(subject)?.0) }
     }
 
@@ -608,8 +619,19 @@ impl View {
         Ok(self.index.put(due.iter().map(|due| (rows::due_key(due).encode(), None)).collect())?)
     }
 
-    /// When a subject's data was used for a cell, by the entries before `end`, newest first: all uses
-    /// after `now`, and of those from `since` to `now` no more than the last `limit`.
+    /// Removes a due row, and puts others in its place.
+    ///
+    /// # Errors
+    /// The index takes no more rows.
+    pub fn move_due(&self, from: &Due, to: &[Due]) -> Result<(), ViewError> {
+        let removed = (rows::due_key(from).encode(), None);
+        let put = to.iter().map(|due| (rows::due_key(due).encode(), Some(Vec::new())));
+        Ok(self.index.put(put.chain([removed]).collect())?)
+    }
+
+    /// When a subject's data was used for a cell, by the entries before `end`: all uses after `now`, all
+    /// whose time a correction of the clock changed, and of the others from `since` to `now` no more than
+    /// the last `limit`.
     ///
     /// # Errors
     /// The index cannot be read.
@@ -624,6 +646,7 @@ impl View {
     ) -> Result<Vec<Millis>, ViewError> {
         let mut from = Key::UseAt(subject.0, cell.0, i64::MAX, 0).encode();
         let prefix = from[..from.len() - 16].to_vec();
+        let catalog = &self.catalog.load().catalog;
         let (mut uses, mut counted) = (Vec::new(), 0);
         while counted < limit {
             let keys = self.index.keys(&prefix, &from, USES_AT_A_TIME)?;
@@ -634,12 +657,17 @@ impl View {
                 if index >= end {
                     continue;
                 }
-                let at = Millis(at);
-                counted += usize::from(at <= now);
-                if at < since || counted > limit {
+                let recorded = Mark { effective_at: Millis(at), index };
+                let at = catalog.latest(recorded, end).effective_at;
+                // The rows of uses whose time was corrected come before their place.
+                let is_in_order = at == recorded.effective_at;
+                counted += usize::from(at <= now && is_in_order);
+                if recorded.effective_at < since || counted > limit {
                     return Ok(uses);
                 }
-                uses.push(at);
+                if at >= since {
+                    uses.push(at);
+                }
             }
             let Some(last) = keys.last().filter(|_| keys.len() == USES_AT_A_TIME) else { break };
             from.clone_from(last);
@@ -897,7 +925,7 @@ mod tests {
             while !done.load(Ordering::Relaxed) || reads < 100 {
                 for &name in names {
                     let known = |_: &Catalog, state: &SubjectState| {
-                        let lifted = state.cell(CELL.0, CELL.1).and_then(|cell| cell.lifted());
+                        let lifted = state.cell(CELL.0, CELL.1).and_then(|cell| cell.lifted);
                         let stop = state.latest_stop(&Catalog::default(), CELL.0, CELL.1);
                         (lifted.map(|mark| mark.index), stop.map(|stop| stop.mark.index))
                     };

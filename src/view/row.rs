@@ -126,8 +126,10 @@ struct CellMessage {
     #[prost(message, required, tag = "3")]
     own: GrantsMessage,
     #[prost(message, optional, tag = "4")]
-    others: Option<GrantsMessage>,
+    lifted: Option<MarkMessage>,
     #[prost(message, optional, tag = "5")]
+    others: Option<GrantsMessage>,
+    #[prost(message, optional, tag = "6")]
     exception: Option<ExceptionMessage>,
 }
 
@@ -304,6 +306,7 @@ fn cell_message(cell: &CellState) -> CellMessage {
         purpose: cell.purpose.0,
         channel: cell.channel.0,
         own: grants_message(&cell.own),
+        lifted: cell.lifted.map(mark_message),
         others: cell.others.as_deref().map(grants_message),
         exception: cell.exception.as_deref().map(|exception| ExceptionMessage {
             mark: mark_message(exception.mark),
@@ -330,6 +333,7 @@ fn cell(message: CellMessage) -> Option<CellState> {
         purpose: PurposeId(message.purpose),
         channel: ChannelId(message.channel),
         own: grants(message.own)?,
+        lifted: message.lifted.map(mark),
         others: match message.others {
             Some(message) => Some(Box::new(grants(message)?)),
             None => None,
@@ -461,12 +465,13 @@ mod tests {
             (option::of(any_grant()), option::of(any_grant()))
                 .prop_map(|(given, pending)| Grants { given, pending: pending.map(Box::new) })
         };
-        let grants = (grants(), option::of(grants()), exception);
+        let grants = (grants(), option::of(any_mark()), option::of(grants()), exception);
         let cell = (any::<u32>(), any::<u32>(), grants).prop_map(
-            |(purpose, channel, (own, others, exception))| CellState {
+            |(purpose, channel, (own, lifted, others, exception))| CellState {
                 purpose: PurposeId(purpose),
                 channel: ChannelId(channel),
                 own,
+                lifted,
                 others: others.map(Box::new),
                 exception: exception.map(|(mark, lifts)| Box::new(Exception { mark, lifts })),
             },

@@ -56,6 +56,8 @@ mod tests {
             default_validity_ms: None,
             double_opt_in: false,
             obligations: Vec::new(),
+            controller: None,
+            recipients: None,
         };
         let key = Key::parse("news").unwrap();
         Body::PurposePut(PurposePut { key, version: 1, content, oldest_compatible: 1, retired })

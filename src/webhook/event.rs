@@ -227,6 +227,7 @@ mod tests {
             CatalogEffect::ReconsentLifted,
             CatalogEffect::BasisChanged,
             CatalogEffect::ContentChanged,
+            CatalogEffect::ClockCorrected,
         ];
         for (purpose, channel, namespace, version) in [
             (key("news"), None, None, 3),

@@ -41,6 +41,8 @@ async fn many_uses_are_split_into_entries_below_the_size_limit() {
         default_validity_ms: None,
         double_opt_in: false,
         obligations: Vec::new(),
+        controller: None,
+        recipients: None,
     };
     let draft = PurposeDraft {
         key: key("invoices"),

@@ -2,6 +2,7 @@
 //! outcomes, the document made from both, and properties checked against an independent and
 //! deliberately naive model.
 
+mod clock;
 mod document;
 mod naive;
 mod outcomes;

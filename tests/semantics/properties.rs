@@ -83,6 +83,8 @@ fn any_version() -> impl Strategy<Value = PurposeVersion> {
             default_validity_ms: None,
             double_opt_in,
             obligations: Vec::new(),
+            controller: None,
+            recipients: None,
         },
     )
 }

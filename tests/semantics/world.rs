@@ -357,6 +357,8 @@ fn put(catalog: &mut Catalog, line: &PurposeLine) {
         default_validity_ms: None,
         double_opt_in: line.double_opt_in,
         obligations: if matches!(line.key, "news" | "care") { vec![obligation()] } else { vec![] },
+        controller: None,
+        recipients: None,
     };
     let version = match known {
         None => 1,

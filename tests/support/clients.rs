@@ -87,6 +87,12 @@ impl Clients {
         self.catalog.put_purpose(request).await.expect("a valid purpose").into_inner()
     }
 
+    /// Puts a party that the server accepts.
+    pub async fn put_party(&mut self, party: proto::Party) -> proto::PutPartyResponse {
+        let request = proto::PutPartyRequest { party: Some(party) };
+        self.catalog.put_party(request).await.expect("a valid party").into_inner()
+    }
+
     /// Puts a channel; its title is its key.
     pub async fn put_channel(&mut self, key: &str, retired: bool) {
         let channel = proto::Channel { key: key.into(), title: key.into(), retired };

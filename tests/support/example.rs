@@ -56,11 +56,11 @@ pub fn catalog() -> Catalog {
     catalog
 }
 
-/// How many namespaces the catalogue of the examples has.
-pub fn namespaces() -> usize {
+/// How many namespaces and parties the catalogue of the examples has.
+pub fn namespaces_and_parties() -> usize {
     let text = fs::read_to_string(repository(CATALOG)).expect("the example is there");
     let table: toml::Table = text.parse().expect("the example is TOML");
-    entries(&table, "namespaces").len()
+    entries(&table, "namespaces").len() + entries(&table, "parties").len()
 }
 
 /// Key and table of every entry of a list of tables.

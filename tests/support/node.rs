@@ -113,6 +113,8 @@ pub fn draft(title: &str) -> PurposeDraft {
             default_validity_ms: None,
             double_opt_in: false,
             obligations: Vec::new(),
+            controller: None,
+            recipients: None,
         },
         oldest_compatible: None,
         requires_reconsent: false,

@@ -95,8 +95,9 @@ pub fn decide(catalog: &Catalog, state: &SubjectState, query: &Query<'_>, now: M
 ///
 /// The winner is picked first and its expiry is tested after: an expired grant never revives an
 /// older one. One exception: the grant of somebody who can not lift stops may be the latest only in a
-/// cell that no stop ever covered, and there it never caps the data subject's own. A request that waits for its double opt-in never takes the place of a confirmed
-/// grant that counts; it does take the place of one that is past its expiry or outdated.
+/// cell that no stop ever covered, and there it never caps the data subject's own. A request that
+/// waits for its double opt-in never takes the place of a confirmed grant that counts; it does take the
+/// place of one that is past its expiry or outdated.
 #[derive(Debug, Clone, Copy)]
 pub enum Standing<'a> {
     /// The subject is erased or under erasure, since the entry at this index.
@@ -266,7 +267,7 @@ fn lifting_index(
     channel: ChannelId,
 ) -> Option<u64> {
     state.latest_stop(catalog, purpose, channel)?;
-    Some(state.cell(purpose, channel)?.lifted()?.index)
+    Some(state.cell(purpose, channel)?.lifted?.index)
 }
 
 /// Whether a grant counts by itself at a moment.

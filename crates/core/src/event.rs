@@ -115,6 +115,8 @@ pub enum CatalogEffect {
     BasisChanged,
     /// Its data categories, obligations or defaults changed.
     ContentChanged,
+    /// The times of some entries were corrected.
+    ClockCorrected,
 }
 
 /// A subscription that is overdue, as watchers receive it.

@@ -51,7 +51,7 @@ pub enum ChainError {
     /// It is not linked to the entry before.
     #[error("prev_hash is not the hash of the entry before")]
     PrevHash,
-    /// Time went back.
+    /// Time went back, and the entry is no correction of the clock.
     #[error("recorded_at_s is {got}, before {before} of the entry before")]
     TimeWentBack {
         /// The entry's time.
@@ -142,13 +142,6 @@ impl Tip {
         Ok((entry, tip))
     }
 
-    /// The tip that an entry claims to continue, with the highest feature level that this program knows;
-    /// none if the bytes are not an entry.
-    #[must_use]
-    pub fn claimed_by(entry_bytes: &[u8]) -> Option<Self> {
-        Entry::decode(entry_bytes).ok().as_ref().map(Self::before)
-    }
-
     /// The tip after an entry that is trusted: in the middle of a ledger, so at the highest feature level
     /// that this program knows.
     #[must_use]
@@ -161,35 +154,26 @@ impl Tip {
         }
     }
 
-    /// Whether an entry that claims to continue one tip continues this one.
+    /// Whether an entry with this claim continues the chain.
     ///
     /// # Errors
     /// The first difference.
-    pub fn is_continued_by(&self, claimed: &Self) -> Result<(), ChainError> {
-        if claimed.next_index != self.next_index {
-            return Err(ChainError::Index { want: self.next_index, got: claimed.next_index });
+    pub fn is_continued_by(&self, claim: &Claim) -> Result<(), ChainError> {
+        if claim.index != self.next_index {
+            return Err(ChainError::Index { want: self.next_index, got: claim.index });
         }
-        if claimed.hash != self.hash {
+        if claim.prev_hash != self.hash {
             return Err(ChainError::PrevHash);
         }
-        if claimed.recorded_at_s < self.recorded_at_s {
-            let (got, before) = (claimed.recorded_at_s, self.recorded_at_s);
+        if claim.recorded_at_s < self.recorded_at_s && !claim.may_go_back {
+            let (got, before) = (claim.recorded_at_s, self.recorded_at_s);
             return Err(ChainError::TimeWentBack { got, before });
         }
         Ok(())
     }
 
-    fn before(entry: &Entry) -> Self {
-        Self {
-            next_index: entry.index,
-            hash: entry.prev_hash,
-            recorded_at_s: entry.recorded_at_s,
-            level: LEVEL,
-        }
-    }
-
     fn after(&self, entry: &Entry, entry_bytes: &[u8]) -> Result<Self, ChainError> {
-        self.is_continued_by(&Self::before(entry))?;
+        self.is_continued_by(&Claim::of(entry))?;
         Ok(Self {
             next_index: self.next_index + 1,
             hash: hash(entry_bytes),
@@ -223,9 +207,51 @@ impl Tip {
     }
 }
 
+/// What an entry claims of its place in the chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// Its index.
+    pub index: u64,
+    /// The hash of the entry before.
+    pub prev_hash: [u8; 32],
+    /// When it was recorded, in seconds since the Unix epoch.
+    pub recorded_at_s: i64,
+    /// Whether that may lie before the time of the entry before: only a correction of the clock goes
+    /// back.
+    pub may_go_back: bool,
+}
+
+impl Claim {
+    /// The claim of an entry; none if the bytes are not an entry.
+    #[must_use]
+    pub fn read(entry_bytes: &[u8]) -> Option<Self> {
+        Entry::decode(entry_bytes).ok().as_ref().map(Self::of)
+    }
+
+    /// The tip that the entry claims to continue, at the highest feature level that this program knows.
+    #[must_use]
+    pub fn tip(&self) -> Tip {
+        Tip {
+            next_index: self.index,
+            hash: self.prev_hash,
+            recorded_at_s: self.recorded_at_s,
+            level: LEVEL,
+        }
+    }
+
+    fn of(entry: &Entry) -> Self {
+        Self {
+            index: entry.index,
+            prev_hash: entry.prev_hash,
+            recorded_at_s: entry.recorded_at_s,
+            may_go_back: matches!(entry.body, Body::ClockCorrected(_)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use consent_ledger_proto::ledger::{ChannelPut, FormatLevel, LedgerOpened};
+    use consent_ledger_proto::ledger::{ChannelPut, ClockCorrected, FormatLevel, LedgerOpened};
     use prost::Message as _;
 
     use super::*;
@@ -265,6 +291,16 @@ mod tests {
         assert_eq!(elsewhere.follow(&third), Err(ChainError::PrevHash));
         let back = Err(ChainError::TimeWentBack { got: 4, before: 5 });
         assert_eq!(tip.link(4, channel("Email")), back);
+        let correction = Body::ClockCorrected(ClockCorrected {
+            first_index: 1,
+            end_index: 2,
+            right_until_s: 5,
+            right_again_s: 7,
+            reason: String::new(),
+        });
+        let (_, bytes, corrected) = next.link(5, correction).unwrap();
+        assert_eq!(next.follow(&bytes).unwrap().1, corrected, "it alone goes back");
+        assert!(corrected.link(5, channel("Email")).is_ok());
         let twice = tip.link(6, Body::Opened(opened()));
         assert_eq!(twice, Err(ChainError::Opened { first: false }));
         assert_eq!(genesis.link(5, channel("Email")), Err(ChainError::Opened { first: true }));

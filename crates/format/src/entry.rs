@@ -11,10 +11,10 @@
 //! types always has an encoding that decodes to it.
 
 use consent_ledger_proto::{
-    LegalBasis, NamespaceKind,
+    LegalBasis, NamespaceKind, PartyRole,
     ledger::{
-        self as message, ChannelPut, FormatLevel, KeyTransition, LedgerOpened, NamespacePut,
-        PartyPut, PartyRole, PurposePut,
+        self as message, ChannelPut, ClockCorrected, FormatLevel, KeyTransition, LedgerOpened,
+        NamespacePut, PartyPut, PurposePut,
     },
 };
 use prost::Message;
@@ -69,6 +69,8 @@ pub enum Body {
     KeyTransition(KeyTransition),
     /// The feature level rises.
     Level(FormatLevel),
+    /// A clock that was ahead gave the times of some entries.
+    ClockCorrected(ClockCorrected),
 }
 
 /// What an entry says about persons.
@@ -191,7 +193,8 @@ impl Body {
             | Self::Uses(_)
             | Self::Confidential(_)
             | Self::KeyTransition(_)
-            | Self::Level(_) => 1,
+            | Self::Level(_)
+            | Self::ClockCorrected(_) => 1,
         }
     }
 
@@ -210,6 +213,7 @@ impl Body {
             Self::Confidential(_) => "confidential items",
             Self::KeyTransition(_) => "a change of the signing key",
             Self::Level(_) => "a rise of the feature level",
+            Self::ClockCorrected(_) => "a correction of the clock",
         }
     }
 
@@ -228,6 +232,7 @@ impl Body {
             }),
             Self::KeyTransition(transition) => Message::KeyTransition(transition.clone()),
             Self::Level(level) => Message::FormatLevel(*level),
+            Self::ClockCorrected(corrected) => Message::ClockCorrected(corrected.clone()),
         }
     }
 
@@ -270,6 +275,10 @@ impl Body {
                 Self::KeyTransition(transition)
             }
             Message::FormatLevel(level) => Self::Level(level),
+            Message::ClockCorrected(corrected) => {
+                check_correction(&corrected)?;
+                Self::ClockCorrected(corrected)
+            }
         })
     }
 }
@@ -413,18 +422,29 @@ fn check_purpose(put: &PurposePut) -> Result<(), FieldError> {
     if !put.controller.is_empty() {
         is_key("purpose_put.controller", &put.controller)?;
     }
-    for recipient in &put.recipients {
+    for recipient in put.recipients.iter().flat_map(|recipients| &recipients.parties) {
         is_key("purpose_put.recipients", recipient)?;
     }
-    ascending("purpose_put.recipients", &put.recipients)
+    Ok(())
 }
 
 fn check_party(put: &PartyPut) -> Result<(), FieldError> {
     is_key("party_put.key", &put.key)?;
     present_if("party_put.version", true, put.version != 0)?;
-    present_if("party_put.name", true, !put.name.is_empty())?;
-    known::<PartyRole>("party_put.role", put.role)?;
-    ascending("party_put.jurisdictions", &put.jurisdictions)
+    for role in &put.roles {
+        known::<PartyRole>("party_put.roles", *role)?;
+    }
+    Ok(())
+}
+
+fn check_correction(corrected: &ClockCorrected) -> Result<(), FieldError> {
+    let ClockCorrected { first_index, end_index, right_until_s, right_again_s, .. } = corrected;
+    within("clock_corrected.first_index", *first_index, 1, u64::MAX)?;
+    within("clock_corrected.end_index", *end_index, first_index.saturating_add(1), u64::MAX)?;
+    match right_until_s <= right_again_s {
+        true => Ok(()),
+        false => Err(FieldError::Order("clock_corrected.right_again_s")),
+    }
 }
 
 fn check_transition(transition: &KeyTransition) -> Result<(), FieldError> {

@@ -1,4 +1,4 @@
-//! `catalog apply`: adds and changes purposes and channels as a file says.
+//! `catalog apply`: adds and changes namespaces, parties, purposes and channels as a file says.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Client, channels, file::CatalogFile, namespaces, purposes};
+use super::{Client, channels, file::CatalogFile, namespaces, parties, purposes};
 use crate::{
     cli::{
         Context, Exit, client,
@@ -17,13 +17,13 @@ use crate::{
     domain::QuietSpan,
     obligations::leave_no_moment,
     proto::{
-        Namespace, Purpose, PutChannelRequest, PutNamespaceRequest, PutPurposeRequest, QuietHours,
-        obligation::Kind,
+        Namespace, Party, Purpose, PutChannelRequest, PutNamespaceRequest, PutPartyRequest,
+        PutPurposeRequest, QuietHours, obligation::Kind,
     },
 };
 
 const AFTER_HELP: &str = "\
-Namespaces, purposes and channels that are not in the file stay as they are. To retire a purpose or
+Namespaces, parties, purposes and channels that are not in the file stay as they are. To retire a purpose or
 channel, write `retired = true`.
 
 After an error, what was written before is listed and stays. --reconsent needs a change of the purpose:
@@ -38,7 +38,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct ApplyArgs {
-    /// TOML file with namespaces, purposes and channels
+    /// TOML file with namespaces, parties, purposes and channels
     file: PathBuf,
     /// Print the changes without writing them
     #[arg(long)]
@@ -68,7 +68,7 @@ struct Applied {
 /// Result for one entry of a catalogue file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct AppliedEntry {
-    /// `namespace`, `channel` or `purpose`.
+    /// `namespace`, `channel`, `party` or `purpose`.
     kind: &'static str,
     /// Key.
     key: String,
@@ -76,7 +76,7 @@ struct AppliedEntry {
     result: &'static str,
     /// The fields that changed, by their names in the file.
     fields: Vec<&'static str>,
-    /// The purpose's version after the call; `null` for all others and dry runs.
+    /// The version of a party or purpose after the call; `null` for all others and dry runs.
     version: Option<u32>,
     /// First revision with this entry; `null` for dry runs.
     revision: Option<u64>,
@@ -152,13 +152,16 @@ async fn apply(
     let namespaces = namespaces(client).await?.into_iter();
     let namespaces: HashMap<_, _> =
         namespaces.map(|namespace| (namespace.key.clone(), namespace)).collect();
+    let parties = parties(client).await?.into_iter();
+    let parties: HashMap<_, _> = parties.map(|party| (party.key.clone(), party)).collect();
     for key in &args.reconsent {
         let wanted = file.purposes.iter().find(|purpose| purpose.key == *key);
         if let (Some(now), Some(wanted)) = (purposes.get(key), wanted) {
             check_reconsent(now, wanted)?;
         }
     }
-    let total = file.namespaces.len() + file.channels.len() + file.purposes.len();
+    let total =
+        file.namespaces.len() + file.channels.len() + file.parties.len() + file.purposes.len();
     let bar = progress::bar(u64::try_from(total).ok(), "applying");
     for namespace in &file.namespaces {
         let now = namespaces.get(&namespace.key);
@@ -183,6 +186,18 @@ async fn apply(
         if !args.dry_run {
             let request = PutChannelRequest { channel: Some(channel.clone()) };
             let answer = client.put_channel(request).await?.into_inner();
+            entry.settle(answer.changed, answer.revision);
+        }
+        results.push(entry);
+        bar.inc(1);
+    }
+    for party in &file.parties {
+        let fields = parties.get(&party.key).map(|now| differences_of_party(now, party));
+        let mut entry = entry("party", &party.key, fields);
+        if !args.dry_run {
+            let request = PutPartyRequest { party: Some(party.clone()) };
+            let answer = client.put_party(request).await?.into_inner();
+            entry.version = answer.party.map(|party| party.version);
             entry.settle(answer.changed, answer.revision);
         }
         results.push(entry);
@@ -247,6 +262,33 @@ fn differences_of_namespace(now: &Namespace, wanted: &Namespace) -> Vec<&'static
     ])
 }
 
+/// A list without its order, which says nothing.
+fn sorted<T: Ord + Clone>(list: &[T]) -> Vec<T> {
+    let mut sorted = list.to_vec();
+    sorted.sort_unstable();
+    sorted
+}
+
+/// The fields in which a party differs from the file.
+fn differences_of_party(now: &Party, wanted: &Party) -> Vec<&'static str> {
+    differing([
+        ("roles", sorted(&now.roles) != sorted(&wanted.roles)),
+        ("name", now.name != wanted.name),
+        ("contact", now.contact != wanted.contact),
+        ("address", now.address != wanted.address),
+        ("email", now.email != wanted.email),
+        ("phone", now.phone != wanted.phone),
+        ("url", now.url != wanted.url),
+        ("privacy_policy_url", now.privacy_policy_url != wanted.privacy_policy_url),
+        ("jurisdictions", sorted(&now.jurisdictions) != sorted(&wanted.jurisdictions)),
+        ("sensitive_categories", now.sensitive_categories != wanted.sensitive_categories),
+    ])
+}
+
+fn recipients(purpose: &Purpose) -> Option<Vec<String>> {
+    purpose.recipients.as_ref().map(|recipients| sorted(&recipients.parties))
+}
+
 /// The fields in which a purpose differs from the file.
 fn differences(now: &Purpose, wanted: &Purpose, reconsent: bool) -> Vec<&'static str> {
     let of_version = differing([
@@ -258,6 +300,8 @@ fn differences(now: &Purpose, wanted: &Purpose, reconsent: bool) -> Vec<&'static
         ("default_validity", now.default_validity != wanted.default_validity),
         ("double_opt_in", now.double_opt_in != wanted.double_opt_in),
         ("obligations", now.obligations != wanted.obligations),
+        ("controller", now.controller != wanted.controller),
+        ("recipients", recipients(now) != recipients(wanted)),
     ]);
     let oldest_version = match (reconsent, wanted.oldest_compatible_version) {
         // The version after the call: a new one if any of its fields differ.

@@ -12,6 +12,19 @@
 //! key = "email"
 //! title = "Email"
 //!
+//! [[parties]]
+//! key = "acme"
+//! roles = ["controller", "recipient"]              # one or both
+//! name = "Acme AG"
+//! contact = "Data Protection Officer"              # optional, like all that follow
+//! address = "Example Street 1, 10115 Berlin"
+//! email = "dpo@acme.example"
+//! phone = "+49 30 123456"
+//! url = "https://acme.example"
+//! privacy_policy_url = "https://acme.example/privacy"
+//! jurisdictions = ["DE"]
+//! sensitive_categories = ["user.health"]           # for controllers; []: none is sensitive
+//!
 //! [[purposes]]
 //! key = "marketing.newsletter"
 //! title = "Newsletter"
@@ -23,6 +36,8 @@
 //! double_opt_in = false
 //! oldest_compatible_version = 2                    # absent: unchanged
 //! retired = false
+//! controller = "acme"                              # a party that is a controller
+//! recipients = ["mailer"]                          # parties that are recipients; []: nobody
 //! obligations = [
 //!     { frequency_limit = { uses_max = 4, period = "30d" } },
 //!     { quiet_hours = { start = "21:00", end = "08:00", time_zone = "Europe/Berlin" } },
@@ -41,16 +56,18 @@ use serde::{Deserialize, Deserializer, de};
 use crate::{
     cli::{error::CliError, words},
     config::CatalogPut,
-    proto::{self, LegalBasis, NamespaceKind, obligation::Kind},
+    proto::{self, LegalBasis, NamespaceKind, PartyRole, obligation::Kind},
 };
 
-/// Namespaces, channels and purposes, in the order of the file.
+/// Namespaces, channels, parties and purposes, in the order of the file.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct CatalogFile {
     /// Namespaces.
     pub namespaces: Vec<proto::Namespace>,
     /// Channels.
     pub channels: Vec<proto::Channel>,
+    /// Parties.
+    pub parties: Vec<proto::Party>,
     /// Purposes.
     pub purposes: Vec<proto::Purpose>,
 }
@@ -81,7 +98,10 @@ impl CatalogFile {
             let (purpose, requires_reconsent) = (Some(purpose), false);
             CatalogPut::Purpose(proto::PutPurposeRequest { purpose, requires_reconsent })
         });
-        namespaces.chain(channels).chain(purposes).collect()
+        let parties = self.parties.into_iter();
+        let parties =
+            parties.map(|party| CatalogPut::Party(proto::PutPartyRequest { party: Some(party) }));
+        namespaces.chain(channels).chain(parties).chain(purposes).collect()
     }
 
     /// Parses the text of a file.
@@ -94,9 +114,11 @@ impl CatalogFile {
         let catalog = Self {
             namespaces: raw.namespaces.into_iter().map(Into::into).collect(),
             channels: raw.channels.into_iter().map(Into::into).collect(),
+            parties: raw.parties.into_iter().map(Into::into).collect(),
             purposes: raw.purposes.into_iter().map(Into::into).collect(),
         };
         check_unique("channel", catalog.channels.iter().map(|channel| channel.key.as_str()))?;
+        check_unique("party", catalog.parties.iter().map(|party| party.key.as_str()))?;
         check_unique("purpose", catalog.purposes.iter().map(|purpose| purpose.key.as_str()))?;
         Ok(catalog)
     }
@@ -117,6 +139,8 @@ struct RawCatalog {
     namespaces: Vec<RawNamespace>,
     #[serde(default)]
     channels: Vec<RawChannel>,
+    #[serde(default)]
+    parties: Vec<RawParty>,
     #[serde(default)]
     purposes: Vec<RawPurpose>,
 }
@@ -147,6 +171,34 @@ struct RawChannel {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct RawParty {
+    key: String,
+    roles: Vec<Role>,
+    name: String,
+    #[serde(default)]
+    contact: String,
+    #[serde(default)]
+    address: String,
+    #[serde(default)]
+    email: String,
+    #[serde(default)]
+    phone: String,
+    #[serde(default)]
+    url: String,
+    #[serde(default)]
+    privacy_policy_url: String,
+    #[serde(default)]
+    jurisdictions: Vec<String>,
+    #[serde(default)]
+    sensitive_categories: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Role(#[serde(deserialize_with = "words::deserialize")] PartyRole);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RawPurpose {
     key: String,
     title: String,
@@ -168,6 +220,10 @@ struct RawPurpose {
     retired: bool,
     #[serde(default)]
     obligations: Vec<RawObligation>,
+    #[serde(default)]
+    controller: String,
+    #[serde(default)]
+    recipients: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -211,6 +267,27 @@ impl From<RawChannel> for proto::Channel {
     }
 }
 
+impl From<RawParty> for proto::Party {
+    fn from(raw: RawParty) -> Self {
+        let sensitive = raw.sensitive_categories;
+        Self {
+            key: raw.key,
+            roles: raw.roles.into_iter().map(|Role(role)| role.into()).collect(),
+            name: raw.name,
+            contact: raw.contact,
+            address: raw.address,
+            email: raw.email,
+            phone: raw.phone,
+            url: raw.url,
+            privacy_policy_url: raw.privacy_policy_url,
+            jurisdictions: raw.jurisdictions,
+            sensitive_categories: sensitive
+                .map(|data_categories| proto::SensitiveCategories { data_categories }),
+            ..Self::default()
+        }
+    }
+}
+
 impl From<RawPurpose> for proto::Purpose {
     fn from(raw: RawPurpose) -> Self {
         Self {
@@ -229,6 +306,8 @@ impl From<RawPurpose> for proto::Purpose {
             oldest_compatible_version: raw.oldest_compatible_version,
             retired: raw.retired,
             obligations: raw.obligations.into_iter().map(Into::into).collect(),
+            controller: raw.controller,
+            recipients: raw.recipients.map(|parties| proto::Recipients { parties }),
             ..Self::default()
         }
     }
@@ -301,6 +380,28 @@ mod tests {
     }
 
     #[test]
+    fn every_purpose_of_the_example_names_its_controller_and_its_recipients() {
+        let catalog = CatalogFile::parse(EXAMPLE).unwrap();
+        let has = |key: &String, role: PartyRole| {
+            let party = catalog.parties.iter().find(|party| party.key == *key);
+            party.is_some_and(|party| party.roles.contains(&role.into()))
+        };
+        for purpose in &catalog.purposes {
+            assert!(has(&purpose.controller, PartyRole::Controller), "{}", purpose.key);
+            let recipients = &purpose.recipients.as_ref().unwrap().parties;
+            assert!(recipients.iter().all(|key| has(key, PartyRole::Recipient)), "{}", purpose.key);
+        }
+        let named = |party: &&proto::Party| {
+            let purposes = catalog.purposes.iter();
+            let recipients = purposes.flat_map(|purpose| &purpose.recipients);
+            let mut recipients = recipients.flat_map(|recipients| &recipients.parties);
+            catalog.purposes.iter().any(|purpose| purpose.controller == party.key)
+                || recipients.any(|key| *key == party.key)
+        };
+        assert_eq!(catalog.parties.iter().filter(named).count(), catalog.parties.len());
+    }
+
+    #[test]
     fn every_key_of_the_example_is_valid() {
         let catalog = CatalogFile::parse(EXAMPLE).unwrap();
         let purposes = catalog.purposes.iter().map(|purpose| &purpose.key);
@@ -316,6 +417,10 @@ mod tests {
             (format!("{purpose}{purpose}"), "`a` is given twice"),
             (format!("{purpose}validity = \"1d\""), "unknown field `validity`"),
             (format!("{purpose}default_validity = \"soon\""), "`soon` is not a duration"),
+            (
+                "[[parties]]\nkey = \"a\"\nname = \"A\"\nroles = [\"boss\"]\n".to_owned(),
+                "`boss` is not a known word",
+            ),
             (purpose.replace("consent", "whim"), "`whim` is not a known word"),
             (
                 format!(

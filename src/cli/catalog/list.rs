@@ -1,11 +1,11 @@
-//! `catalog list`: prints purposes and channels.
+//! `catalog list`: prints namespaces, parties, purposes and channels.
 
 use std::collections::BTreeMap;
 
 use clap::Args;
 use serde::Serialize;
 
-use super::{Client, channels, namespaces, purposes};
+use super::{Client, channels, namespaces, parties, purposes};
 use crate::{
     cli::{
         Context, Exit, client,
@@ -14,7 +14,7 @@ use crate::{
         words::{self, word},
     },
     json,
-    proto::{Channel, LegalBasis, Namespace, NamespaceKind, Purpose},
+    proto::{Channel, LegalBasis, Namespace, NamespaceKind, Party, PartyRole, Purpose},
 };
 
 const AFTER_HELP: &str = "\
@@ -34,11 +34,13 @@ pub struct ListArgs {
     retired: bool,
 }
 
-/// Namespaces, purposes and channels, each in the order of their keys.
+/// Namespaces, parties, purposes and channels, each in the order of their keys.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Catalog {
     #[serde(serialize_with = "json::serialize_list")]
     namespaces: Vec<Namespace>,
+    #[serde(serialize_with = "json::serialize_list")]
+    parties: Vec<Party>,
     #[serde(serialize_with = "json::serialize_list")]
     purposes: Vec<Purpose>,
     #[serde(serialize_with = "json::serialize_list")]
@@ -50,7 +52,8 @@ pub(super) async fn run(args: ListArgs, context: &mut Context) -> Result<Exit, C
     let purposes = purposes(&mut client, args.retired).await?;
     let channels = channels(&mut client, args.retired).await?;
     let namespaces = namespaces(&mut client).await?;
-    let catalog = Catalog { namespaces, purposes, channels };
+    let parties = parties(&mut client).await?;
+    let catalog = Catalog { namespaces, parties, purposes, channels };
     print(&catalog, context)?;
     Ok(Exit::Success)
 }
@@ -60,8 +63,9 @@ fn print(catalog: &Catalog, context: &mut Context) -> Result<(), CliError> {
     if out.json {
         return out.object(catalog);
     }
-    let Catalog { namespaces, purposes, channels } = catalog;
-    if namespaces.is_empty() && purposes.is_empty() && channels.is_empty() {
+    let Catalog { namespaces, parties, purposes, channels } = catalog;
+    let is_empty = namespaces.is_empty() && parties.is_empty() && purposes.is_empty();
+    if is_empty && channels.is_empty() {
         return out
             .line("the catalogue is empty; fill it with `consent-ledger catalog apply FILE`");
     }
@@ -98,6 +102,23 @@ fn print(catalog: &Catalog, context: &mut Context) -> Result<(), CliError> {
         ];
         table.row(Tone::Plain, row);
     }
+    out.table(&table)?;
+    if parties.is_empty() {
+        return Ok(());
+    }
+    out.line("")?;
+    let mut table = Table::new(&["PARTY", "VERSION", "ROLES", "JURISDICTIONS", "NAME"]);
+    for party in parties {
+        let roles: Vec<String> = party.roles.iter().map(|role| word::<PartyRole>(*role)).collect();
+        let row = [
+            party.key.clone(),
+            party.version.to_string(),
+            roles.join(", "),
+            party.jurisdictions.join(", "),
+            party.name.clone(),
+        ];
+        table.row(Tone::Plain, row);
+    }
     out.table(&table)
 }
 
@@ -124,6 +145,14 @@ fn notes(purpose: &Purpose) -> String {
         0 => {}
         1 => notes.push("1 obligation".to_owned()),
         count => notes.push(format!("{count} obligations")),
+    }
+    if !purpose.controller.is_empty() {
+        notes.push(format!("controller {}", purpose.controller));
+    }
+    match purpose.recipients.as_ref().map(|recipients| recipients.parties.as_slice()) {
+        None => {}
+        Some([]) => notes.push("no recipients".to_owned()),
+        Some(parties) => notes.push(format!("to {}", parties.join(" and "))),
     }
     notes.extend(regions(&purpose.basis_by_region));
     notes.join(", ")

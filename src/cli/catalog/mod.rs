@@ -1,4 +1,4 @@
-//! `catalog`: applies and lists namespaces, purposes and channels.
+//! `catalog`: applies and lists namespaces, parties, purposes and channels.
 
 use clap::Subcommand;
 use tonic::transport::Channel;
@@ -8,8 +8,8 @@ use crate::{
     domain::Catalog,
     grpc::convert,
     proto::{
-        self, ListChannelsRequest, ListNamespacesRequest, ListPurposesRequest, NamespaceKind,
-        catalog_service_client::CatalogServiceClient,
+        self, ListChannelsRequest, ListNamespacesRequest, ListPartiesRequest, ListPurposesRequest,
+        NamespaceKind, catalog_service_client::CatalogServiceClient,
     },
 };
 
@@ -21,11 +21,11 @@ mod preview;
 /// The subcommands of `catalog`.
 #[derive(Debug, Subcommand)]
 pub enum CatalogCommand {
-    /// Add and change namespaces, purposes and channels as a file says; others stay as they are
+    /// Add and change namespaces, parties, purposes and channels as a file says; others stay as they are
     Apply(apply::ApplyArgs),
     /// Count the decisions that a file would change, before it is applied
     Preview(preview::PreviewArgs),
-    /// List namespaces, purposes and channels
+    /// List namespaces, parties, purposes and channels
     List(list::ListArgs),
 }
 
@@ -48,6 +48,19 @@ async fn namespaces(client: &mut Client) -> Result<Vec<proto::Namespace>, CliErr
         };
         let page = client.list_namespaces(request).await?.into_inner();
         Ok((page.namespaces, page.next_page_token))
+    })
+    .await
+}
+
+async fn parties(client: &mut Client) -> Result<Vec<proto::Party>, CliError> {
+    client::all_pages(async |page_token| {
+        let request = ListPartiesRequest {
+            page_size: client::PAGE_SIZE,
+            page_token,
+            at_least_revision: None,
+        };
+        let page = client.list_parties(request).await?.into_inner();
+        Ok((page.parties, page.next_page_token))
     })
     .await
 }

@@ -41,8 +41,9 @@ pub struct TreeCompared {
 /// The files of a tree, read as the entries are.
 pub struct TreeFiles {
     levels: Vec<Level>,
+    /// Number of entries under a checkpoint.
+    signed: u64,
     compared: u64,
-    unsynced: u64,
     wrong: Option<String>,
 }
 
@@ -50,6 +51,14 @@ struct Level {
     file: BufReader<File>,
     /// Number of hashes under the checkpoint.
     hashes: u64,
+    /// Size of the file.
+    bytes: u64,
+}
+
+impl Level {
+    fn on_disk(&self) -> u64 {
+        self.bytes / HASH_BYTES as u64
+    }
 }
 
 impl TreeFiles {
@@ -61,36 +70,28 @@ impl TreeFiles {
         if !data_dir.join(tree::DIR).try_exists()? {
             return Ok(None);
         }
-        let mut files = Self { levels: Vec::new(), compared: 0, unsynced: 0, wrong: None };
+        let mut files = Self { levels: Vec::new(), signed, compared: 0, wrong: None };
         for level in 0..LEVELS_MAX {
             let path = data_dir.join(tree::DIR).join(format!("{level}.hashes"));
             let hashes = count_at(Kind::Level(level), signed);
             let file = match File::open(&path) {
                 Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    files.note_missing(level, hashes, 0);
-                    break;
-                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
                 Err(error) => return Err(error),
             };
             let bytes = file.metadata()?.len();
-            files.note_missing(level, hashes, bytes / HASH_BYTES as u64);
-            files.unsynced += bytes.div_ceil(HASH_BYTES as u64).saturating_sub(hashes);
-            files.levels.push(Level { file: BufReader::with_capacity(64 * 1024, file), hashes });
+            let file = BufReader::with_capacity(64 * 1024, file);
+            files.levels.push(Level { file, hashes, bytes });
         }
         Ok(Some(files))
-    }
-
-    fn note_missing(&mut self, level: u8, wanted: u64, on_disk: u64) {
-        if on_disk < wanted && self.wrong.is_none() {
-            self.wrong = Some(format!("level {level} has {on_disk} of {wanted} hashes"));
-        }
     }
 
     /// Compares the next hash of a level.
     pub fn compare(&mut self, level: u8, number: u64, hash: &Hash) {
         let Some(on_disk) = self.levels.get_mut(usize::from(level)) else { return };
-        if number >= on_disk.hashes || self.wrong.is_some() {
+        // Hashes that the file lacks are counted at the end.
+        let is_due = number < on_disk.hashes.min(on_disk.on_disk());
+        if !is_due || self.wrong.is_some() {
             return;
         }
         let mut read = [0; HASH_BYTES];
@@ -102,9 +103,23 @@ impl TreeFiles {
         };
     }
 
-    /// The result.
-    pub fn end(self) -> TreeCompared {
-        let Self { compared: hashes, unsynced, wrong, .. } = self;
-        TreeCompared { hashes, unsynced, agrees: wrong.is_none(), wrong }
+    /// The result, for a ledger of `entries`.
+    pub fn end(self, entries: u64) -> TreeCompared {
+        let unsynced = self
+            .levels
+            .iter()
+            .map(|level| level.bytes.div_ceil(HASH_BYTES as u64).saturating_sub(level.hashes));
+        let unsynced = unsynced.sum();
+        let wrong = self.wrong.or_else(|| missing(&self.levels, self.signed.min(entries)));
+        TreeCompared { hashes: self.compared, unsynced, agrees: wrong.is_none(), wrong }
     }
+}
+
+/// The first level that lacks hashes of the first `entries` entries.
+fn missing(levels: &[Level], entries: u64) -> Option<String> {
+    (0..LEVELS_MAX).find_map(|level| {
+        let wanted = count_at(Kind::Level(level), entries);
+        let on_disk = levels.get(usize::from(level)).map_or(0, Level::on_disk);
+        (on_disk < wanted).then(|| format!("level {level} has {on_disk} of {wanted} hashes"))
+    })
 }

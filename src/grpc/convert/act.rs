@@ -399,15 +399,17 @@ fn authority(
 }
 
 /// The data subject and the region of a check. The other fields are checked, too, but not copied, because
-/// checks are frequent. There is no data subject if the catalogue lacks its namespace.
+/// checks are frequent. There is no data subject if the catalogue lacks its namespace. `is_stored` knows some
+/// of the data subjects that are stored.
 ///
 /// # Errors
 /// The first field that is wrong.
 pub fn check(
     catalog: &Catalog,
     request: &proto::CheckRequest,
+    is_stored: impl FnOnce(&Subject) -> bool,
 ) -> Result<(Option<Subject>, Option<Region>), Invalid> {
-    let subject = subject_if_known(catalog, &request.subject)?;
+    let subject = subject_if_known(catalog, &request.subject, is_stored)?;
     check_key(&request.purpose, "purpose")?;
     check_key(&request.channel, "channel")?;
     check_data_categories(&request.data_categories)?;

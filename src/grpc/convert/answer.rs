@@ -181,7 +181,8 @@ fn linked_subject(linked: &LinkedName) -> Option<proto::LinkedSubject> {
 /// One entry of a history.
 #[must_use]
 pub fn history_item(item: HistoryItem) -> proto::ListHistoryResponse {
-    let HistoryItem { index, recorded_at, entry_hash, line, evidence, link } = item;
+    let HistoryItem { index, recorded_at, entry_hash, line, evidence, link, clock_corrected_by } =
+        item;
     proto::ListHistoryResponse {
         index,
         recorded_at: Some(timestamp(recorded_at)),
@@ -197,6 +198,7 @@ pub fn history_item(item: HistoryItem) -> proto::ListHistoryResponse {
         confirmation_expires_at: line.confirmation_expires_at.map(timestamp),
         link: link.map(link_record),
         r#use: line.used.map(|used| use_record(*used)),
+        clock_corrected_by,
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
         Obligation, PhoneRegion, Purpose, PurposeVersion, QuietSpan, Region,
     },
     entry,
-    node::{NamespaceDraft, Preview, PurposeDraft},
+    node::{ClockCorrectionOutcome, CorrectClock, NamespaceDraft, Preview, PurposeDraft},
     obligations::is_time_zone,
     proto,
 };
@@ -16,6 +16,7 @@ use crate::{
 use super::{
     DESCRIPTION_BYTES_MAX, Invalid, OBLIGATIONS_MAX, Problem, REGIONS_MAX, SPAN_MS_MAX,
     TITLE_BYTES_MAX,
+    party::{controller, recipients},
     scalar::{
         at_most, check_data_categories, key, legal_basis, line_within, region, span_ms_within,
         text_within,
@@ -23,6 +24,40 @@ use super::{
 };
 
 const MINUTES_OF_DAY: u32 = 24 * 60;
+
+/// The correction of the clock that a request asks for.
+///
+/// # Errors
+/// The first field that is wrong.
+pub fn clock_correction(request: proto::CorrectClockRequest) -> Result<CorrectClock, Invalid> {
+    let proto::CorrectClockRequest { first_index, end_index, reason, dry_run } = request;
+    if first_index == 0 {
+        return Err(Problem::Required.at("first_index"));
+    }
+    if end_index.is_some_and(|end| end <= first_index) {
+        return Err(Problem::EndNotAfterFirst.at("end_index"));
+    }
+    if reason.is_empty() {
+        return Err(Problem::Required.at("reason"));
+    }
+    line_within(&reason, TITLE_BYTES_MAX, "reason")?;
+    Ok(CorrectClock { first_index, end_index, reason, dry_run })
+}
+
+/// The answer to a correction of the clock.
+#[must_use]
+pub fn clock_corrected(outcome: &ClockCorrectionOutcome) -> proto::CorrectClockResponse {
+    proto::CorrectClockResponse {
+        index: outcome.index,
+        revision: outcome.revision,
+        changed: outcome.changed,
+        first_index: outcome.entries.start,
+        end_index: outcome.entries.end,
+        right_until: Some(entry::timestamp(outcome.right_until)),
+        right_again: Some(entry::timestamp(outcome.right_again)),
+        subject_count: outcome.subjects,
+    }
+}
 
 /// The purpose that a request asks for. `version` is not read: the ledger assigns it.
 ///
@@ -72,6 +107,8 @@ fn draft(message: proto::Purpose) -> Result<PurposeDraft, Invalid> {
             default_validity_ms,
             double_opt_in: message.double_opt_in,
             obligations: obligations(message.obligations)?,
+            controller: controller(&message.controller)?,
+            recipients: message.recipients.as_ref().map(recipients).transpose()?,
         },
         oldest_compatible: Some(message.oldest_compatible_version).filter(|version| *version != 0),
         requires_reconsent: false,
@@ -279,6 +316,8 @@ pub fn purpose_message(purpose: &Purpose) -> proto::Purpose {
         obligations: current.obligations.iter().map(entry::obligation_to_proto).collect(),
         version: purpose.version(),
         basis_by_region: entry::bases_to_proto(&current.basis_by_region),
+        controller: entry::controller_to_proto(current),
+        recipients: entry::recipients_to_proto(current),
     }
 }
 

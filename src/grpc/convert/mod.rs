@@ -14,6 +14,7 @@ mod faults;
 mod import;
 mod obligations;
 mod page;
+mod party;
 mod privacy;
 mod receipt;
 mod scalar;
@@ -35,8 +36,8 @@ pub use audit::{
     EntryRef, act_of_receipt, checkpoint, consistency, entry_to_prove, inclusion, sizes,
 };
 pub use catalog::{
-    channel, channel_message, namespace_draft, namespace_message, preview, preview_response,
-    purpose_draft, purpose_message,
+    channel, channel_message, clock_corrected, clock_correction, namespace_draft,
+    namespace_message, preview, preview_response, purpose_draft, purpose_message,
 };
 pub use consume::{
     ConsumerRequest, consume_delivery, consume_progress, consume_started, consumer_request,
@@ -46,6 +47,7 @@ pub use faults::LeftOut;
 pub use import::{Source, Tally, import_row, import_rows, import_start};
 pub use obligations::due_message;
 pub use page::{List, Page};
+pub use party::{party_draft, party_message};
 pub use privacy::{link, linked, unlink, unlinked};
 pub use receipt::{receipt_format, receipt_message, subject_if_given};
 pub use scalar::key;
@@ -68,6 +70,12 @@ pub const DATA_CATEGORIES_MAX: usize = 100;
 pub const FILTER_VALUES_MAX: usize = 1_000;
 /// The longest title, in bytes.
 pub const TITLE_BYTES_MAX: usize = 256;
+/// The longest text about a party, apart from its name, in bytes.
+pub const PARTY_TEXT_BYTES_MAX: usize = 1_024;
+/// Maximum number of jurisdictions of a party.
+pub const JURISDICTIONS_MAX: usize = 32;
+/// Maximum number of recipients of a purpose.
+pub const RECIPIENTS_MAX: usize = 100;
 /// The longest description, in bytes.
 pub const DESCRIPTION_BYTES_MAX: usize = 4_096;
 /// Maximum number of obligations of a purpose.

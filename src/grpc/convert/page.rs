@@ -41,6 +41,12 @@ impl List {
         Self { prefix: "n".to_owned() }
     }
 
+    /// Parties.
+    #[must_use]
+    pub fn parties() -> Self {
+        Self { prefix: "a".to_owned() }
+    }
+
     /// Subscriptions of an owner; an empty name stands for all owners.
     #[must_use]
     pub fn subscriptions(owner: &str) -> Self {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    domain::{self, Catalog, Key, KeyError, Millis, PurposeName, Region, Subject},
+    domain::{self, Catalog, Key, KeyError, Millis, PurposeName, Region, Subject, SubjectError},
     near::near_or_of_kind,
     node::LikelyCause,
     proto,
@@ -87,15 +87,20 @@ pub(super) fn subject(
     })
 }
 
-/// The data subject of a question; none if the catalogue lacks its namespace.
+/// The data subject of a question; none if the catalogue lacks its namespace. `is_stored` knows some of the
+/// data subjects that are stored.
 ///
 /// # Errors
 /// The text is no data subject.
-pub(super) fn subject_if_known(catalog: &Catalog, text: &str) -> Result<Option<Subject>, Invalid> {
-    match subject(catalog, text, "subject") {
+pub(super) fn subject_if_known(
+    catalog: &Catalog,
+    text: &str,
+    is_stored: impl FnOnce(&Subject) -> bool,
+) -> Result<Option<Subject>, Invalid> {
+    match catalog.subject_unless_stored(text, is_stored) {
         Ok(subject) => Ok(Some(subject)),
-        Err(Invalid { problem: Problem::UnknownNamespace { .. }, .. }) => Ok(None),
-        Err(invalid) => Err(invalid),
+        Err(SubjectError::UnknownNamespace(_)) => Ok(None),
+        Err(error) => Err(Problem::from(error).at("subject")),
     }
 }
 
@@ -194,5 +199,6 @@ incoming! {
         Consent Contract LegalObligation VitalInterest PublicTask LegitimateInterest;
     event_kind, domain::EventKind, proto::EventKind:
         Grant Refuse Withdraw Object Expire Link Catalog Preferences Overdue;
+    party_role, domain::PartyRole, proto::PartyRole: Controller Recipient;
     link_confidence, domain::LinkConfidence, proto::LinkConfidence: Verified Asserted;
 }

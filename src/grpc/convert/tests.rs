@@ -37,7 +37,7 @@ fn act(request: proto::RecordConsentRequest) -> Result<(Act, LeftOut), Invalid> 
 }
 
 fn check(request: &proto::CheckRequest) -> Result<(Option<Subject>, Option<Region>), Invalid> {
-    super::check(&names(), request)
+    super::check(&names(), request, |_| false)
 }
 
 fn history(request: &proto::ListHistoryRequest) -> Result<(Subject, usize), Invalid> {
@@ -176,7 +176,7 @@ fn bad_acts() -> Vec<(Spoil<proto::RecordConsentRequest>, Invalid)> {
             SubjectError::Identity(IdentityError::ControlCharacter).into(),
         ),
         row(
-            move |act| act.subject = format!("user:{}", "x".repeat(252)),
+            move |act| act.subject = format!("user:{}", "x".repeat(257)),
             "subject",
             SubjectError::TooLong(257).into(),
         ),
@@ -524,6 +524,8 @@ fn good_purpose() -> proto::Purpose {
             ("DE".to_owned(), proto::LegalBasis::Consent.into()),
             ("US-CA".to_owned(), proto::LegalBasis::LegitimateInterest.into()),
         ]),
+        controller: "acme".to_owned(),
+        recipients: Some(proto::Recipients { parties: vec!["mailer".to_owned()] }),
     }
 }
 
@@ -801,7 +803,7 @@ fn every_way_in_which_a_watch_can_be_wrong_has_a_name_and_a_place() {
         ),
         (
             filtered(|f| f.namespaces = vec!["x".repeat(257)]),
-            at("filter.namespaces[0]", Problem::TooLong { limit: 256, got: 257 }),
+            at("filter.namespaces[0]", Problem::TooLong { limit: 128, got: 257 }),
         ),
     ] {
         assert_eq!(invalid, want);
@@ -917,16 +919,13 @@ fn drafts() -> impl Strategy<Value = PurposeDraft> {
     let flags = (any::<bool>(), any::<bool>(), prop::option::of(1_u32..9));
     let categories = prop::collection::vec(key_text(), 0..5);
     let validity = prop::option::of(1..=SPAN_MS_MAX);
-    (key_text(), texts, bases, categories, validity, flags, obligations_of_a_purpose()).prop_map(
-        |(
-            key,
-            (title, description),
-            legal_basis,
-            data_categories,
-            validity,
-            flags,
-            obligations,
-        )| {
+    let recipients = prop::option::of(prop::collection::btree_set(key_text(), 0..3));
+    let parties = (prop::option::of(key_text()), recipients);
+    let rest = (flags, obligations_of_a_purpose(), parties);
+    (key_text(), texts, bases, categories, validity, rest).prop_map(
+        |(key, (title, description), legal_basis, data_categories, validity, rest)| {
+            let (flags, obligations, (controller, recipients)) = rest;
+            let parse = |text: String| Key::parse(&text).unwrap();
             PurposeDraft {
                 key: Key::parse(&key).unwrap(),
                 content: PurposeVersion {
@@ -938,6 +937,8 @@ fn drafts() -> impl Strategy<Value = PurposeDraft> {
                     default_validity_ms: validity,
                     double_opt_in: flags.0,
                     obligations,
+                    controller: controller.map(parse),
+                    recipients: recipients.map(|keys| keys.into_iter().map(parse).collect()),
                 },
                 oldest_compatible: flags.2,
                 requires_reconsent: false,

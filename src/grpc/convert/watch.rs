@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
-    domain::{Filter, SUBJECT_BYTES_MAX, Snapshot},
+    domain::{Filter, KEY_BYTES_MAX, Snapshot},
     proto,
 };
 
@@ -85,7 +85,7 @@ fn namespace(text: &str) -> Result<String, Invalid> {
     if text.is_empty() {
         return Err(Problem::Required.at("namespaces"));
     }
-    text_within(text, SUBJECT_BYTES_MAX, "namespaces")?;
+    text_within(text, KEY_BYTES_MAX, "namespaces")?;
     if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b)) {
         return Err(Problem::Namespace.at("namespaces"));
     }

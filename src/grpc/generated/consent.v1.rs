@@ -519,7 +519,8 @@ pub mod catalog_service_server {
     #[async_trait]
     pub trait CatalogService: std::marker::Send + std::marker::Sync + 'static {
         /// Adds a purpose, or a new version of it. Writes nothing if nothing differs.
-        /// Errors: INVALID_FIELD (INVALID_ARGUMENT), WRITES_STOPPED (UNAVAILABLE).
+        /// Errors: INVALID_FIELD (INVALID_ARGUMENT), UNKNOWN_PARTY (NOT_FOUND), PARTY_WITHOUT_ROLE
+        /// (FAILED_PRECONDITION), WRITES_STOPPED (UNAVAILABLE).
         async fn put_purpose(
             &self,
             request: tonic::Request<::consent_ledger_proto::PutPurposeRequest>,
@@ -563,6 +564,29 @@ pub mod catalog_service_server {
         > {
             Err(tonic::Status::unimplemented("Not yet implemented"))
         }
+        /// Adds a party, or a new version of it. Writes nothing if nothing differs. Purposes name a party by its
+        /// key: a receipt shows the version that was current when its act was recorded.
+        /// Errors: INVALID_FIELD (INVALID_ARGUMENT), PARTY_IN_USE (FAILED_PRECONDITION), WRITES_STOPPED
+        /// (UNAVAILABLE).
+        async fn put_party(
+            &self,
+            request: tonic::Request<::consent_ledger_proto::PutPartyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<::consent_ledger_proto::PutPartyResponse>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
+        /// All parties, ordered by key, each in its current version.
+        async fn list_parties(
+            &self,
+            request: tonic::Request<::consent_ledger_proto::ListPartiesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<::consent_ledger_proto::ListPartiesResponse>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// The current version of one purpose. Errors: UNKNOWN_PURPOSE (NOT_FOUND).
         async fn get_purpose(
             &self,
@@ -574,8 +598,8 @@ pub mod catalog_service_server {
             Err(tonic::Status::unimplemented("Not yet implemented"))
         }
         /// Tells how many cells a change of a purpose would flip, and changes nothing.
-        /// Errors: INVALID_FIELD (INVALID_ARGUMENT), REVISION_NOT_REACHED (UNAVAILABLE), STATE_UNREADABLE
-        /// (INTERNAL).
+        /// Errors: INVALID_FIELD (INVALID_ARGUMENT), UNKNOWN_PARTY (NOT_FOUND), PARTY_WITHOUT_ROLE
+        /// (FAILED_PRECONDITION), REVISION_NOT_REACHED (UNAVAILABLE), STATE_UNREADABLE (INTERNAL).
         async fn preview_purpose_change(
             &self,
             request: tonic::Request<::consent_ledger_proto::PreviewPurposeChangeRequest>,
@@ -601,6 +625,24 @@ pub mod catalog_service_server {
             request: tonic::Request<::consent_ledger_proto::ListChannelsRequest>,
         ) -> std::result::Result<
             tonic::Response<::consent_ledger_proto::ListChannelsResponse>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
+        /// Says that a clock which was ahead gave some entries their times, and that it is right again. The
+        /// entries stay as they are. From here on each of their acts counts as one of the span between the right
+        /// times around them: a stop as one of its end, a grant as one of its beginning where it would lift a
+        /// stop, and a grant that ends by the default of its purpose ends as if given at its beginning. If the
+        /// ledger's time is ahead, it goes back to the clock with this entry. Writes nothing if the ledger has
+        /// this correction already.
+        /// Errors: INVALID_FIELD (INVALID_ARGUMENT) for a range that a clock cannot have made,
+        /// INDEX_OUT_OF_RANGE (OUT_OF_RANGE), CLOCK_NOT_TRUSTED (UNAVAILABLE) while the clock is in doubt,
+        /// WRITES_STOPPED (UNAVAILABLE).
+        async fn correct_clock(
+            &self,
+            request: tonic::Request<::consent_ledger_proto::CorrectClockRequest>,
+        ) -> std::result::Result<
+            tonic::Response<::consent_ledger_proto::CorrectClockResponse>,
             tonic::Status,
         > {
             Err(tonic::Status::unimplemented("Not yet implemented"))
@@ -876,6 +918,102 @@ pub mod catalog_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/consent.v1.CatalogService/PutParty" => {
+                    #[allow(non_camel_case_types)]
+                    struct PutPartySvc<T: CatalogService>(pub Arc<T>);
+                    impl<
+                        T: CatalogService,
+                    > tonic::server::UnaryService<
+                        ::consent_ledger_proto::PutPartyRequest,
+                    > for PutPartySvc<T> {
+                        type Response = ::consent_ledger_proto::PutPartyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                ::consent_ledger_proto::PutPartyRequest,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CatalogService>::put_party(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PutPartySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/consent.v1.CatalogService/ListParties" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListPartiesSvc<T: CatalogService>(pub Arc<T>);
+                    impl<
+                        T: CatalogService,
+                    > tonic::server::UnaryService<
+                        ::consent_ledger_proto::ListPartiesRequest,
+                    > for ListPartiesSvc<T> {
+                        type Response = ::consent_ledger_proto::ListPartiesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                ::consent_ledger_proto::ListPartiesRequest,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CatalogService>::list_parties(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListPartiesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/consent.v1.CatalogService/GetPurpose" => {
                     #[allow(non_camel_case_types)]
                     struct GetPurposeSvc<T: CatalogService>(pub Arc<T>);
@@ -1057,6 +1195,54 @@ pub mod catalog_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListChannelsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/consent.v1.CatalogService/CorrectClock" => {
+                    #[allow(non_camel_case_types)]
+                    struct CorrectClockSvc<T: CatalogService>(pub Arc<T>);
+                    impl<
+                        T: CatalogService,
+                    > tonic::server::UnaryService<
+                        ::consent_ledger_proto::CorrectClockRequest,
+                    > for CorrectClockSvc<T> {
+                        type Response = ::consent_ledger_proto::CorrectClockResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                ::consent_ledger_proto::CorrectClockRequest,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CatalogService>::correct_clock(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CorrectClockSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

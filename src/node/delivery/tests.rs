@@ -41,6 +41,8 @@ async fn open(dir: &Path, acks_max: usize) -> Arc<Node> {
         default_validity_ms: None,
         double_opt_in: false,
         obligations: Vec::new(),
+        controller: None,
+        recipients: None,
     };
     let draft = PurposeDraft {
         key: key("news"),

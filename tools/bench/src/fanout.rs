@@ -19,8 +19,8 @@ use clap::Args;
 use consent_ledger::{
     cli::{catalog::file::CatalogFile, error::CliError, progress},
     proto::{
-        self, CheckRequest, PutChannelRequest, PutNamespaceRequest, PutPurposeRequest,
-        RecordConsentRequest, WatchFilter, WatchRequest, WatchResponse,
+        self, CheckRequest, PutChannelRequest, PutNamespaceRequest, PutPartyRequest,
+        PutPurposeRequest, RecordConsentRequest, WatchFilter, WatchRequest, WatchResponse,
         catalog_service_client::CatalogServiceClient, check_service_client::CheckServiceClient,
         consent_service_client::ConsentServiceClient, watch_response::Message,
         watch_service_client::WatchServiceClient,
@@ -300,6 +300,9 @@ async fn put_catalog(catalog: &CatalogFile, channel: Channel) -> Result<(), CliE
     }
     for channel in catalog.channels.iter().cloned().map(Some) {
         client.put_channel(PutChannelRequest { channel }).await?;
+    }
+    for party in catalog.parties.iter().cloned().map(Some) {
+        client.put_party(PutPartyRequest { party }).await?;
     }
     for purpose in catalog.purposes.iter().cloned().map(Some) {
         let request = PutPurposeRequest { purpose, ..PutPurposeRequest::default() };

@@ -369,7 +369,8 @@ pub mod catalog_service_client {
             self
         }
         /// Adds a purpose, or a new version of it. Writes nothing if nothing differs.
-        /// Errors: INVALID_FIELD (INVALID_ARGUMENT), WRITES_STOPPED (UNAVAILABLE).
+        /// Errors: INVALID_FIELD (INVALID_ARGUMENT), UNKNOWN_PARTY (NOT_FOUND), PARTY_WITHOUT_ROLE
+        /// (FAILED_PRECONDITION), WRITES_STOPPED (UNAVAILABLE).
         pub async fn put_purpose(
             &mut self,
             request: impl tonic::IntoRequest<::consent_ledger_proto::PutPurposeRequest>,
@@ -475,6 +476,59 @@ pub mod catalog_service_client {
                 .insert(GrpcMethod::new("consent.v1.CatalogService", "ListNamespaces"));
             self.inner.unary(req, path, codec).await
         }
+        /// Adds a party, or a new version of it. Writes nothing if nothing differs. Purposes name a party by its
+        /// key: a receipt shows the version that was current when its act was recorded.
+        /// Errors: INVALID_FIELD (INVALID_ARGUMENT), PARTY_IN_USE (FAILED_PRECONDITION), WRITES_STOPPED
+        /// (UNAVAILABLE).
+        pub async fn put_party(
+            &mut self,
+            request: impl tonic::IntoRequest<::consent_ledger_proto::PutPartyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<::consent_ledger_proto::PutPartyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/consent.v1.CatalogService/PutParty",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("consent.v1.CatalogService", "PutParty"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// All parties, ordered by key, each in its current version.
+        pub async fn list_parties(
+            &mut self,
+            request: impl tonic::IntoRequest<::consent_ledger_proto::ListPartiesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<::consent_ledger_proto::ListPartiesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/consent.v1.CatalogService/ListParties",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("consent.v1.CatalogService", "ListParties"));
+            self.inner.unary(req, path, codec).await
+        }
         /// The current version of one purpose. Errors: UNKNOWN_PURPOSE (NOT_FOUND).
         pub async fn get_purpose(
             &mut self,
@@ -501,8 +555,8 @@ pub mod catalog_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// Tells how many cells a change of a purpose would flip, and changes nothing.
-        /// Errors: INVALID_FIELD (INVALID_ARGUMENT), REVISION_NOT_REACHED (UNAVAILABLE), STATE_UNREADABLE
-        /// (INTERNAL).
+        /// Errors: INVALID_FIELD (INVALID_ARGUMENT), UNKNOWN_PARTY (NOT_FOUND), PARTY_WITHOUT_ROLE
+        /// (FAILED_PRECONDITION), REVISION_NOT_REACHED (UNAVAILABLE), STATE_UNREADABLE (INTERNAL).
         pub async fn preview_purpose_change(
             &mut self,
             request: impl tonic::IntoRequest<
@@ -579,6 +633,39 @@ pub mod catalog_service_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("consent.v1.CatalogService", "ListChannels"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Says that a clock which was ahead gave some entries their times, and that it is right again. The
+        /// entries stay as they are. From here on each of their acts counts as one of the span between the right
+        /// times around them: a stop as one of its end, a grant as one of its beginning where it would lift a
+        /// stop, and a grant that ends by the default of its purpose ends as if given at its beginning. If the
+        /// ledger's time is ahead, it goes back to the clock with this entry. Writes nothing if the ledger has
+        /// this correction already.
+        /// Errors: INVALID_FIELD (INVALID_ARGUMENT) for a range that a clock cannot have made,
+        /// INDEX_OUT_OF_RANGE (OUT_OF_RANGE), CLOCK_NOT_TRUSTED (UNAVAILABLE) while the clock is in doubt,
+        /// WRITES_STOPPED (UNAVAILABLE).
+        pub async fn correct_clock(
+            &mut self,
+            request: impl tonic::IntoRequest<::consent_ledger_proto::CorrectClockRequest>,
+        ) -> std::result::Result<
+            tonic::Response<::consent_ledger_proto::CorrectClockResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/consent.v1.CatalogService/CorrectClock",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("consent.v1.CatalogService", "CorrectClock"));
             self.inner.unary(req, path, codec).await
         }
     }

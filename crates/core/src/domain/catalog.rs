@@ -9,11 +9,15 @@ use smallvec::SmallVec;
 use thiserror::Error;
 
 use super::{
+    clock::ClockCorrection,
     namespace::Namespace,
+    party::Party,
     region::Region,
     scope::{Key, PurposeName, PurposeScope, Scope, ScopeKeys},
+    state::{Grant, Mark, Stop},
+    time::Millis,
 };
-use crate::entry::{ChannelPut, PurposePut};
+use crate::entry::{ChannelPut, PartyPut, PurposePut};
 
 /// Ordinal of a purpose: its place among all purposes, by first appearance in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,6 +96,10 @@ pub struct PurposeVersion {
     pub double_opt_in: bool,
     /// Obligations that come with every ALLOW.
     pub obligations: Vec<Obligation>,
+    /// The party that decides on the use of the data; none if it was not named.
+    pub controller: Option<Key>,
+    /// The parties that receive the data; none if it was not said who does.
+    pub recipients: Option<Vec<Key>>,
 }
 
 impl PurposeVersion {
@@ -239,6 +247,8 @@ pub struct Catalog {
     channels: Vec<Channel>,
     channel_ids: HashMap<Key, ChannelId>,
     namespaces: BTreeMap<Key, Namespace>,
+    parties: BTreeMap<Key, Party>,
+    clock_corrections: Vec<ClockCorrection>,
 }
 
 impl Catalog {
@@ -321,6 +331,76 @@ impl Catalog {
         self.namespaces.insert(namespace.key.clone(), namespace);
     }
 
+    /// Folds in a correction of the clock. One that is known already changes nothing.
+    pub fn put_clock_correction(&mut self, correction: ClockCorrection) {
+        if self.clock_corrections.last().is_none_or(|last| last.index < correction.index) {
+            self.clock_corrections.push(correction);
+        }
+    }
+
+    /// The corrections of the clock, by index.
+    #[must_use]
+    pub fn clock_corrections(&self) -> &[ClockCorrection] {
+        &self.clock_corrections
+    }
+
+    /// The earliest moment at which an act can have taken effect, by the corrections of the clock before
+    /// the entry at `end`.
+    #[must_use]
+    pub fn earliest(&self, mark: Mark, end: u64) -> Mark {
+        self.corrections_before(end).fold(mark, |mark, correction| correction.earliest(mark))
+    }
+
+    /// As [`Self::earliest`], the latest moment.
+    #[must_use]
+    pub fn latest(&self, mark: Mark, end: u64) -> Mark {
+        self.corrections_before(end).fold(mark, |mark, correction| correction.latest(mark))
+    }
+
+    /// A stop with its time by the corrections of the clock before the entry at `end`.
+    #[must_use]
+    pub fn corrected_stop(&self, mut stop: Stop, end: u64) -> Stop {
+        for correction in self.corrections_before(end) {
+            correction.correct_stop(&mut stop);
+        }
+        stop
+    }
+
+    /// A grant for a purpose with its time by the corrections of the clock before the entry at `end`.
+    #[must_use]
+    pub fn corrected_grant(&self, purpose: PurposeId, mut grant: Grant, end: u64) -> Grant {
+        for correction in self.corrections_before(end) {
+            let validity_ms = self.validity_ms(purpose, grant.purpose_version);
+            correction.correct_grant(&mut grant, validity_ms);
+        }
+        grant
+    }
+
+    /// The end of a time that the ledger gave from when it recorded an entry on.
+    #[must_use]
+    pub fn end_of_span(&self, index: u64, recorded_at: Millis, ends_at: Millis) -> Millis {
+        let end =
+            |correction: &ClockCorrection| correction.end_of_span(index, recorded_at, ends_at);
+        self.clock_corrections.iter().map(end).fold(ends_at, Millis::min)
+    }
+
+    /// When an entry was recorded at the latest: a correction of the clock is younger than the entries
+    /// before it.
+    #[must_use]
+    pub fn recorded_by(&self, index: u64, recorded_at: Millis) -> Millis {
+        let younger = self.clock_corrections.iter().filter(|correction| correction.index > index);
+        younger.map(|correction| correction.recorded_at).fold(recorded_at, Millis::min)
+    }
+
+    /// How long a grant lasts by the default of the version that was agreed to.
+    pub(crate) fn validity_ms(&self, purpose: PurposeId, version: u32) -> Option<i64> {
+        self.purpose(purpose)?.at_version(version)?.default_validity_ms
+    }
+
+    fn corrections_before(&self, end: u64) -> impl Iterator<Item = &ClockCorrection> {
+        self.clock_corrections.iter().take_while(move |correction| correction.index < end)
+    }
+
     /// A namespace, by its key in lower case.
     #[must_use]
     pub fn namespace(&self, key: &str) -> Option<&Namespace> {
@@ -330,6 +410,39 @@ impl Catalog {
     /// All namespaces, by key.
     pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         self.namespaces.values()
+    }
+
+    /// Folds in a party entry. A version that exists keeps its content, so entries may be folded again;
+    /// one that does not follow the last is ignored.
+    pub fn put_party(&mut self, index: u64, put: PartyPut) {
+        let party = self.parties.get_mut(&put.key);
+        let next = party.as_ref().map_or(1, |party| party.version().saturating_add(1));
+        if put.version != next {
+            return;
+        }
+        let content = Arc::new(put.content);
+        match party {
+            Some(party) => {
+                party.versions.push(content);
+                party.version_indices.push(index);
+            }
+            None => {
+                let (versions, version_indices) = (vec![content], vec![index]);
+                let party = Party { key: put.key.clone(), versions, version_indices };
+                self.parties.insert(put.key, party);
+            }
+        }
+    }
+
+    /// A party, by its key.
+    #[must_use]
+    pub fn party(&self, key: &str) -> Option<&Party> {
+        self.parties.get(key)
+    }
+
+    /// All parties, by key.
+    pub fn parties(&self) -> impl Iterator<Item = &Party> {
+        self.parties.values()
     }
 
     /// The ordinal of a purpose.
@@ -507,6 +620,8 @@ mod tests {
                 default_validity_ms: None,
                 double_opt_in: false,
                 obligations: Vec::new(),
+                controller: None,
+                recipients: None,
             },
             oldest_compatible,
             retired,

@@ -137,13 +137,29 @@ impl Contact {
 
     /// The latest moment at which an act that counts here took effect.
     pub(super) fn latest(&self) -> Option<Millis> {
+        self.marks().map(|mark| mark.effective_at).max()
+    }
+
+    /// The acts that count here.
+    pub(super) fn marks(&self) -> impl Iterator<Item = Mark> {
         let marks = [
             self.time_zones.as_ref().map(|field| field.mark),
             self.language.as_ref().map(|field| field.mark),
             self.quiet_hours.as_ref().map(|field| field.mark),
             self.frequency_limit.as_ref().map(|field| field.mark),
         ];
-        marks.into_iter().flatten().map(|mark| mark.effective_at).max()
+        marks.into_iter().flatten()
+    }
+
+    /// As [`Self::marks`], to be changed.
+    pub(super) fn marks_mut(&mut self) -> impl Iterator<Item = &mut Mark> {
+        let marks = [
+            self.time_zones.as_mut().map(|field| &mut field.mark),
+            self.language.as_mut().map(|field| &mut field.mark),
+            self.quiet_hours.as_mut().map(|field| &mut field.mark),
+            self.frequency_limit.as_mut().map(|field| &mut field.mark),
+        ];
+        marks.into_iter().flatten()
     }
 
     /// About how many bytes of heap memory it takes.

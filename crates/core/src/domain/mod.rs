@@ -3,12 +3,14 @@
 
 mod act;
 mod catalog;
+mod clock;
 mod contact;
 mod decision;
 mod evidence;
 mod filter;
 mod identity;
 mod namespace;
+mod party;
 mod region;
 mod scope;
 mod state;
@@ -21,6 +23,7 @@ pub use catalog::{
     Catalog, Channel, ChannelId, ClassId, LegalBasis, Obligation, Purpose, PurposeId,
     PurposeVersion, UnknownKey, covers_category,
 };
+pub use clock::ClockCorrection;
 pub use consent_ledger_identity::{
     IdentityError, NamespaceKind, PhoneRegion, PhoneRegionError, VERSION as CANONICAL_FORM_VERSION,
 };
@@ -38,12 +41,13 @@ pub use evidence::{
 pub use filter::{EventKind, Filter};
 pub use identity::Identity;
 pub use namespace::Namespace;
+pub use party::{Party, PartyRole, PartyVersion, sensitive_among};
 pub use region::{REGION_BYTES_MAX, Region, RegionError};
 pub use scope::{KEY_BYTES_MAX, Key, KeyError, PurposeName, PurposeScope, Scope, ScopeKeys};
 pub use state::{
     CellState, Exception, Grant, Grants, Link, LinkConfidence, Mark, Stop, SubjectState,
 };
-pub use subject::{SUBJECT_BYTES_MAX, Subject, SubjectError, SubjectRef, spells};
+pub use subject::{SUBJECT_ID_BYTES_MAX, Subject, SubjectError, SubjectRef, spells};
 pub use subscription::{
     OWNER_BYTES_MAX, Overdue, SHARDS_MAX, Settled, ShardState, Snapshot, Subscription,
     SubscriptionId, WEBHOOK_URL_BYTES_MAX,
@@ -51,8 +55,8 @@ pub use subscription::{
 pub use time::Millis;
 
 pub use crate::entry::{
-    Body, ChannelPut, ConfirmationOffer, ConsentAct, ConsentConfirmed, Delivered, DeliveryFailed,
-    DeliveryOverdue, Door, Entry, FailedDelivery, GrantExpired, IdempotencyMark, LedgerOpened,
-    LinkChange, NamespacePut, ObligationKind, PurposePut, SigningKeyChanged, SubscriptionCreated,
-    SubscriptionDeleted, SubscriptionEntry, UseRecorded,
+    Body, ChannelPut, ClockCorrected, ConfirmationOffer, ConsentAct, ConsentConfirmed, Delivered,
+    DeliveryFailed, DeliveryOverdue, Door, Entry, FailedDelivery, GrantExpired, IdempotencyMark,
+    LedgerOpened, LinkChange, NamespacePut, ObligationKind, PartyPut, PurposePut,
+    SigningKeyChanged, SubscriptionCreated, SubscriptionDeleted, SubscriptionEntry, UseRecorded,
 };

@@ -18,6 +18,10 @@
 //! lifted it. And a grant of somebody else that is later than the data subject's own never caps it: so
 //! a stop, which takes all grants of others away, never opens what they closed.
 //!
+//! After a correction of the clock ([`ClockCorrection`]) a grant may have been given at any moment of a
+//! span. Against stops it counts as of the earliest, against other grants as of the latest. So the place
+//! of the latest lifting grant is kept apart from the latest grant.
+//!
 //! If no stop stands, every own grant after the lifting one takes effect too, so the latest decides. A
 //! grant that waits for its double opt-in lifts nothing; it is relevant only while no confirmed grant
 //! is later, and then it is later than every lifted stop too, so the latest one suffices.
@@ -34,9 +38,12 @@ use std::{
     sync::Arc,
 };
 
+use smallvec::SmallVec;
+
 use super::{
     act::{Actor, StopKind},
     catalog::{Catalog, ChannelId, PurposeId},
+    clock::ClockCorrection,
     contact::{Contact, ContactChange},
     scope::Scope,
     subject::SubjectRef,
@@ -218,6 +225,10 @@ impl Grants {
         self.given.iter().chain(self.pending.as_deref())
     }
 
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Grant> {
+        self.given.iter_mut().chain(self.pending.as_deref_mut())
+    }
+
     fn merge_given(&mut self, grant: Grant) {
         if grant.replaces(self.given.as_ref()) {
             self.given = Some(grant);
@@ -248,8 +259,11 @@ pub struct CellState {
     pub purpose: PurposeId,
     /// Channel.
     pub channel: ChannelId,
-    /// Grants of those who speak for the data subject. The given one lifts stops.
+    /// Grants of those who speak for the data subject.
     pub own: Grants,
+    /// The latest place of a given one of them that lifts stops: after a correction of the clock, each
+    /// counts there as the earliest that it can have been.
+    pub lifted: Option<Mark>,
     /// The latest own grant that stands beside a covering stop of its own act.
     pub exception: Option<Box<Exception>>,
     /// Grants of all others: they count only if no stop ever covered the cell.
@@ -257,15 +271,18 @@ pub struct CellState {
 }
 
 impl CellState {
-    /// The place of the latest grant that lifts stops.
-    #[must_use]
-    pub fn lifted(&self) -> Option<Mark> {
-        self.own.given.as_ref().map(|grant| grant.mark)
-    }
-
     /// All grants, in no order.
     pub fn grants(&self) -> impl Iterator<Item = &Grant> {
-        self.own.iter().chain(self.others.iter().flat_map(|others| others.iter()))
+        self.sides().flat_map(Grants::iter)
+    }
+
+    /// The grants that need no further confirmation, in no order.
+    pub fn given(&self) -> impl Iterator<Item = &Grant> {
+        self.sides().filter_map(|side| side.given.as_ref())
+    }
+
+    fn sides(&self) -> impl Iterator<Item = &Grants> {
+        [&self.own].into_iter().chain(self.others.as_deref())
     }
 
     /// The grants of the actor's side.
@@ -441,7 +458,8 @@ impl SubjectState {
         let stops = self.stops.iter().map(|stop| stop.mark.index);
         let grants = self.cells.iter().flat_map(CellState::grants);
         let grants = grants.flat_map(|grant| [grant.mark.index, grant.decided_by()]);
-        stops.chain(grants).chain(self.erased_by)
+        let lifted = self.cells.iter().filter_map(|cell| cell.lifted).map(|mark| mark.index);
+        stops.chain(grants).chain(lifted).chain(self.erased_by)
     }
 
     /// Whether the state rests on the entry at an index.
@@ -479,8 +497,9 @@ impl SubjectState {
 
     /// The stops that cover every cell of a scope, the narrower first.
     fn stops_over(&self, catalog: &Catalog, scope: Scope) -> impl Iterator<Item = &Stop> {
-        let has_stops = !self.stops.is_empty();
-        let scopes = has_stops.then(|| catalog.scopes_around(scope)).unwrap_or_default();
+        // Most persons have no stop: they need no list of scopes.
+        let scopes =
+            if self.stops.is_empty() { SmallVec::new() } else { catalog.scopes_around(scope) };
         scopes.into_iter().flat_map(|scope| self.stops_for(scope))
     }
 
@@ -529,6 +548,7 @@ impl SubjectState {
     fn unite_cell(&mut self, other: &CellState) {
         let cell = self.cell_mut(other.purpose, other.channel);
         cell.own.unite(&other.own);
+        cell.lifted = cell.lifted.max(other.lifted);
         if let Some(exception) = &other.exception {
             cell.merge_exception(**exception);
         }
@@ -551,12 +571,28 @@ impl SubjectState {
 
     /// Folds in a grant that needs no further confirmation.
     pub fn merge_grant(&mut self, purpose: PurposeId, channel: ChannelId, grant: Grant) {
+        let earliest = grant.mark;
+        self.merge_uncertain_grant(purpose, channel, grant, earliest);
+    }
+
+    /// As [`Self::merge_grant`], for a grant that may have been given as early as `earliest`: it lifts no
+    /// stop that may be later.
+    pub fn merge_uncertain_grant(
+        &mut self,
+        purpose: PurposeId,
+        channel: ChannelId,
+        grant: Grant,
+        earliest: Mark,
+    ) {
         let cell = self.cell_mut(purpose, channel);
-        // A grant that is confirmed now may have been asked for beside a stop.
-        if let Some(exception) = &mut cell.exception
-            && exception.mark == grant.mark
-        {
-            exception.lifts = true;
+        if grant.actor.speaks_for_subject() {
+            cell.lifted = cell.lifted.max(Some(earliest));
+            // A grant that is confirmed now may have been asked for beside a stop.
+            if let Some(exception) = &mut cell.exception
+                && exception.mark == earliest
+            {
+                exception.lifts = true;
+            }
         }
         cell.side_mut(grant.actor).merge_given(grant);
     }
@@ -575,6 +611,41 @@ impl SubjectState {
     /// Folds in a grant that waits for its double opt-in.
     pub fn merge_pending(&mut self, purpose: PurposeId, channel: ChannelId, grant: Grant) {
         self.cell_mut(purpose, channel).side_mut(grant.actor).merge_pending(grant);
+    }
+
+    /// Takes over a correction of the clock that came after all that was folded in. If it changes
+    /// something, it is the last entry that touched the subject.
+    pub fn correct(&mut self, correction: &ClockCorrection, catalog: &Catalog) {
+        for stop in &mut self.stops {
+            correction.correct_stop(stop);
+        }
+        for cell in &mut self.cells {
+            let others = cell.others.iter_mut().flat_map(|others| others.iter_mut());
+            for grant in cell.own.iter_mut().chain(others) {
+                let validity_ms = catalog.validity_ms(cell.purpose, grant.purpose_version);
+                correction.correct_grant(grant, validity_ms);
+            }
+            cell.lifted = cell.lifted.map(|mark| correction.earliest(mark));
+            if let Some(exception) = &mut cell.exception {
+                exception.mark = correction.earliest(exception.mark);
+            }
+        }
+        for mark in self.contact.iter_mut().flat_map(|contact| contact.marks_mut()) {
+            *mark = correction.latest(*mark);
+        }
+        self.revision = self.revision.max(correction.index.saturating_add(1));
+    }
+
+    /// Whether a correction of the clock concerns an act that the state rests on.
+    #[must_use]
+    pub fn is_changed_by(&self, correction: &ClockCorrection) -> bool {
+        let stops = self.stops.iter().map(|stop| stop.mark);
+        let grants = self.cells.iter().flat_map(|cell| {
+            let exception = cell.exception.as_ref().map(|exception| exception.mark);
+            cell.grants().map(|grant| grant.mark).chain(cell.lifted).chain(exception)
+        });
+        let contact = self.contact.iter().flat_map(|contact| contact.marks());
+        stops.chain(grants).chain(contact).any(|mark| correction.changes(mark))
     }
 
     /// About how many bytes of memory the state takes, including its heap memory.
@@ -600,6 +671,7 @@ impl SubjectState {
                     purpose,
                     channel,
                     own: Grants::default(),
+                    lifted: None,
                     exception: None,
                     others: None,
                 };
@@ -621,7 +693,7 @@ fn latest<'a>(stops: impl Iterator<Item = &'a Stop>) -> Option<&'a Stop> {
 fn is_lifted(cell: Option<&CellState>, stops: Latest) -> bool {
     cell.is_some_and(|cell| {
         let exception = cell.exception.as_ref().filter(|exception| exception.lifts);
-        let lifting = cell.lifted().into_iter().chain(exception.map(|exception| exception.mark));
+        let lifting = cell.lifted.into_iter().chain(exception.map(|exception| exception.mark));
         lifting.into_iter().any(|grant| !stops.bar(grant))
     })
 }
@@ -699,6 +771,35 @@ mod tests {
     }
 
     #[test]
+    fn a_corrected_grant_lifts_as_of_its_earliest_and_is_compared_as_of_its_latest() {
+        let correction = ClockCorrection {
+            index: 9,
+            recorded_at: Millis(20),
+            entries: 3..5,
+            right_until: Millis(10),
+            right_again: Millis(20),
+        };
+        let mut state = SubjectState::default();
+        state.merge_grant(P, C, grant(Actor::Subject, 90, 3));
+        state.merge_grant(P, C, grant(Actor::Import, 91, 4));
+        state.correct(&correction, &Catalog::default());
+        let cell = state.cell(P, C).unwrap();
+        assert_eq!(cell.lifted, Some(mark(10, 3)));
+        assert_eq!(cell.own.given.as_ref().unwrap().mark, mark(20, 3));
+        assert_eq!(cell.others.as_ref().unwrap().given.as_ref().unwrap().mark, mark(20, 4));
+        assert!(!state.is_changed_by(&ClockCorrection { right_until: Millis(20), ..correction }));
+        // A stop of the span is not lifted: it may be later.
+        state.merge_stop(stop(CELL, 15, 2));
+        assert!(state.live_stop(&Catalog::default(), P, C).is_some());
+        state.merge_grant(P, C, grant(Actor::Subject, 16, 8));
+        assert!(state.live_stop(&Catalog::default(), P, C).is_none());
+        let cell = state.cell(P, C).unwrap();
+        assert_eq!(cell.lifted, Some(mark(16, 8)));
+        assert_eq!(cell.own.given.as_ref().unwrap().mark, mark(20, 3));
+        assert!(state.rests_on().any(|index| index == 8));
+    }
+
+    #[test]
     fn an_echo_of_the_subjects_stop_does_not_take_its_place() {
         let echo = Stop::new(EVERYTHING, StopKind::Revoked, Actor::Import, mark(7, 2));
         for order in [[stop(CELL, 5, 1), echo], [echo, stop(CELL, 5, 1)]] {
@@ -757,7 +858,7 @@ mod tests {
         state.merge_grant(P, C, grant(Actor::Guardian, 6, 3));
         assert!(state.live_stop(&Catalog::default(), P, C).is_none());
         assert!(state.live_stop(&Catalog::default(), P, ChannelId(0)).is_some());
-        assert_eq!(state.cell(P, C).unwrap().lifted(), Some(mark(6, 3)));
+        assert_eq!(state.cell(P, C).unwrap().lifted, Some(mark(6, 3)));
     }
 
     #[test]

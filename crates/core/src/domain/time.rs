@@ -14,6 +14,24 @@ impl Millis {
         Self(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
     }
 
+    /// The beginning of a second since the Unix epoch; it saturates at the end of time.
+    #[must_use]
+    pub fn of_seconds(seconds: i64) -> Self {
+        Self(seconds.saturating_mul(1_000))
+    }
+
+    /// The second since the Unix epoch that it lies in.
+    #[must_use]
+    pub fn seconds(self) -> i64 {
+        self.0.div_euclid(1_000)
+    }
+
+    /// The beginning of its second.
+    #[must_use]
+    pub fn second(self) -> Self {
+        Self::of_seconds(self.seconds())
+    }
+
     /// The moment `span_ms` later; it saturates at the end of time.
     #[must_use]
     pub fn plus_ms(self, span_ms: i64) -> Self {

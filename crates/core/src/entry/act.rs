@@ -160,7 +160,8 @@ impl OfSubjects for ConsentAct {
         state: &mut SubjectState,
     ) -> Result<(), UnknownKey> {
         consent::fold(catalog, state, &consent::ActFacts::of(place.index, self))?;
-        state.merge_contact(self.mark(place.index), &self.contact);
+        let mark = catalog.latest(self.mark(place.index), state.revision);
+        state.merge_contact(mark, &self.contact);
         Ok(())
     }
 

@@ -20,6 +20,7 @@
 
 mod act;
 mod channel;
+mod clock;
 mod confirmed;
 mod content;
 mod expired;
@@ -27,6 +28,7 @@ pub(crate) mod fields;
 mod link;
 mod namespace;
 mod opened;
+mod party;
 mod purpose;
 mod signing_key;
 mod subscription;
@@ -36,6 +38,7 @@ use std::fmt;
 
 pub use act::{ConfirmationOffer, ConsentAct, Door};
 pub use channel::ChannelPut;
+pub use clock::ClockCorrected;
 pub use confirmed::ConsentConfirmed;
 pub use content::{Content, IndexOf, Meanings, Names, Numbers, ReferenceOf};
 pub use expired::GrantExpired;
@@ -47,7 +50,10 @@ pub(crate) use fields::{changes_of_messages, field};
 pub use link::LinkChange;
 pub use namespace::{NamespacePut, namespace_kind_to_proto};
 pub use opened::LedgerOpened;
-pub use purpose::{PurposePut, bases_to_proto, obligation_to_proto};
+pub use party::{PartyPut, roles_to_proto, sensitive_categories_to_proto};
+pub use purpose::{
+    PurposePut, bases_to_proto, controller_to_proto, obligation_to_proto, recipients_to_proto,
+};
 pub use signing_key::SigningKeyChanged;
 use smallvec::SmallVec;
 pub use subscription::{
@@ -119,6 +125,10 @@ pub enum Body {
     ChannelPut(ChannelPut),
     /// A namespace was added or changed.
     NamespacePut(NamespacePut),
+    /// A party was added or changed.
+    PartyPut(PartyPut),
+    /// A clock that was ahead gave the times of some entries.
+    ClockCorrected(ClockCorrected),
     /// A double opt-in was completed.
     Confirmed(ConsentConfirmed),
     /// Grants expired.
@@ -143,6 +153,8 @@ impl Body {
             Self::PurposePut(put) => put,
             Self::ChannelPut(put) => put,
             Self::NamespacePut(put) => put,
+            Self::PartyPut(put) => put,
+            Self::ClockCorrected(corrected) => corrected,
             Self::Confirmed(confirmed) => confirmed,
             Self::Expired(expired) => expired,
             Self::Link(link) => link,
@@ -161,6 +173,8 @@ impl Body {
             Self::PurposePut(_) => "a change of a purpose",
             Self::ChannelPut(_) => "a change of a channel",
             Self::NamespacePut(_) => "a change of a namespace",
+            Self::PartyPut(_) => "a change of a party",
+            Self::ClockCorrected(_) => "a correction of the clock",
             Self::Confirmed(_) => "a confirmation",
             Self::Expired(_) => "the end of grants",
             Self::Link(_) => "a link of data subjects",
@@ -177,11 +191,12 @@ impl Body {
             ClearBody::Purpose(message) => Self::PurposePut(message.try_into()?),
             ClearBody::Channel(message) => Self::ChannelPut(message.try_into()?),
             ClearBody::Namespace(message) => Self::NamespacePut(message.try_into()?),
+            ClearBody::Party(message) => Self::PartyPut(message.try_into()?),
+            ClearBody::ClockCorrected(message) => Self::ClockCorrected(message.try_into()?),
             ClearBody::KeyTransition(message) => {
                 Self::SigningKeyChanged(Box::new(message.try_into()?))
             }
             ClearBody::Persons(_)
-            | ClearBody::Party(_)
             | ClearBody::Uses(_)
             | ClearBody::Confidential(_)
             | ClearBody::Level(_) => return Err(EntryError::Kind(body.noun())),
@@ -424,9 +439,10 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::{
-        act::tests::any_act, channel::tests::any_channel_put, confirmed::tests::any_confirmed,
-        expired::tests::any_expired, link::tests::any_link, namespace::tests::any_namespace_put,
-        opened::tests::any_opened, purpose::tests::any_purpose_put,
+        act::tests::any_act, channel::tests::any_channel_put, clock::tests::any_clock_corrected,
+        confirmed::tests::any_confirmed, expired::tests::any_expired, link::tests::any_link,
+        namespace::tests::any_namespace_put, opened::tests::any_opened,
+        party::tests::any_party_put, purpose::tests::any_purpose_put,
         signing_key::tests::any_key_change, subscription::tests::any_subscription_entry,
         uses::tests::any_use, *,
     };
@@ -438,6 +454,8 @@ pub(crate) mod tests {
             any_purpose_put().prop_map(Body::PurposePut),
             any_channel_put().prop_map(Body::ChannelPut),
             any_namespace_put().prop_map(Body::NamespacePut),
+            any_party_put().prop_map(Body::PartyPut),
+            any_clock_corrected().prop_map(Body::ClockCorrected),
             any_confirmed().prop_map(Body::Confirmed),
             any_expired().prop_map(Body::Expired),
             any_link().prop_map(Body::Link),

@@ -50,7 +50,8 @@ impl NamesNoSubject for PurposePut {
             retired: self.retired,
             obligations: content.obligations.iter().map(obligation_to_message).collect(),
             basis_by_region: sorted(bases.map(basis).collect()),
-            ..ledger::PurposePut::default()
+            controller: controller_to_proto(content),
+            recipients: recipients_to_proto(content),
         }))
     }
 
@@ -131,6 +132,8 @@ impl TryFrom<&ledger::PurposePut> for PurposePut {
                 default_validity_ms: message.default_validity_ms,
                 double_opt_in: message.double_opt_in,
                 obligations: obligations.ok_or(field("obligations"))?,
+                controller: controller_from_proto(&message.controller)?,
+                recipients: message.recipients.as_ref().map(recipients_from_proto).transpose()?,
             },
             oldest_compatible: message.oldest_compatible_version,
             retired: message.retired,
@@ -188,6 +191,29 @@ fn obligation_of_message(message: &ledger::PurposeObligation) -> Option<Obligati
         }),
         _ => None,
     }
+}
+
+/// The key of the controller that a version names; empty if there is none.
+#[must_use]
+pub fn controller_to_proto(content: &PurposeVersion) -> String {
+    content.controller.as_ref().map_or_else(String::new, Key::to_string)
+}
+
+fn controller_from_proto(text: &str) -> Result<Option<Key>, EntryError> {
+    let given = Some(text).filter(|text| !text.is_empty());
+    given.map(|text| key("purpose_put.controller", text)).transpose()
+}
+
+/// The recipients that a version names, as a message.
+#[must_use]
+pub fn recipients_to_proto(content: &PurposeVersion) -> Option<proto::Recipients> {
+    let parties = content.recipients.as_ref()?.iter().map(Key::to_string).collect();
+    Some(proto::Recipients { parties })
+}
+
+fn recipients_from_proto(message: &proto::Recipients) -> Result<Vec<Key>, EntryError> {
+    let recipient = |text: &String| key("purpose_put.recipients", text);
+    message.parties.iter().map(recipient).collect()
 }
 
 /// Legal bases by region, as a message's map.
@@ -252,8 +278,10 @@ pub(super) mod tests {
         let text = (".{0,9}", ".{0,9}", any_categories(), vec(any_obligation(), 0..3));
         let versions = (1u32..).prop_flat_map(|version| (Just(version), 1..=version));
         let rest = (option::of(any::<i64>()), any::<bool>(), any::<bool>(), versions);
-        (any_catalog_key(), prop::sample::select(bases), text, rest).prop_map(
-            |(key, legal_basis, (title, description, data_categories, obligations), rest)| {
+        let parties = (option::of(any_catalog_key()), option::of(vec(any_catalog_key(), 0..3)));
+        (any_catalog_key(), prop::sample::select(bases), text, rest, parties).prop_map(
+            |(key, legal_basis, text, rest, (controller, recipients))| {
+                let (title, description, data_categories, obligations) = text;
                 let (default_validity_ms, double_opt_in, retired, versions) = rest;
                 let (version, oldest_compatible) = versions;
                 let content = PurposeVersion {
@@ -268,6 +296,8 @@ pub(super) mod tests {
                     default_validity_ms,
                     double_opt_in,
                     obligations,
+                    controller,
+                    recipients,
                 };
                 PurposePut { key, version, content, oldest_compatible, retired }
             },
@@ -294,6 +324,8 @@ pub(super) mod tests {
                 default_validity_ms: None,
                 double_opt_in: false,
                 obligations: Vec::new(),
+                controller: None,
+                recipients: None,
             },
             oldest_compatible: 1,
             retired: false,
@@ -346,6 +378,8 @@ pub(super) mod tests {
                 .push(Obligation::FrequencyLimit { uses_max: 1, period_ms: 1 })),
             [ContentChanged]
         );
+        assert_eq!(second(|version| version.controller = Key::parse("a").ok()), [ContentChanged]);
+        assert_eq!(second(|version| version.recipients = Some(Vec::new())), [ContentChanged]);
         let raised = put(2, |put| {
             "Reworded".clone_into(&mut put.content.title);
             put.oldest_compatible = 2;

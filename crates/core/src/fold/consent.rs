@@ -40,11 +40,12 @@
 //!     it took the place of one that did count.
 //! 12. APPLIED.
 //!
-//! A **stop** is looked at cell by cell; a class is every purpose that it has when the act is written. The cells that can matter are those of its scope that some
-//! grant named and, unless a stop of at least its width stood before, the live cells of its scope
-//! that are open without one, in some region: those of legitimate interest, and those of another
-//! basis where consent was the basis before. For a refusal or an objection, which answer a question,
-//! they are all live cells of its scope that a stop can touch.
+//! A **stop** is looked at cell by cell; a class is every purpose that it has when the act is written.
+//! The cells that can matter are those of its scope that some grant named and, unless a stop of at
+//! least its width stood before, the live cells of its scope that are open without one, in some region:
+//! those of legitimate interest, and those of another basis where consent was the basis before. For a
+//! refusal or an objection, which answer a question, they are all live cells of its scope that a stop
+//! can touch.
 //! 1. APPLIED if it decides some cell and changed something there: no stop stood and it closed an
 //!    open cell, took back a grant that was not past its expiry or that waited for its double
 //!    opt-in, or answered a question (refusal or objection of a live cell); or a stop stood, and
@@ -110,6 +111,9 @@ pub fn fold(
 ) -> Result<(), UnknownKey> {
     let scopes = resolve(catalog, act.changes)?;
     let mark = act.mark();
+    // The corrections that the state has taken over hold for an act that is folded again, too.
+    let end = state.revision.max(act.index);
+    let earliest = catalog.earliest(mark, end);
     let stops: Scopes = act
         .changes
         .iter()
@@ -119,7 +123,8 @@ pub fn fold(
         .collect();
     for (change, scope) in act.changes.iter().zip(scopes) {
         if let Some(kind) = change.action.stop_kind(act.actor) {
-            state.merge_stop(Stop::new(scope, kind, act.actor, mark));
+            let stop = Stop::new(scope, kind, act.actor, mark);
+            state.merge_stop(catalog.corrected_stop(stop, end));
             continue;
         }
         if change.action != Action::Grant {
@@ -128,15 +133,17 @@ pub fn fold(
         // Consent is granted cell by cell and never wider: a wider grant grants nothing.
         let Some((purpose, channel)) = scope.as_cell() else { continue };
         let grant = grant(mark, act.actor, act.authority_ends_at, change);
+        let grant = catalog.corrected_grant(purpose, grant, end);
         let waits = waits(catalog, purpose, change.purpose_version);
         let is_exception = stops.iter().any(|stop| catalog.covers(*stop, purpose, channel));
         if is_exception && act.actor.speaks_for_subject() {
-            state.merge_exception(purpose, channel, Exception { mark, lifts: !waits });
+            let exception = Exception { mark: earliest, lifts: !waits };
+            state.merge_exception(purpose, channel, exception);
         }
         if waits {
             state.merge_pending(purpose, channel, grant);
         } else {
-            state.merge_grant(purpose, channel, grant);
+            state.merge_uncertain_grant(purpose, channel, grant, earliest);
         }
     }
     state.revision = state.revision.max(act.index.saturating_add(1));
@@ -156,13 +163,17 @@ pub fn confirm(
 ) -> Result<(), UnknownKey> {
     let scopes = resolve(catalog, &confirmed.grants)?;
     let mark = confirmed.mark();
+    // The clock may have been corrected since the request.
+    let end = state.revision.max(index);
+    let earliest = catalog.earliest(mark, end);
     for (change, scope) in confirmed.grants.iter().zip(scopes) {
         if let (Action::Grant, Some((purpose, channel))) = (change.action, scope.as_cell()) {
             let grant = Grant {
                 confirmed_by: Some(index),
                 ..grant(mark, confirmed.requested_by, confirmed.authority_ends_at, change)
             };
-            state.merge_grant(purpose, channel, grant);
+            let grant = catalog.corrected_grant(purpose, grant, end);
+            state.merge_uncertain_grant(purpose, channel, grant, earliest);
         }
     }
     Ok(())
@@ -296,20 +307,20 @@ impl Judge<'_> {
         else {
             return Outcome::NoEffect;
         };
+        let lift_mark = self.catalog.earliest(self.mark, u64::MAX);
         if let Some(index) = self.after.erased_by {
             return Outcome::BlockedByStop(Some(index));
         }
         if let Some(stop) = self.after.live_stop(self.catalog, purpose_id, channel_id) {
             return if !self.actor.speaks_for_subject() {
                 Outcome::BlockedByStop(Some(stop.mark.index))
-            } else if self.after.stops_bar(self.catalog, purpose_id, channel_id, self.mark) {
+            } else if self.after.stops_bar(self.catalog, purpose_id, channel_id, lift_mark) {
                 let latest =
                     self.after.latest_stop(self.catalog, purpose_id, channel_id).unwrap_or(stop);
                 Outcome::SupersededByLater(Some(latest.mark.index))
             } else {
-                let lifting = cell.own.pending.as_deref().map(|grant| grant.mark).filter(|&mark| {
-                    mark > self.mark
-                        && !self.after.stops_bar(self.catalog, purpose_id, channel_id, mark)
+                let lifting = self.later(cell.own.pending.as_deref()).filter(|&mark| {
+                    !self.after.stops_bar(self.catalog, purpose_id, channel_id, mark)
                 });
                 superseded_or(lifting, Outcome::PendingConfirmation)
             };
@@ -317,8 +328,8 @@ impl Judge<'_> {
 
         let was_stopped = self.before.live_stop(self.catalog, purpose_id, channel_id).is_some();
         // A later grant of the same moment may be barred by the stop that this one stands beside.
-        let is_exception = cell.exception.as_ref().is_some_and(|one| one.mark == self.mark);
-        let lifts = cell.lifted() == Some(self.mark) || is_exception && was_stopped;
+        let is_exception = cell.exception.as_ref().is_some_and(|one| one.mark == lift_mark);
+        let lifts = cell.lifted == Some(lift_mark) || is_exception && was_stopped;
         let waits =
             !self.is_confirmation && waits(self.catalog, purpose_id, change.purpose_version);
         if !purpose.current().has_basis(LegalBasis::Consent) {
@@ -326,7 +337,7 @@ impl Judge<'_> {
             return match self.after.latest_stop(self.catalog, purpose_id, channel_id) {
                 Some(_) if lifts => Outcome::Applied,
                 // The stop is lifted, and not by this grant, so by a later one.
-                Some(_) if may_lift => superseded_or(cell.lifted(), Outcome::NoEffect),
+                Some(_) if may_lift => superseded_or(cell.lifted, Outcome::NoEffect),
                 _ => Outcome::NoEffect,
             };
         }
@@ -363,9 +374,11 @@ impl Judge<'_> {
         }
     }
 
-    /// The place of a grant, if it is later than the judged change.
+    /// The place of a grant, if it is later than the judged one. After a correction of the clock, which
+    /// the request of a confirmation may have, grants are compared as the latest that they can be.
     fn later(&self, grant: Option<&Grant>) -> Option<Mark> {
-        grant.map(|grant| grant.mark).filter(|&mark| mark > self.mark)
+        let judged = self.catalog.latest(self.mark, u64::MAX);
+        grant.map(|grant| grant.mark).filter(|&mark| mark > judged)
     }
 
     /// Whether a grant, the latest of its side, changed what is given in an unstopped cell.
@@ -378,7 +391,9 @@ impl Judge<'_> {
             .others_that_count(self.catalog, after)
             .and_then(|others| others.given.as_ref());
         if self.actor.speaks_for_subject() {
-            let Some(later) = other.filter(|grant| grant.mark > self.mark) else { return true };
+            let Some(later) = other.filter(|&grant| self.later(Some(grant)).is_some()) else {
+                return true;
+            };
             let replaced = before.and_then(|cell| cell.own.given.as_ref());
             let covers = counts(purpose, later, self.now);
             let mut counted = own.into_iter().chain(replaced).filter(counting);
@@ -421,7 +436,7 @@ impl Judge<'_> {
         let stands = self.after.live_stop(self.catalog, purpose_id, channel_id).is_some();
         let latest =
             self.after.latest_stop(self.catalog, purpose_id, channel_id).filter(|_| stands);
-        match (latest, cell.lifted()) {
+        match (latest, cell.lifted) {
             (Some(stop), _) if stop.mark > self.mark => {
                 return AtCell::DecidedLater(stop.mark.index);
             }

@@ -8,6 +8,7 @@
 //!
 //! * [`Fold`]: all three, entry by entry. The states of data subjects are many, so the caller keeps
 //!   them and passes in those that an entry names.
+//! * [`corrected`]: a state with the corrections of the clock that it has not taken over yet.
 //! * [`subject`]: an entry and one state; [`CatalogAt`] and [`Subscriptions`]: the other two parts.
 //! * [`consent`]: acts folded into states, and the outcome of each change.
 //! * [`Linked`]: the contributions of linked data subjects to each other.
@@ -38,7 +39,7 @@ use thiserror::Error;
 pub use touched::{Answers, CellDecision};
 
 use crate::{
-    domain::{Catalog, SubjectRef, SubjectState, SubscriptionId, UnknownKey},
+    domain::{Catalog, ClockCorrection, SubjectRef, SubjectState, SubscriptionId, UnknownKey},
     entry::{Fact, Target},
     event::CatalogDetail,
 };
@@ -178,11 +179,38 @@ impl After {
     }
 }
 
-/// Folds an entry into the state of one of its data subjects. Entries that act on no state change
-/// nothing.
+/// A state with the corrections of the clock that came after its last entry and before the entry at
+/// `end`. States are corrected when they are read or folded next, not when the correction is recorded: it
+/// may concern any number of data subjects.
+#[must_use]
+pub fn corrected(catalog: &Catalog, mut state: Arc<SubjectState>, end: u64) -> Arc<SubjectState> {
+    if needs_correction(catalog, &state, end) {
+        correct(catalog, Arc::make_mut(&mut state), end);
+    }
+    state
+}
+
+/// As [`corrected`], in place.
+pub fn correct(catalog: &Catalog, state: &mut SubjectState, end: u64) {
+    let revision = state.revision;
+    for correction in catalog.clock_corrections() {
+        if (revision..end).contains(&correction.index) && state.is_changed_by(correction) {
+            state.correct(correction, catalog);
+        }
+    }
+}
+
+fn needs_correction(catalog: &Catalog, state: &SubjectState, end: u64) -> bool {
+    let unknown = |correction: &&ClockCorrection| (state.revision..end).contains(&correction.index);
+    let mut corrections = catalog.clock_corrections().iter().filter(unknown);
+    corrections.any(|correction| state.is_changed_by(correction))
+}
+
+/// Folds an entry into the state of one of its data subjects, after the corrections of the clock that
+/// came before it. Entries that act on no state change nothing.
 ///
 /// # Errors
-/// [`FoldError::UnknownKey`]: it names a key that the catalogue lacks; the state is unchanged then.
+/// [`FoldError::UnknownKey`]: it names a key that the catalogue lacks; the entry is not folded then.
 pub fn subject(
     catalog: &Catalog,
     state: &mut SubjectState,
@@ -191,6 +219,7 @@ pub fn subject(
 ) -> Result<(), FoldError> {
     let Target::Subjects(target) = fact.kind.target() else { return Ok(()) };
     let index = fact.place.index;
+    correct(catalog, state, index);
     target
         .fold(fact.place, catalog, name, state)
         .map_err(|problem| FoldError::UnknownKey { index, problem })?;

@@ -11,7 +11,7 @@ use std::{convert::Infallible, mem::size_of, sync::Arc};
 
 use hashbrown::HashMap;
 
-use super::{Acted, After, Answers, Fold, FoldError, Linked, reach, unite};
+use super::{Acted, After, Answers, Fold, FoldError, Linked, corrected, reach, unite};
 use crate::{
     domain::{
         Actor, Catalog, ChangeRecord, Mark, Millis, Outcome, Reason, SubjectRef, SubjectState,
@@ -41,6 +41,7 @@ struct Request {
     actor: Actor,
     effective_at: Millis,
     authority_ends_at: Option<Millis>,
+    recorded_at: Millis,
     offered_until: Millis,
     grants: Vec<ChangeRecord>,
 }
@@ -126,9 +127,10 @@ impl Replay {
             Target::Subjects(target) => target.named().first().copied(),
             Target::Catalog(_) | Target::Subscriptions(_) | Target::Nothing => None,
         };
-        let before = subject.map(|subject| (subject, state(&self.states, subject)));
-        let after =
-            self.fold.apply(fact, |subject| Ok::<_, FoldError>(state(&self.states, subject)))?;
+        let catalog = &self.fold.catalog.catalog;
+        let before = subject.map(|subject| (subject, state(&self.states, catalog, subject)));
+        let stored = |subject| self.states.get(&subject).cloned().unwrap_or_default();
+        let after = self.fold.apply(fact, |subject| Ok::<_, FoldError>(stored(subject)))?;
         if let After::Subjects(states) = after {
             self.states.extend(states);
         }
@@ -136,13 +138,14 @@ impl Replay {
         let (Target::Subjects(target), Some((subject, before))) = (target, before) else {
             return Ok(Vec::new());
         };
-        let after = state(&self.states, subject);
+        let catalog = &self.fold.catalog.catalog;
+        let after = state(&self.states, catalog, subject);
         let mut judged = Judged {
             place: fact.place,
             subject,
-            catalog: &self.fold.catalog.catalog,
+            catalog,
             // Where the links of the subject stay as they were, so do the states of all others.
-            linked: linked(&self.states, subject, &before),
+            linked: linked(&self.states, catalog, subject, &before),
             before,
             after,
             requests: &mut self.requests,
@@ -155,19 +158,25 @@ impl Replay {
     /// # Errors
     /// [`FoldError::UnknownKey`]: it names a key that no entry before it put.
     pub fn answers(&self, entry: &Entry) -> Result<Answers, FoldError> {
+        let catalog = &self.fold.catalog.catalog;
         Answers::of(entry.fact(), &self.fold.catalog, |subject| {
-            let alone = state(&self.states, subject);
-            Ok(whole(&alone, &linked(&self.states, subject, &alone)))
+            let alone = state(&self.states, catalog, subject);
+            Ok(whole(&alone, &linked(&self.states, catalog, subject, &alone)))
         })
     }
 }
 
-fn state(states: &States, subject: SubjectRef) -> Arc<SubjectState> {
-    states.get(&subject).cloned().unwrap_or_default()
+fn state(states: &States, catalog: &Catalog, subject: SubjectRef) -> Arc<SubjectState> {
+    corrected(catalog, states.get(&subject).cloned().unwrap_or_default(), u64::MAX)
 }
 
-fn linked(states: &States, subject: SubjectRef, alone: &SubjectState) -> Vec<Linked> {
-    let state_of = |other| Ok::<_, Infallible>(state(states, other));
+fn linked(
+    states: &States,
+    catalog: &Catalog,
+    subject: SubjectRef,
+    alone: &SubjectState,
+) -> Vec<Linked> {
+    let state_of = |other| Ok::<_, Infallible>(state(states, catalog, other));
     let Ok(linked) = reach(subject, alone, state_of);
     linked
 }
@@ -258,6 +267,7 @@ impl Judged<'_> {
             actor: act.actor,
             effective_at: act.effective_at,
             authority_ends_at: act.authority_ends_at,
+            recorded_at: self.place.recorded_at,
             offered_until: offer.expires_at,
             grants: act.changes.iter().filter(waits).cloned().collect(),
         };
@@ -266,7 +276,10 @@ impl Judged<'_> {
 
     /// Whether an act offered this confirmation, and the confirmation repeats the act.
     pub fn takes_up_request(&mut self, confirmed: &ConsentConfirmed) -> bool {
-        let Some(request) = self.requests.remove(&confirmed.request_index) else { return false };
+        let index = confirmed.request_index;
+        let Some(request) = self.requests.remove(&index) else { return false };
+        let Request { recorded_at, offered_until, .. } = request;
+        let offered_until = self.catalog.end_of_span(index, recorded_at, offered_until);
         let is_same = |(confirmed, asked): (&ChangeRecord, &ChangeRecord)| {
             let linked_subjects = confirmed.linked_subjects;
             let outcome = confirmed.outcome;
@@ -276,7 +289,7 @@ impl Judged<'_> {
             && request.actor == confirmed.requested_by
             && request.effective_at == confirmed.requested_at
             && request.authority_ends_at == confirmed.authority_ends_at
-            && request.offered_until > self.place.recorded_at
+            && offered_until > self.place.recorded_at
             && request.grants.len() == confirmed.grants.len()
             && confirmed.grants.iter().zip(&request.grants).all(is_same)
     }

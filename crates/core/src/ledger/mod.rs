@@ -8,7 +8,7 @@ pub mod verify;
 
 pub use crate::format::{
     LEVEL,
-    chain::{self, ChainError, Tip},
+    chain::{self, ChainError, Claim, Tip},
     entry::{ENTRY_BYTES_MAX, FORMAT_VERSION},
 };
 

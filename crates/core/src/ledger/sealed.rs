@@ -523,6 +523,8 @@ pub(crate) mod tests {
                 default_validity_ms: None,
                 double_opt_in: false,
                 obligations: Vec::new(),
+                controller: None,
+                recipients: None,
             };
             let (oldest_compatible, retired) = (1, false);
             catalog.put_purpose(

@@ -8,8 +8,9 @@
 use serde::Serialize;
 
 use super::{
-    Controller, PurposeText,
+    PurposeText,
     extension::{Change, Extension, Facts},
+    parties::Named,
 };
 use crate::{
     domain::{Action, Actor, Authority, ChangeRecord, LegalBasis, Outcome, StopKind},
@@ -37,10 +38,10 @@ struct ConsentReceipt<'a> {
     #[serde(rename = "piiPrincipalId")]
     principal: &'a str,
     #[serde(rename = "piiControllers")]
-    controllers: [PiiController<'a>; 1],
+    controllers: Vec<PiiController<'a>>,
     #[serde(rename = "policyUrl", skip_serializing_if = "Option::is_none")]
     policy_url: Option<&'a str>,
-    services: [Service<'a>; 1],
+    services: Vec<Service<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sensitive: Option<bool>,
     #[serde(rename = "spiCat", skip_serializing_if = "Option::is_none")]
@@ -109,10 +110,10 @@ struct Processing<'a> {
     purposes: Vec<ProcessingPurpose<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     collection_method: Option<String>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    jurisdiction: &'a [String],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    jurisdiction: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    recipient_third_parties: Option<&'a [String]>,
+    recipient_third_parties: Option<Vec<&'a str>>,
 }
 
 #[derive(Serialize)]
@@ -123,7 +124,7 @@ struct ProcessingPurpose<'a> {
     purpose_description: &'a str,
     lawful_basis: &'static str,
     pii_information: Vec<PiiInformation<'a>>,
-    pii_controllers: [&'static str; 1],
+    pii_controllers: [&'a str; 1],
     #[serde(skip_serializing_if = "Vec::is_empty")]
     channels: Vec<&'a str>,
 }
@@ -164,13 +165,11 @@ struct Event<'a> {
     channel: &'a str,
 }
 
-/// Party of `party_identification` that every purpose names.
-const CONTROLLER: &str = "controller";
-
 pub(super) fn payload(extension: &Extension, facts: &Facts, key: &VerifierKey) -> String {
-    let controller = &extension.controller;
-    let name = controller.name.as_deref().unwrap_or(key.name());
-    let jurisdictions = &controller.jurisdictions;
+    let controllers = extension.controllers();
+    // Where the catalogue names no controller, the ledger's name stands for it.
+    let named = || controllers.iter().map(|party| (party, party.name.unwrap_or(key.name())));
+    let jurisdictions = extension.jurisdictions();
     let sensitive = sensitive_categories(extension, facts);
     let receipt = ConsentReceipt {
         version: KANTARA_VERSION,
@@ -181,43 +180,62 @@ pub(super) fn payload(extension: &Extension, facts: &Facts, key: &VerifierKey) -
         public_key: key.to_string(),
         language: &facts.evidence.language,
         principal: &extension.subject,
-        controllers: [PiiController {
-            name,
-            contact: controller.contact.as_deref(),
-            address: controller.address.as_deref().map(|street_address| Address { street_address }),
-            email: controller.email.as_deref(),
-            phone: controller.phone.as_deref(),
-            url: controller.url.as_deref(),
-        }],
-        policy_url: controller.privacy_policy_url.as_deref(),
-        services: [Service { service: name, purposes: purposes(extension, facts) }],
+        controllers: named().map(|(party, name)| pii_controller(party, name)).collect(),
+        policy_url: controllers.iter().find_map(|party| party.privacy_policy_url),
+        services: named()
+            .map(|(party, service)| Service {
+                service,
+                purposes: purposes(extension, facts, party),
+            })
+            .collect(),
         sensitive: sensitive.as_ref().map(|categories| !categories.is_empty()),
         sensitive_categories: sensitive,
         schema_version: SCHEMA_VERSION,
         record_id: format!("{}/{}", key.name(), extension.index),
         pii_principal_id: &extension.subject,
-        pii_processing: processing(extension, facts),
-        party_identification: parties(extension, facts, name),
+        pii_processing: processing(extension, facts, jurisdictions),
+        party_identification: named()
+            .map(|(party, name)| identified(party, name, "PII controller"))
+            .chain(
+                extension
+                    .other_parties()
+                    .map(|party| identified(&party, party.name.unwrap_or_default(), "recipient")),
+            )
+            .chain(representative(facts).map(represented_by))
+            .collect(),
         events: events(extension, facts),
         consent_ledger: extension,
     };
     serde_json::to_string(&receipt).expect("texts and numbers always have a JSON form")
 }
 
-/// The controller, and whoever acted for the data subject.
-fn parties<'a>(extension: &'a Extension, facts: &'a Facts, name: &'a str) -> Vec<Party<'a>> {
-    let controller = &extension.controller;
-    let controller = Party {
-        party_id: CONTROLLER,
+fn pii_controller<'a>(party: &Named<'a>, name: &'a str) -> PiiController<'a> {
+    PiiController {
+        name,
+        contact: party.contact,
+        address: party.address.map(|street_address| Address { street_address }),
+        email: party.email,
+        phone: party.phone,
+        url: party.url,
+    }
+}
+
+fn identified<'a>(party: &Named<'a>, name: &'a str, role: &'a str) -> Party<'a> {
+    Party {
+        party_id: party.id,
         party_name: name,
-        party_role: "PII controller",
-        party_contact: controller.contact.as_deref(),
-        party_address: controller.address.as_deref(),
-        party_email: controller.email.as_deref(),
-        party_phone: controller.phone.as_deref(),
-        party_url: controller.url.as_deref(),
-    };
-    let representative = representative(facts).map(|authority| Party {
+        party_role: role,
+        party_contact: party.contact,
+        party_address: party.address,
+        party_email: party.email,
+        party_phone: party.phone,
+        party_url: party.url,
+    }
+}
+
+/// Whoever acted for the data subject, as a party.
+fn represented_by(authority: &Authority) -> Party<'_> {
+    Party {
         party_id: &authority.representative,
         party_name: &authority.representative,
         party_role: &authority.relationship,
@@ -226,8 +244,7 @@ fn parties<'a>(extension: &'a Extension, facts: &'a Facts, name: &'a str) -> Vec
         party_email: None,
         party_phone: None,
         party_url: None,
-    });
-    std::iter::once(controller).chain(representative).collect()
+    }
 }
 
 /// By whom and by what right the data subject was represented, if the evidence names them.
@@ -237,20 +254,23 @@ pub(super) fn representative(facts: &Facts) -> Option<&Authority> {
 }
 
 /// Fields that one of the standards requires and that the ledger was not given.
-pub(super) fn missing_fields(controller: &Controller, facts: &Facts) -> Vec<String> {
-    let some_given = facts.act.changes.iter().any(gives_consent);
-    let no_type = some_given && consent_type(facts).is_none();
-    let no_disclosure = some_given && controller.third_parties.is_none();
-    let no_sensitive = controller.sensitive_categories.is_none();
+pub(super) fn missing_fields(extension: &Extension, facts: &Facts) -> Vec<String> {
+    let mut given = given(extension, facts).peekable();
+    let no_type = given.peek().is_some() && consent_type(facts).is_none();
+    let no_disclosure =
+        given.any(|change| extension.recipients_of(extension.purpose_of(change)).is_none());
+    let controllers = extension.controllers();
+    let lacks = |text: fn(&Named<'_>) -> bool| controllers.iter().any(text);
+    let no_sensitive = lacks(|party| party.sensitive_categories.is_none());
     [
-        ("jurisdiction", controller.jurisdictions.is_empty()),
+        ("jurisdiction", lacks(|party| party.jurisdictions.is_empty())),
         ("collectionMethod", collection_method(facts).is_none()),
-        ("piiControllers[].piiController", controller.name.is_none()),
-        ("piiControllers[].contact", controller.contact.is_none()),
-        ("piiControllers[].address", controller.address.is_none()),
-        ("piiControllers[].email", controller.email.is_none()),
-        ("piiControllers[].phone", controller.phone.is_none()),
-        ("policyUrl", controller.privacy_policy_url.is_none()),
+        ("piiControllers[].piiController", lacks(|party| party.name.is_none())),
+        ("piiControllers[].contact", lacks(|party| party.contact.is_none())),
+        ("piiControllers[].address", lacks(|party| party.address.is_none())),
+        ("piiControllers[].email", lacks(|party| party.email.is_none())),
+        ("piiControllers[].phone", lacks(|party| party.phone.is_none())),
+        ("policyUrl", lacks(|party| party.privacy_policy_url.is_none())),
         ("services[].purposes[].consentType", no_type),
         ("services[].purposes[].thirdPartyDisclosure", no_disclosure),
         ("sensitive", no_sensitive),
@@ -289,38 +309,50 @@ pub(super) fn collection_method(facts: &Facts) -> Option<String> {
     }
 }
 
-fn purposes<'a>(extension: &'a Extension, facts: &Facts) -> Vec<Purpose<'a>> {
-    let parties = extension.controller.third_parties.as_ref();
-    let purpose = |change: &'a Change| Purpose {
-        purpose: title(extension, change),
-        category: [&change.purpose],
-        consent_type: consent_type(facts),
-        pii_category: extension.categories_of(change),
-        termination: match &change.expires_at {
-            Some(end) => format!("ends at {end}, or earlier when it is withdrawn"),
-            None => "ends when it is withdrawn".to_owned(),
-        },
-        third_party_disclosure: parties.map(|parties| !parties.is_empty()),
-        third_party_name: parties
-            .filter(|parties| !parties.is_empty())
-            .map(|parties| parties.join(", ")),
-        channel: &change.channel,
+/// The consents that were given for purposes of a controller.
+fn purposes<'a>(
+    extension: &'a Extension,
+    facts: &Facts,
+    controller: &Named<'_>,
+) -> Vec<Purpose<'a>> {
+    let is_of =
+        |change: &&Change| extension.controller_of(extension.purpose_of(change)) == *controller;
+    let purpose = |change: &'a Change| {
+        let recipients = extension.recipients_of(extension.purpose_of(change));
+        let disclosure = recipients.as_ref().map(|names| !names.is_empty());
+        Purpose {
+            purpose: title(extension, change),
+            category: [&change.purpose],
+            consent_type: consent_type(facts),
+            pii_category: extension.categories_of(change),
+            termination: match &change.expires_at {
+                Some(end) => format!("ends at {end}, or earlier when it is withdrawn"),
+                None => "ends when it is withdrawn".to_owned(),
+            },
+            third_party_disclosure: disclosure,
+            third_party_name: recipients
+                .filter(|names| !names.is_empty())
+                .map(|names| names.join(", ")),
+            channel: &change.channel,
+        }
     };
-    given(extension, facts).map(purpose).collect()
+    given(extension, facts).filter(is_of).map(purpose).collect()
 }
 
-/// The sensitive data categories of all given consents, once each; none if the controller did not say
-/// which categories are sensitive.
+/// The sensitive data categories of all given consents, once each; none if a controller did not say which
+/// categories are sensitive.
 fn sensitive_categories<'a>(extension: &'a Extension, facts: &Facts) -> Option<Vec<&'a str>> {
     let mut found = Vec::new();
     for change in given(extension, facts) {
-        for category in extension.controller.sensitive_among(extension.categories_of(change))? {
+        let categories = extension.categories_of(change);
+        for category in extension.sensitive_among(extension.purpose_of(change), categories)? {
             if !found.contains(&category) {
                 found.push(category);
             }
         }
     }
-    extension.controller.sensitive_categories.is_some().then_some(found)
+    let is_said = |party: &Named<'_>| party.sensitive_categories.is_some();
+    extension.controllers().iter().all(is_said).then_some(found)
 }
 
 /// Explicit only if the actor speaks for the data subject and the method is recorded. Otherwise it is
@@ -330,7 +362,11 @@ fn consent_type(facts: &Facts) -> Option<&'static str> {
     (is_recorded && facts.act.actor.speaks_for_subject()).then_some("EXPLICIT")
 }
 
-fn processing<'a>(extension: &'a Extension, facts: &'a Facts) -> Processing<'a> {
+fn processing<'a>(
+    extension: &'a Extension,
+    facts: &'a Facts,
+    jurisdiction: Vec<&'a str>,
+) -> Processing<'a> {
     let covered = extension.purposes.iter().flat_map(|text| {
         let coverages = coverages(extension, text);
         coverages.into_iter().map(|coverage| processing_purpose(extension, text, coverage))
@@ -340,8 +376,8 @@ fn processing<'a>(extension: &'a Extension, facts: &'a Facts) -> Processing<'a> 
         language: &facts.evidence.language,
         purposes: covered.collect(),
         collection_method: collection_method(facts),
-        jurisdiction: &extension.controller.jurisdictions,
-        recipient_third_parties: extension.controller.third_parties.as_deref(),
+        jurisdiction,
+        recipient_third_parties: extension.recipients(),
     }
 }
 
@@ -353,8 +389,7 @@ fn processing_purpose<'a>(
     let information = |category: &'a String| PiiInformation {
         pii_type: category,
         sensitive_pii_category: extension
-            .controller
-            .sensitive_among(std::slice::from_ref(category))
+            .sensitive_among(Some(text), std::slice::from_ref(category))
             .map(|sensitive| !sensitive.is_empty()),
     };
     ProcessingPurpose {
@@ -363,7 +398,7 @@ fn processing_purpose<'a>(
         purpose_description: &text.description,
         lawful_basis: lawful_basis(text.legal_basis),
         pii_information: coverage.categories.iter().map(information).collect(),
-        pii_controllers: [CONTROLLER],
+        pii_controllers: [extension.controller_of(Some(text)).id],
         channels: coverage.channels,
     }
 }

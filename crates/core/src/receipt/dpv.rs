@@ -9,9 +9,9 @@
 use serde::Serialize;
 
 use super::{
-    Controller,
     consent_receipt::{collection_method, representative, title},
     extension::{Change, EVERY, Extension, Facts},
+    parties::Named,
 };
 use crate::{
     domain::{Actor, ChangeRecord, LegalBasis, Outcome, StopKind},
@@ -83,9 +83,9 @@ struct Record<'a> {
     #[serde(rename = "dct:issued")]
     issued: Typed<'a>,
     #[serde(rename = "dpv:hasDataSubject")]
-    subject: Named<'a>,
+    subject: DataSubject<'a>,
     #[serde(rename = "dpv:hasDataController")]
-    controller: DataController<'a>,
+    controller: OneOrMany<DataController<'a>>,
     #[serde(rename = "dpv:hasJurisdiction", skip_serializing_if = "Vec::is_empty")]
     jurisdictions: Vec<Id>,
     #[serde(rename = "dpv:hasRecipientThirdParty", skip_serializing_if = "Vec::is_empty")]
@@ -101,8 +101,16 @@ struct Record<'a> {
     consent_ledger: &'a Extension,
 }
 
+/// JSON-LD writes one value without an array.
 #[derive(Serialize)]
-struct Named<'a> {
+#[serde(untagged)]
+enum OneOrMany<T> {
+    One(T),
+    Many(Vec<T>),
+}
+
+#[derive(Serialize)]
+struct DataSubject<'a> {
     #[serde(rename = "@type")]
     kind: &'static str,
     #[serde(rename = "dct:identifier")]
@@ -211,8 +219,9 @@ struct PersonalData<'a> {
 }
 
 pub(super) fn payload(extension: &Extension, facts: &Facts, origin: &str) -> String {
-    let controller = &extension.controller;
-    let contacts = [&controller.contact, &controller.email, &controller.phone, &controller.url];
+    let controllers = extension.controllers();
+    let controllers: Vec<_> =
+        controllers.iter().map(|party| data_controller(party, origin)).collect();
     let record = Record {
         context: CONTEXT,
         id: format!("urn:uuid:{}", extension.receipt_id),
@@ -220,17 +229,15 @@ pub(super) fn payload(extension: &Extension, facts: &Facts, origin: &str) -> Str
         identifier: &extension.receipt_id,
         created: moment(&extension.recorded_at),
         issued: moment(&extension.issued_at),
-        subject: Named { kind: "dpv:DataSubject", identifier: &extension.subject },
-        controller: DataController {
-            kind: "dpv:DataController",
-            name: controller.name.as_deref().unwrap_or(origin),
-            address: controller.address.as_deref(),
-            contacts: contacts.into_iter().filter_map(|text| text.as_deref()).collect(),
+        subject: DataSubject { kind: "dpv:DataSubject", identifier: &extension.subject },
+        controller: match <[_; 1]>::try_from(controllers) {
+            Ok([only]) => OneOrMany::One(only),
+            Err(controllers) => OneOrMany::Many(controllers),
         },
-        jurisdictions: controller.jurisdictions.iter().map(|region| id("loc", region)).collect(),
-        third_parties: controller
-            .third_parties
-            .iter()
+        jurisdictions: extension.jurisdictions().iter().map(|region| id("loc", region)).collect(),
+        third_parties: extension
+            .recipients()
+            .into_iter()
             .flatten()
             .map(|name| ThirdParty { kind: "dpv:ThirdParty", name })
             .collect(),
@@ -252,15 +259,14 @@ pub(super) fn payload(extension: &Extension, facts: &Facts, origin: &str) -> Str
 }
 
 /// Fields that the vocabulary recommends for a consent record and that the ledger was not given.
-pub(super) fn missing_fields(controller: &Controller, facts: &Facts) -> Vec<String> {
-    let has_contact = [&controller.contact, &controller.email, &controller.phone, &controller.url]
-        .into_iter()
-        .any(Option::is_some);
+pub(super) fn missing_fields(extension: &Extension, facts: &Facts) -> Vec<String> {
+    let controllers = extension.controllers();
+    let lacks = |text: fn(&Named<'_>) -> bool| controllers.iter().any(text);
     [
-        ("dpv:hasDataController.dpv:hasName", controller.name.is_none()),
-        ("dpv:hasDataController.dpv:hasAddress", controller.address.is_none()),
-        ("dpv:hasDataController.dpv:hasContact", !has_contact),
-        ("dpv:hasJurisdiction", controller.jurisdictions.is_empty()),
+        ("dpv:hasDataController.dpv:hasName", lacks(|party| party.name.is_none())),
+        ("dpv:hasDataController.dpv:hasAddress", lacks(|party| party.address.is_none())),
+        ("dpv:hasDataController.dpv:hasContact", lacks(|party| contacts(party).is_empty())),
+        ("dpv:hasJurisdiction", lacks(|party| party.jurisdictions.is_empty())),
         ("dpv:hasNotice", notice(facts).is_none()),
         ("dpv:hasIndicationMethod", collection_method(facts).is_none()),
     ]
@@ -268,6 +274,19 @@ pub(super) fn missing_fields(controller: &Controller, facts: &Facts) -> Vec<Stri
     .filter(|(_, is_missing)| *is_missing)
     .map(|(field, _)| field.to_owned())
     .collect()
+}
+
+fn data_controller<'a>(party: &Named<'a>, origin: &'a str) -> DataController<'a> {
+    DataController {
+        kind: "dpv:DataController",
+        name: party.name.unwrap_or(origin),
+        address: party.address,
+        contacts: contacts(party),
+    }
+}
+
+fn contacts<'a>(party: &Named<'a>) -> Vec<&'a str> {
+    [party.contact, party.email, party.phone, party.url].into_iter().flatten().collect()
 }
 
 fn process<'a>(
@@ -282,7 +301,7 @@ fn process<'a>(
         (text, _) => text.map(|text| text.description.as_str()).filter(|text| !text.is_empty()),
     };
     let categories = extension.categories_of(change);
-    let sensitive = extension.controller.sensitive_among(categories).unwrap_or_default();
+    let sensitive = extension.sensitive_among(text, categories).unwrap_or_default();
     let personal_data = |title: &'a String| {
         let is_sensitive = sensitive.contains(&title.as_str());
         let kind = if is_sensitive { "dpv:SensitivePersonalData" } else { "dpv:PersonalData" };

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 
-use super::{Controller, ReceiptError};
+use super::{PartyText, ReceiptError, StatedParties};
 use crate::{
     domain::{Action, Actor, ChangeRecord, Evidence, Key, LegalBasis, Millis, StopKind},
     entry::{EntryError, Meanings, Numbers, changes_of_messages, evidence_of_message},
@@ -50,8 +50,8 @@ pub struct Statement {
     pub identity_key: Option<IdentityKey>,
     /// When the receipt is made.
     pub issued_at: Millis,
-    /// The controller as of `issued_at`: the ledger records no earlier details.
-    pub controller: Controller,
+    /// The controllers and recipients.
+    pub parties: StatedParties,
     /// The purposes that the act names, as the catalogue had them.
     pub purposes: Vec<PurposeText>,
     /// The channels that the act names.
@@ -86,6 +86,12 @@ pub struct PurposeText {
     pub legal_basis: LegalBasis,
     /// Data categories that the purpose uses.
     pub data_categories: Vec<String>,
+    /// Key of its controller; none if it names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub controller: Option<String>,
+    /// Keys of its recipients; none if it does not say who they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipients: Option<Vec<String>>,
 }
 
 /// A channel.
@@ -120,7 +126,10 @@ pub(super) struct Extension {
     confirm_until: Option<String>,
     pub changes: Vec<Change>,
     pub subject: String,
-    pub controller: Controller,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub controllers: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parties: Vec<PartyText>,
     pub purposes: Vec<PurposeText>,
     channels: Vec<ChannelText>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -331,6 +340,7 @@ impl Extension {
     /// The extension of a statement.
     pub fn new(origin: &str, statement: &Statement, facts: &Facts) -> Self {
         let evidence = EvidenceText::from(&facts.evidence);
+        let StatedParties { controllers, parties } = statement.parties.clone();
         Self {
             format_version: statement.format_version,
             ledger: origin.to_owned(),
@@ -350,7 +360,8 @@ impl Extension {
             confirm_until: facts.act.confirm_until.map(time),
             changes: changes(facts),
             subject: statement.subject.clone(),
-            controller: statement.controller.clone(),
+            controllers,
+            parties,
             purposes: statement.purposes.clone(),
             channels: statement.channels.clone(),
             evidence: (evidence != EvidenceText::default()).then_some(evidence),
@@ -392,7 +403,7 @@ impl Extension {
             subject: self.subject,
             identity_key: identity_key.transpose()?,
             issued_at: Millis(issued_at.as_millisecond()),
-            controller: self.controller,
+            parties: StatedParties { controllers: self.controllers, parties: self.parties },
             purposes: self.purposes,
             channels: self.channels,
         })

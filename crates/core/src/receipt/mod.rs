@@ -11,11 +11,9 @@
 //! Invariants:
 //!
 //! * **It states an act, never a current status.** What it states of the act can not change later.
-//! * **The controller is named as of its own time.** The ledger records no history of the controller's
-//!   details (name, policy, jurisdictions, sensitive categories, third parties). They are those that
-//!   the server knew at `issued_at`, when it made the receipt, and not those of the time of the act: a
-//!   receipt that is made later may name others. So only the same act, under the same checkpoint, at
-//!   the same time and with the same details makes the same bytes.
+//! * **It names the parties of the act's time.** Controllers, recipients and jurisdictions are those that
+//!   the catalogue had when the act was recorded: a later change of the catalogue changes no receipt. (The
+//!   receipts of versions 1 and 2 had them from the settings of the server at `issued_at`.)
 //! * **It asserts only recorded facts.** A consent is explicit only if the evidence names the
 //!   method by which it was expressed; a notice was shown only if the evidence names one.
 //! * **It is verified in two ways.** What follows from the entry is recomputed from the entry
@@ -28,18 +26,15 @@
 //! This module knows no clock, no files, no keys at rest and no protocol.
 
 mod consent_receipt;
-mod controller;
 mod dpv;
 mod extension;
+mod parties;
 
 use std::fmt;
 
-pub use controller::{
-    CONTROLLER_ITEMS_MAX, CONTROLLER_TEXT_BYTES_MAX, Controller, ControllerError,
-    JURISDICTIONS_MAX, said_list,
-};
 pub use extension::{ChannelText, FORMAT_VERSION, PurposeText, Statement, receipt_id};
 use extension::{Extension, Facts};
+pub use parties::{PartyText, StatedParties};
 use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
@@ -170,8 +165,8 @@ pub enum ReceiptError {
     Witnesses(#[from] Unmet),
     /// Longer than verifiers accept.
     #[error(
-        "the receipt would have {bytes} bytes, the limit is {RECEIPT_BYTES_MAX}: fewer or shorter \
-         --third-party, or the other format, make it shorter"
+        "the receipt would have {bytes} bytes, the limit is {RECEIPT_BYTES_MAX}: the other format may be \
+         shorter"
     )]
     TooLong {
         /// How long it is.
@@ -220,7 +215,8 @@ pub fn issue(
     key: &SignerKey,
 ) -> Result<Issued, ReceiptError> {
     let facts = Facts::of(statement)?;
-    let payload = payload(statement, &facts, format, key.verifier());
+    let extension = Extension::new(key.verifier().name(), statement, &facts);
+    let payload = payload(&extension, &facts, format, key.verifier());
     let signer = jws::Signer::from_seed(&key.seed(), TYPE);
     let receipt = signer.sign(payload.as_bytes());
     if receipt.len() > RECEIPT_BYTES_MAX {
@@ -229,7 +225,7 @@ pub fn issue(
     Ok(Issued {
         index: facts.index,
         receipt,
-        missing_fields: missing_fields(statement, &facts, format),
+        missing_fields: missing_fields(&extension, &facts, format),
         payload,
     })
 }
@@ -261,7 +257,8 @@ fn verify_under(
     let facts = Facts::of(&statement)?;
     check_place(&statement, &facts, keys)?;
     policy.verify(&statement.proof.checkpoint.note)?;
-    agrees(&payload, &self::payload(&statement, &facts, format, key))?;
+    let extension = Extension::new(key.name(), &statement, &facts);
+    agrees(&payload, &self::payload(&extension, &facts, format, key))?;
     let cosigned = policy.cosigned(&statement.proof.checkpoint.note).map_err(Unmet::from)?;
     let name_and_time = |(witness, at): (&Witness, u64)| (witness.key.name().to_owned(), at);
     Ok(Receipt {
@@ -308,18 +305,17 @@ struct Form {
     consent_ledger: Extension,
 }
 
-fn payload(statement: &Statement, facts: &Facts, format: Format, key: &VerifierKey) -> String {
-    let extension = Extension::new(key.name(), statement, facts);
+fn payload(extension: &Extension, facts: &Facts, format: Format, key: &VerifierKey) -> String {
     match format {
-        Format::ConsentReceipt => consent_receipt::payload(&extension, facts, key),
-        Format::Dpv => dpv::payload(&extension, facts, key.name()),
+        Format::ConsentReceipt => consent_receipt::payload(extension, facts, key),
+        Format::Dpv => dpv::payload(extension, facts, key.name()),
     }
 }
 
-fn missing_fields(statement: &Statement, facts: &Facts, format: Format) -> Vec<String> {
+fn missing_fields(extension: &Extension, facts: &Facts, format: Format) -> Vec<String> {
     match format {
-        Format::ConsentReceipt => consent_receipt::missing_fields(&statement.controller, facts),
-        Format::Dpv => dpv::missing_fields(&statement.controller, facts),
+        Format::ConsentReceipt => consent_receipt::missing_fields(extension, facts),
+        Format::Dpv => dpv::missing_fields(extension, facts),
     }
 }
 
@@ -350,6 +346,9 @@ fn check_place(
     };
     if !channels.iter().all(is_named) {
         return disagrees("/consent_ledger/channels");
+    }
+    if !statement.parties.are_those_of(purposes, index) {
+        return disagrees("/consent_ledger/parties");
     }
     Ok(())
 }

@@ -85,19 +85,44 @@ fn evidence() -> Evidence {
     }
 }
 
-fn controller() -> Controller {
-    Controller {
-        name: Some("Example AG".to_owned()),
-        contact: Some("Data Protection Officer".to_owned()),
-        address: Some("Example Street 1, 10115 Berlin".to_owned()),
-        email: Some("dpo@example.org".to_owned()),
-        phone: Some("+49 30 123456".to_owned()),
-        url: Some("https://example.org".to_owned()),
-        privacy_policy_url: Some("https://example.org/privacy".to_owned()),
+fn acme() -> PartyText {
+    PartyText {
+        key: "acme".to_owned(),
+        version: 3,
+        index: 1,
+        name: "Example AG".to_owned(),
+        contact: "Data Protection Officer".to_owned(),
+        address: "Example Street 1, 10115 Berlin".to_owned(),
+        email: "dpo@example.org".to_owned(),
+        phone: "+49 30 123456".to_owned(),
+        url: "https://example.org".to_owned(),
+        privacy_policy_url: "https://example.org/privacy".to_owned(),
         jurisdictions: vec!["DE".to_owned(), "US-CA".to_owned()],
         sensitive_categories: Some(vec!["user.health".to_owned()]),
-        third_parties: Some(vec!["Mailer GmbH".to_owned()]),
     }
+}
+
+/// A party of which the catalogue has no more than the name.
+fn named(key: &str, name: &str) -> PartyText {
+    PartyText {
+        key: key.to_owned(),
+        version: 1,
+        index: 0,
+        name: name.to_owned(),
+        contact: String::new(),
+        address: String::new(),
+        email: String::new(),
+        phone: String::new(),
+        url: String::new(),
+        privacy_policy_url: String::new(),
+        jurisdictions: Vec::new(),
+        sensitive_categories: None,
+    }
+}
+
+fn parties(controllers: &[&str], parties: Vec<PartyText>) -> StatedParties {
+    let controllers = controllers.iter().map(ToString::to_string).collect();
+    StatedParties { controllers, parties }
 }
 
 fn newsletter() -> PurposeText {
@@ -110,6 +135,8 @@ fn newsletter() -> PurposeText {
         description: "News about our products, once a week".to_owned(),
         legal_basis: LegalBasis::Consent,
         data_categories: vec!["user.contact.email".to_owned(), "user.name".to_owned()],
+        controller: Some("acme".to_owned()),
+        recipients: Some(vec!["mailer".to_owned()]),
     }
 }
 
@@ -158,11 +185,15 @@ fn catalog() -> Catalog {
         default_validity_ms: None,
         double_opt_in: false,
         obligations: Vec::new(),
+        controller: None,
+        recipients: None,
     };
     let (oldest_compatible, retired) = (1, false);
-    let key = Key::parse(&newsletter.key).unwrap();
     let mut catalog = Catalog::default();
-    catalog.put_purpose(1, PurposePut { key, version: 1, content, oldest_compatible, retired });
+    for key in [newsletter.key.as_str(), "ads", "stats"] {
+        let (key, content) = (Key::parse(key).unwrap(), content.clone());
+        catalog.put_purpose(1, PurposePut { key, version: 1, content, oldest_compatible, retired });
+    }
     for channel in CHANNELS {
         let key = Key::parse(channel).unwrap();
         catalog.put_channel(ChannelPut { key, title: String::new(), retired });
@@ -222,7 +253,7 @@ fn stated(body: &Body, evidence: Option<&Evidence>) -> Statement {
     let used = |change: &ChangeRecord, key: &str| {
         change.scope.channel.as_ref().is_some_and(|channel| channel.as_str() == key)
     };
-    let named = |(_, key): &(u32, &str)| changes.iter().any(|change| used(change, key));
+    let is_used = |(_, key): &(u32, &str)| changes.iter().any(|change| used(change, key));
     Statement {
         format_version: FORMAT_VERSION,
         ledger_id: LEDGER_ID,
@@ -233,9 +264,9 @@ fn stated(body: &Body, evidence: Option<&Evidence>) -> Statement {
         subject: SUBJECT.to_owned(),
         identity_key: Some(keys().identity()),
         issued_at: AT.plus_ms(60_000),
-        controller: controller(),
+        parties: parties(&["acme"], vec![acme(), named("mailer", "Mailer GmbH")]),
         purposes: vec![newsletter()],
-        channels: (1..).zip(CHANNELS).filter(named).map(channel).collect(),
+        channels: (1..).zip(CHANNELS).filter(is_used).map(channel).collect(),
         entry,
     }
 }
@@ -308,6 +339,11 @@ fn a_receipt_says_what_was_given_and_what_was_refused() {
         ("/pii_processing/privacy_notice", json!("privacy-notice@2026-05")),
         ("/pii_processing/purposes/0/lawful_basis", json!("consent")),
         ("/party_identification/0/party_role", json!("PII controller")),
+        ("/party_identification/0/party_id", json!("acme")),
+        ("/party_identification/1/party_role", json!("recipient")),
+        ("/pii_processing/purposes/0/pii_controllers", json!(["acme"])),
+        ("/pii_processing/recipient_third_parties", json!(["Mailer GmbH"])),
+        ("/consent_ledger/parties/0/version", json!(3)),
         ("/events/0/event_state", json!("given")),
         ("/events/0/validity_duration", json!("PT86400S")),
         ("/events/1/event_state", json!("refused")),
@@ -382,7 +418,6 @@ fn the_same_act_makes_the_same_receipt() {
     }
 }
 
-/// The ledger records no history of the controller: the details are those of the time of issue.
 #[test]
 fn a_receipt_says_when_it_was_made() {
     let original = json_of(&mixed(), Format::ConsentReceipt);
@@ -492,6 +527,7 @@ fn stops_end_what_they_cover() {
         let stop = change(action, "*", "*", Outcome::Applied);
         let mut statement = stated(&Body::Act(act(actor, vec![stop])), Some(&evidence()));
         statement.purposes.clear();
+        statement.parties = parties(&["acme"], vec![acme()]);
         let payload = json_of(&statement, Format::ConsentReceipt);
         let change = &payload["consent_ledger"]["changes"][0];
         assert_eq!((&change["purpose"], &change["channel"]), (&json!("*"), &json!("*")));
@@ -562,8 +598,9 @@ fn a_double_opt_in_has_two_receipts_and_the_second_names_the_first() {
 #[test]
 fn sensitive_data_is_named() {
     let mut statement = mixed();
-    statement.controller.sensitive_categories = Some(vec!["user.contact".to_owned()]);
-    statement.controller.third_parties = Some(Vec::new());
+    let sensitive_categories = Some(vec!["user.contact".to_owned()]);
+    statement.parties = parties(&["acme"], vec![PartyText { sensitive_categories, ..acme() }]);
+    statement.purposes[0].recipients = Some(Vec::new());
     let payload = json_of(&statement, Format::ConsentReceipt);
     assert_eq!(
         (&payload["sensitive"], &payload["spiCat"]),
@@ -581,9 +618,55 @@ fn sensitive_data_is_named() {
 }
 
 #[test]
+fn each_purpose_has_its_controller_and_its_recipients() {
+    let grant = |purpose: &str| change(Action::Grant, purpose, "email", Outcome::Applied);
+    let changes = vec![grant("marketing.newsletter"), grant("ads"), grant("stats")];
+    let mut statement = stated(&Body::Act(act(Actor::Subject, changes)), None);
+    let text = |number, key: &str, controller: Option<&str>, recipients: Option<Vec<String>>| {
+        let controller = controller.map(str::to_owned);
+        PurposeText { number, key: key.to_owned(), controller, recipients, ..newsletter() }
+    };
+    statement
+        .purposes
+        .extend([text(2, "ads", Some("ads-gmbh"), Some(Vec::new())), text(3, "stats", None, None)]);
+    let ads = PartyText { jurisdictions: vec!["AT".to_owned()], ..named("ads-gmbh", "Ads GmbH") };
+    statement.parties =
+        parties(&["acme", "ads-gmbh"], vec![acme(), ads, named("mailer", "Mailer GmbH")]);
+    let payload = json_of(&statement, Format::ConsentReceipt);
+    let names: Vec<_> = payload["piiControllers"].as_array().unwrap().iter().collect();
+    assert_eq!(names.len(), 3);
+    for (at, (name, purpose)) in
+        [("Example AG", "marketing.newsletter"), ("Ads GmbH", "ads"), (ORIGIN, "stats")]
+            .into_iter()
+            .enumerate()
+    {
+        assert_eq!(names[at]["piiController"], name);
+        let service = &payload["services"][at];
+        assert_eq!(service["service"], name);
+        assert_eq!(service["purposes"].as_array().unwrap().len(), 1);
+        assert_eq!(service["purposes"][0]["purposeCategory"], json!([purpose]));
+    }
+    assert_eq!(payload["services"][0]["purposes"][0]["thirdPartyName"], "Mailer GmbH");
+    assert_eq!(payload["services"][1]["purposes"][0]["thirdPartyDisclosure"], false);
+    let unsaid = &payload["services"][2]["purposes"][0];
+    assert!(unsaid.get("thirdPartyDisclosure").is_none());
+    assert_eq!(payload["jurisdiction"], "DE, US-CA, AT");
+    assert!(payload.get("sensitive").is_none(), "only one controller says what is sensitive");
+    let processed = &payload["pii_processing"]["purposes"];
+    assert_eq!(processed[1]["pii_controllers"], json!(["ads-gmbh"]));
+    let dpv = json_of(&statement, Format::Dpv);
+    assert_eq!(dpv["dpv:hasDataController"].as_array().unwrap().len(), 3);
+    assert_eq!(dpv["dpv:hasRecipientThirdParty"].as_array().unwrap().len(), 1);
+    let missing = issued(&statement, Format::ConsentReceipt).missing_fields;
+    assert!(missing.contains(&"piiControllers[].email".to_owned()), "{missing:?}");
+}
+
+#[test]
 fn fields_that_were_not_given_are_left_out_and_listed() {
     let mut statement = grant_only(Outcome::Applied, Actor::Import);
-    statement.controller = Controller::default();
+    statement.parties = parties(&[], Vec::new());
+    statement.purposes[0].controller = None;
+    statement.purposes[0].recipients = None;
     let receipt = issued(&statement, Format::ConsentReceipt);
     let payload = json_of(&statement, Format::ConsentReceipt);
     assert_eq!(payload["piiControllers"], json!([{ "piiController": ORIGIN }]));
@@ -700,6 +783,9 @@ fn a_signed_lie_is_named() {
         ("/events/1/event_state".to_owned(), json!("given"), "DISAGREES"),
         ("/consentReceiptID".to_owned(), json!("x"), "DISAGREES"),
         (extension("format_version"), json!(2), "UNKNOWN_VERSION"),
+        (extension("parties/1/key"), json!("other"), "DISAGREES"),
+        (extension("controllers/0"), json!("mailer"), "DISAGREES"),
+        (extension("purposes/0/controller"), json!("mailer"), "DISAGREES"),
         (extension("entry"), json!("AAAA"), "BAD_ENTRY"),
         (extension("proof"), json!("c2sp.org/tlog-proof@v2\n"), "BAD_PROOF"),
         (extension("ledger_id"), json!("ab"), "MALFORMED_PAYLOAD"),
@@ -742,6 +828,24 @@ fn references_must_point_to_entries_before_the_act() {
     let mut more = mixed();
     more.channels.push(channel);
     assert!(name(&more).contains("channels"));
+    let purpose = PurposeText { key: "other".to_owned(), ..newsletter() };
+    assert!(name(&Statement { purposes: vec![purpose], ..mixed() }).contains("purposes"));
+    for (wrong, why) in [
+        (parties(&["acme"], vec![acme()]), "the recipient is missing"),
+        (parties(&[], vec![acme(), named("mailer", "")]), "the controller is no controller"),
+        (parties(&["acme"], vec![named("mailer", ""), acme()]), "not in the order of the keys"),
+        (
+            parties(&["acme"], vec![acme(), PartyText { index: 5, ..named("mailer", "") }]),
+            "not in the catalogue before the act",
+        ),
+        (
+            parties(&["acme"], vec![acme(), named("mailer", ""), named("other", "")]),
+            "nobody names it",
+        ),
+    ] {
+        let statement = Statement { parties: wrong, ..mixed() };
+        assert!(name(&statement).contains("/consent_ledger/parties"), "{why}");
+    }
     let mut moved = mixed();
     moved.proof.index = 4;
     assert!(name(&moved).contains("prove"));
@@ -853,7 +957,7 @@ fn only_covered_categories_are_listed_as_processed_and_staff_is_a_party() {
         .collect();
     let (email, name) = (json!("user.contact.email"), json!("user.name"));
     assert_eq!(processed, [(json!(["email"]), vec![&name]), (json!(["sms"]), vec![&email, &name])]);
-    let party = &payload["party_identification"][1];
+    let party = &payload["party_identification"][2];
     assert_eq!(
         (&party["party_id"], &party["party_role"]),
         (&json!("staff:114"), &json!("call-centre"))

@@ -528,11 +528,11 @@ pub struct Entry {
     #[prost(bytes = "vec", tag = "2")]
     pub prev_hash: ::prost::alloc::vec::Vec<u8>,
     /// When the ledger recorded the entry: seconds since the Unix epoch, rounded down, never less than
-    /// in the entry before. The milliseconds are inside the seals.
+    /// in the entry before, except in a ClockCorrected. The milliseconds are inside the seals.
     #[prost(int64, tag = "3")]
     pub recorded_at_s: i64,
     /// What the entry says.
-    #[prost(oneof = "entry::Body", tags = "10, 11, 12, 13, 14, 15, 20, 21, 22, 23")]
+    #[prost(oneof = "entry::Body", tags = "10, 11, 12, 13, 14, 15, 20, 21, 22, 23, 24")]
     pub body: ::core::option::Option<entry::Body>,
 }
 /// Nested message and enum types in `Entry`.
@@ -570,6 +570,9 @@ pub mod entry {
         /// From here on, entries may have what a higher feature level allows.
         #[prost(message, tag = "23")]
         FormatLevel(super::FormatLevel),
+        /// A clock that was ahead gave the times of some entries.
+        #[prost(message, tag = "24")]
+        ClockCorrected(super::ClockCorrected),
     }
 }
 impl ::prost::Name for Entry {
@@ -809,9 +812,9 @@ pub struct PurposePut {
     /// Key of the party that controls the data; empty if none is named.
     #[prost(string, tag = "13")]
     pub controller: ::prost::alloc::string::String,
-    /// Keys of the parties that receive the data, strictly ascending.
-    #[prost(string, repeated, tag = "14")]
-    pub recipients: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The parties that data is disclosed to; absent if it was not said.
+    #[prost(message, optional, tag = "14")]
+    pub recipients: ::core::option::Option<crate::Recipients>,
 }
 impl ::prost::Name for PurposePut {
     const NAME: &'static str = "PurposePut";
@@ -962,7 +965,7 @@ impl ::prost::Name for NamespacePut {
         "/consent.ledger.v2.NamespacePut".into()
     }
 }
-/// A new version of a party: somebody who controls or receives data.
+/// A party was added to the catalogue, or has a new version. Purposes name it by its key.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PartyPut {
     /// Party key.
@@ -971,21 +974,36 @@ pub struct PartyPut {
     /// Version, counted from 1.
     #[prost(uint32, tag = "2")]
     pub version: u32,
-    /// Name.
-    #[prost(string, tag = "3")]
+    /// What it is for the purposes that name it.
+    #[prost(enumeration = "crate::PartyRole", repeated, tag = "3")]
+    pub roles: ::prost::alloc::vec::Vec<i32>,
+    /// Name for people.
+    #[prost(string, tag = "4")]
     pub name: ::prost::alloc::string::String,
-    /// What it is.
-    #[prost(enumeration = "PartyRole", tag = "4")]
-    pub role: i32,
-    /// How to reach it: addresses, URLs, phone numbers, in the order of preference.
-    #[prost(string, repeated, tag = "5")]
-    pub contacts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// Where it is established or holds data: ISO 3166 regions, strictly ascending.
-    #[prost(string, repeated, tag = "6")]
+    /// Contact for questions about data protection; empty if not given, like all texts that follow.
+    #[prost(string, tag = "5")]
+    pub contact: ::prost::alloc::string::String,
+    /// Postal address, in one line.
+    #[prost(string, tag = "6")]
+    pub address: ::prost::alloc::string::String,
+    /// Email address.
+    #[prost(string, tag = "7")]
+    pub email: ::prost::alloc::string::String,
+    /// Telephone number.
+    #[prost(string, tag = "8")]
+    pub phone: ::prost::alloc::string::String,
+    /// Web page.
+    #[prost(string, tag = "9")]
+    pub url: ::prost::alloc::string::String,
+    /// Web page of its privacy policy.
+    #[prost(string, tag = "10")]
+    pub privacy_policy_url: ::prost::alloc::string::String,
+    /// ISO 3166 regions whose law applies to it.
+    #[prost(string, repeated, tag = "11")]
     pub jurisdictions: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// Whether new purpose versions may no longer name it.
-    #[prost(bool, tag = "7")]
-    pub retired: bool,
+    /// Data categories that it treats as sensitive; absent if it did not say which.
+    #[prost(message, optional, tag = "12")]
+    pub sensitive_categories: ::core::option::Option<crate::SensitiveCategories>,
 }
 impl ::prost::Name for PartyPut {
     const NAME: &'static str = "PartyPut";
@@ -997,37 +1015,38 @@ impl ::prost::Name for PartyPut {
         "/consent.ledger.v2.PartyPut".into()
     }
 }
-/// What a party is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum PartyRole {
-    /// Not set. Refused.
-    Unspecified = 0,
-    /// It decides why and how data is used.
-    Controller = 1,
-    /// It receives data.
-    Recipient = 2,
+/// A clock that was ahead gave the times of some entries before this one, and the clock is right again.
+/// The entries stay as they are. From here on, each of their acts counts as one of the span from
+/// `right_until_s` to `right_again_s`: a stop as one of its end, a grant as one of its beginning where
+/// it would lift a stop. This entry alone may have a time before that of the entry before it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClockCorrected {
+    /// The first entry that the wrong clock gave its time. At least 1.
+    #[prost(uint64, tag = "1")]
+    pub first_index: u64,
+    /// One more than the last such entry; at most the index of this one.
+    #[prost(uint64, tag = "2")]
+    pub end_index: u64,
+    /// When the entry before `first_index` was recorded, in seconds since the Unix epoch, rounded down: the
+    /// last right time.
+    #[prost(int64, tag = "3")]
+    pub right_until_s: i64,
+    /// The first right time after them, in seconds since the Unix epoch, rounded up: when the entry at
+    /// `end_index` was recorded.
+    #[prost(int64, tag = "4")]
+    pub right_again_s: i64,
+    /// Why, in the operator's words. Never personal data.
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
 }
-impl PartyRole {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "PARTY_ROLE_UNSPECIFIED",
-            Self::Controller => "PARTY_ROLE_CONTROLLER",
-            Self::Recipient => "PARTY_ROLE_RECIPIENT",
-        }
+impl ::prost::Name for ClockCorrected {
+    const NAME: &'static str = "ClockCorrected";
+    const PACKAGE: &'static str = "consent.ledger.v2";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.ledger.v2.ClockCorrected".into()
     }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "PARTY_ROLE_UNSPECIFIED" => Some(Self::Unspecified),
-            "PARTY_ROLE_CONTROLLER" => Some(Self::Controller),
-            "PARTY_ROLE_RECIPIENT" => Some(Self::Recipient),
-            _ => None,
-        }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.ledger.v2.ClockCorrected".into()
     }
 }
 /// Opens one slot of one entry, and nothing else.

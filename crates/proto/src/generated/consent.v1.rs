@@ -21,6 +21,40 @@ impl ::prost::Name for Scope {
         "/consent.v1.Scope".into()
     }
 }
+/// The data categories that a party treats as sensitive, for example because of GDPR Art. 9.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SensitiveCategories {
+    /// Written like a key; each covers all categories below it. Empty: none is sensitive.
+    #[prost(string, repeated, tag = "1")]
+    pub data_categories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for SensitiveCategories {
+    const NAME: &'static str = "SensitiveCategories";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.SensitiveCategories".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.SensitiveCategories".into()
+    }
+}
+/// The parties that data is disclosed to.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Recipients {
+    /// Party keys. Empty: to nobody.
+    #[prost(string, repeated, tag = "1")]
+    pub parties: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for Recipients {
+    const NAME: &'static str = "Recipients";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.Recipients".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.Recipients".into()
+    }
+}
 /// A condition that comes with an ALLOW and that the user of the data must honour. An obligation is
 /// a preference, never a consent state: it does not turn an ALLOW into a DENY, but into a NOT_NOW
 /// while it is not met.
@@ -738,6 +772,39 @@ impl NamespaceKind {
         }
     }
 }
+/// What a party is for the purposes that name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum PartyRole {
+    /// Not set. Refused.
+    Unspecified = 0,
+    /// Decides for what and how data is used (GDPR Art. 4(7)).
+    Controller = 1,
+    /// Data is disclosed to it (GDPR Art. 4(9)).
+    Recipient = 2,
+}
+impl PartyRole {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PARTY_ROLE_UNSPECIFIED",
+            Self::Controller => "PARTY_ROLE_CONTROLLER",
+            Self::Recipient => "PARTY_ROLE_RECIPIENT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PARTY_ROLE_UNSPECIFIED" => Some(Self::Unspecified),
+            "PARTY_ROLE_CONTROLLER" => Some(Self::Controller),
+            "PARTY_ROLE_RECIPIENT" => Some(Self::Recipient),
+            _ => None,
+        }
+    }
+}
 /// The legal basis of a purpose (GDPR Art. 6(1)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -1265,6 +1332,14 @@ pub struct Purpose {
         ::prost::alloc::string::String,
         i32,
     >,
+    /// Key of the party that decides for what and how the data is used: a controller of the catalogue.
+    /// Empty: not named; receipts then name the ledger.
+    #[prost(string, tag = "13")]
+    pub controller: ::prost::alloc::string::String,
+    /// The parties that data is disclosed to: recipients of the catalogue, at most 100. Absent: it is not
+    /// said. Without parties: data is disclosed to nobody.
+    #[prost(message, optional, tag = "14")]
+    pub recipients: ::core::option::Option<Recipients>,
 }
 impl ::prost::Name for Purpose {
     const NAME: &'static str = "Purpose";
@@ -1332,6 +1407,143 @@ impl ::prost::Name for Namespace {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/consent.v1.Namespace".into()
+    }
+}
+/// A party of the catalogue: a controller, or a recipient of data. A ledger is one controller's, or one
+/// group's: the parties of the purposes say which company of the group decides.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Party {
+    /// Key: dot-separated words of `a-z`, `0-9`, `_` and `-`, for example `acme.analytics`. At most 128
+    /// bytes.
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    /// What purposes may name it as. Required, each once.
+    #[prost(enumeration = "PartyRole", repeated, tag = "2")]
+    pub roles: ::prost::alloc::vec::Vec<i32>,
+    /// Name for people, at most 256 bytes without control characters. Required.
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    /// Contact for questions about data protection. Like all texts that follow: at most 1,024 bytes without
+    /// control characters, empty if not given.
+    #[prost(string, tag = "4")]
+    pub contact: ::prost::alloc::string::String,
+    /// Postal address, in one line.
+    #[prost(string, tag = "5")]
+    pub address: ::prost::alloc::string::String,
+    /// Email address.
+    #[prost(string, tag = "6")]
+    pub email: ::prost::alloc::string::String,
+    /// Telephone number.
+    #[prost(string, tag = "7")]
+    pub phone: ::prost::alloc::string::String,
+    /// Web page, with `<https://`> or `<http://`.>
+    #[prost(string, tag = "8")]
+    pub url: ::prost::alloc::string::String,
+    /// Web page of its privacy policy, with `<https://`> or `<http://`.>
+    #[prost(string, tag = "9")]
+    pub privacy_policy_url: ::prost::alloc::string::String,
+    /// ISO 3166 regions whose law applies to it, such as `DE` or `US-CA`. At most 32, each once.
+    #[prost(string, repeated, tag = "10")]
+    pub jurisdictions: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Only for controllers: the data categories that it treats as sensitive, at most 100. Absent: it is not
+    /// said which.
+    #[prost(message, optional, tag = "11")]
+    pub sensitive_categories: ::core::option::Option<SensitiveCategories>,
+    /// Output only: the current version, counted from 1.
+    #[prost(uint32, tag = "12")]
+    pub version: u32,
+}
+impl ::prost::Name for Party {
+    const NAME: &'static str = "Party";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.Party".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.Party".into()
+    }
+}
+/// Request of PutParty.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PutPartyRequest {
+    /// The party as it should be. Required.
+    #[prost(message, optional, tag = "1")]
+    pub party: ::core::option::Option<Party>,
+}
+impl ::prost::Name for PutPartyRequest {
+    const NAME: &'static str = "PutPartyRequest";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.PutPartyRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.PutPartyRequest".into()
+    }
+}
+/// Answer of PutParty.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PutPartyResponse {
+    /// The party as it is.
+    #[prost(message, optional, tag = "1")]
+    pub party: ::core::option::Option<Party>,
+    /// First revision at which it is so.
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    /// Whether an entry was written.
+    #[prost(bool, tag = "3")]
+    pub changed: bool,
+}
+impl ::prost::Name for PutPartyResponse {
+    const NAME: &'static str = "PutPartyResponse";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.PutPartyResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.PutPartyResponse".into()
+    }
+}
+/// Request of ListParties.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListPartiesRequest {
+    /// The greatest number of parties to answer: 0 means 100, at most 1,000.
+    #[prost(int32, tag = "1")]
+    pub page_size: i32,
+    /// `next_page_token` of the page before; empty for the first.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+    /// Answer from at least this revision, or UNAVAILABLE.
+    #[prost(uint64, optional, tag = "3")]
+    pub at_least_revision: ::core::option::Option<u64>,
+}
+impl ::prost::Name for ListPartiesRequest {
+    const NAME: &'static str = "ListPartiesRequest";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.ListPartiesRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.ListPartiesRequest".into()
+    }
+}
+/// Answer of ListParties.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListPartiesResponse {
+    /// The parties.
+    #[prost(message, repeated, tag = "1")]
+    pub parties: ::prost::alloc::vec::Vec<Party>,
+    /// Token of the next page; empty on the last.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListPartiesResponse {
+    const NAME: &'static str = "ListPartiesResponse";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.ListPartiesResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.ListPartiesResponse".into()
     }
 }
 /// Request of PutNamespace.
@@ -1719,6 +1931,73 @@ impl ::prost::Name for CellFlips {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/consent.v1.CellFlips".into()
+    }
+}
+/// Request of CorrectClock.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CorrectClockRequest {
+    /// The first entry that the wrong clock gave its time. The entry before it has the last right time. At
+    /// least 1.
+    #[prost(uint64, tag = "1")]
+    pub first_index: u64,
+    /// One more than the last such entry: the entry at this index has a right time again. Absent: all entries
+    /// from the first on, which is right as long as the ledger is ahead of the clock.
+    #[prost(uint64, optional, tag = "2")]
+    pub end_index: ::core::option::Option<u64>,
+    /// Why, for those who read the ledger. Required; at most 256 bytes without control characters. Never
+    /// personal data.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    /// Write nothing, and answer what would be written.
+    #[prost(bool, tag = "4")]
+    pub dry_run: bool,
+}
+impl ::prost::Name for CorrectClockRequest {
+    const NAME: &'static str = "CorrectClockRequest";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.CorrectClockRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.CorrectClockRequest".into()
+    }
+}
+/// Answer of CorrectClock.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CorrectClockResponse {
+    /// Index of the entry; absent if nothing was written and the ledger does not have it.
+    #[prost(uint64, optional, tag = "1")]
+    pub index: ::core::option::Option<u64>,
+    /// First revision that includes it; in a dry run the revision that was read.
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    /// Whether an entry was written; in a dry run, whether it would be.
+    #[prost(bool, tag = "3")]
+    pub changed: bool,
+    /// The first entry that the wrong clock gave its time.
+    #[prost(uint64, tag = "4")]
+    pub first_index: u64,
+    /// One more than the last one.
+    #[prost(uint64, tag = "5")]
+    pub end_index: u64,
+    /// The last right time before them.
+    #[prost(message, optional, tag = "6")]
+    pub right_until: ::core::option::Option<::prost_types::Timestamp>,
+    /// The first right time after them.
+    #[prost(message, optional, tag = "7")]
+    pub right_again: ::core::option::Option<::prost_types::Timestamp>,
+    /// Number of data subjects with an act, a confirmation, an expiry or a link among these entries.
+    #[prost(uint64, tag = "8")]
+    pub subject_count: u64,
+}
+impl ::prost::Name for CorrectClockResponse {
+    const NAME: &'static str = "CorrectClockResponse";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.CorrectClockResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.CorrectClockResponse".into()
     }
 }
 /// Deadline and retries, in the terms of gRPC's service config.
@@ -2379,8 +2658,8 @@ impl ::prost::Name for Change {
 /// Request of RecordConsent.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RecordConsentRequest {
-    /// Data subject as `namespace:id`, for example `user:42`. At most 256 bytes of UTF-8 without
-    /// control characters. Required.
+    /// Data subject as `namespace:id`, for example `user:42`. The id has at most 256 bytes of UTF-8
+    /// without control characters. Required.
     #[prost(string, tag = "1")]
     pub subject: ::prost::alloc::string::String,
     /// Who acts. Required.
@@ -3205,6 +3484,10 @@ pub struct ListHistoryResponse {
     /// For acts that wait for their double opt-in: when the token stops counting.
     #[prost(message, optional, tag = "14")]
     pub confirmation_expires_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// If a clock that was ahead gave the entry its time: index of the entry that says so, with the span that
+    /// it happened in. The times here are as they were written.
+    #[prost(uint64, optional, tag = "15")]
+    pub clock_corrected_by: ::core::option::Option<u64>,
 }
 impl ::prost::Name for ListHistoryResponse {
     const NAME: &'static str = "ListHistoryResponse";
@@ -3484,6 +3767,12 @@ pub enum ErrorReason {
     /// The audience began too long ago to answer as of that moment. Begin a new one with the data subjects
     /// that are not answered yet.
     AudienceTooOld = 45,
+    /// The party that a purpose names is not in the catalogue. Put the party first.
+    UnknownParty = 46,
+    /// The party that a purpose names does not have the role that it is named for.
+    PartyWithoutRole = 47,
+    /// A purpose names the party for a role that the change would take away.
+    PartyInUse = 48,
 }
 impl ErrorReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -3538,6 +3827,9 @@ impl ErrorReason {
             Self::EffectiveAtOvertaken => "ERROR_REASON_EFFECTIVE_AT_OVERTAKEN",
             Self::ClockNotTrusted => "ERROR_REASON_CLOCK_NOT_TRUSTED",
             Self::AudienceTooOld => "ERROR_REASON_AUDIENCE_TOO_OLD",
+            Self::UnknownParty => "ERROR_REASON_UNKNOWN_PARTY",
+            Self::PartyWithoutRole => "ERROR_REASON_PARTY_WITHOUT_ROLE",
+            Self::PartyInUse => "ERROR_REASON_PARTY_IN_USE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -3593,6 +3885,9 @@ impl ErrorReason {
             "ERROR_REASON_EFFECTIVE_AT_OVERTAKEN" => Some(Self::EffectiveAtOvertaken),
             "ERROR_REASON_CLOCK_NOT_TRUSTED" => Some(Self::ClockNotTrusted),
             "ERROR_REASON_AUDIENCE_TOO_OLD" => Some(Self::AudienceTooOld),
+            "ERROR_REASON_UNKNOWN_PARTY" => Some(Self::UnknownParty),
+            "ERROR_REASON_PARTY_WITHOUT_ROLE" => Some(Self::PartyWithoutRole),
+            "ERROR_REASON_PARTY_IN_USE" => Some(Self::PartyInUse),
             _ => None,
         }
     }
@@ -4943,6 +5238,10 @@ pub enum CatalogEffect {
     BasisChanged = 6,
     /// Its data categories, obligations or defaults changed.
     ContentChanged = 7,
+    /// A clock that was ahead had given the times of some entries, and they were corrected: any cell of a
+    /// data subject of these entries may be answered otherwise now. The event names no purpose, channel or
+    /// namespace.
+    ClockCorrected = 8,
 }
 impl CatalogEffect {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -4959,6 +5258,7 @@ impl CatalogEffect {
             Self::ReconsentLifted => "CATALOG_EFFECT_RECONSENT_LIFTED",
             Self::BasisChanged => "CATALOG_EFFECT_BASIS_CHANGED",
             Self::ContentChanged => "CATALOG_EFFECT_CONTENT_CHANGED",
+            Self::ClockCorrected => "CATALOG_EFFECT_CLOCK_CORRECTED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -4972,6 +5272,7 @@ impl CatalogEffect {
             "CATALOG_EFFECT_RECONSENT_LIFTED" => Some(Self::ReconsentLifted),
             "CATALOG_EFFECT_BASIS_CHANGED" => Some(Self::BasisChanged),
             "CATALOG_EFFECT_CONTENT_CHANGED" => Some(Self::ContentChanged),
+            "CATALOG_EFFECT_CLOCK_CORRECTED" => Some(Self::ClockCorrected),
             _ => None,
         }
     }

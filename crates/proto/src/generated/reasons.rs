@@ -50,6 +50,9 @@ impl ErrorReason {
             Self::EffectiveAtOvertaken => StatusCode::FailedPrecondition,
             Self::ClockNotTrusted => StatusCode::Unavailable,
             Self::AudienceTooOld => StatusCode::Aborted,
+            Self::UnknownParty => StatusCode::NotFound,
+            Self::PartyWithoutRole => StatusCode::FailedPrecondition,
+            Self::PartyInUse => StatusCode::FailedPrecondition,
         }
     }
 
@@ -101,6 +104,9 @@ impl ErrorReason {
             Self::EffectiveAtOvertaken => None,
             Self::ClockNotTrusted => Some(30000),
             Self::AudienceTooOld => None,
+            Self::UnknownParty => None,
+            Self::PartyWithoutRole => None,
+            Self::PartyInUse => None,
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Durations, moments and enums, as messages and back.
 
 use crate::{
-    domain::{Action, Actor, EventKind, LegalBasis, LinkConfidence, Millis, Reason, Snapshot},
+    domain::{
+        Action, Actor, EventKind, LegalBasis, LinkConfidence, Millis, PartyRole, Reason, Snapshot,
+    },
     proto,
 };
 
@@ -87,6 +89,7 @@ same_variants!(
 );
 same_variants!(LinkConfidence, Verified, Asserted);
 same_variants!(Snapshot, Denied, All);
+same_variants!(PartyRole, Controller, Recipient);
 same_variants!(
     Reason,
     UnknownNamespace,

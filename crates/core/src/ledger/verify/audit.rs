@@ -22,7 +22,7 @@ use std::{
 use super::{Report, VerifyError, is_of_persons, opened};
 use crate::{
     domain::LedgerOpened,
-    ledger::{ChainError, ENTRY_BYTES_MAX, LOG_KIND, Tip},
+    ledger::{ChainError, Claim, ENTRY_BYTES_MAX, LOG_KIND, Tip},
     storage::{Damage, FrameAt, LogError, ScanEnd, disk::Disk, scan},
     tlog::{
         merkle::{Hash, Range, empty_root, leaf_hash},
@@ -196,8 +196,8 @@ struct Followed {
     segment: String,
     /// Where its first entry begins in its segment.
     offset: u64,
-    /// The tip that the first entry claims to continue.
-    claimed: Option<Tip>,
+    /// What the first entry claims.
+    claim: Option<Claim>,
     tip: Tip,
     bytes: u64,
     opened: Option<LedgerOpened>,
@@ -234,13 +234,14 @@ fn work(
 impl Followed {
     fn new(part: &Part, sizes: &[u64], wants_hashes: bool) -> Self {
         let first = part.first_index;
-        let claimed = part.entries().next().and_then(|(_, _, bytes)| Tip::claimed_by(bytes));
-        let start = Tip { next_index: first, ..claimed.unwrap_or_else(Tip::genesis) };
+        let claim = part.entries().next().and_then(|(_, _, bytes)| Claim::read(bytes));
+        let start = claim.map_or_else(Tip::genesis, |claim| claim.tip());
+        let start = Tip { next_index: first, ..start };
         let mut followed = Self {
             number: part.number,
             segment: part.segment.clone(),
             offset: part.places.first().map_or(0, |(offset, _)| *offset),
-            claimed,
+            claim,
             tip: start,
             bytes: 0,
             opened: None,
@@ -344,7 +345,7 @@ impl<'a> Join<'a> {
         }
         // If the first entry of a part does not decode, the part has no claim and reports the
         // damage itself.
-        if let Some(Err(problem)) = part.claimed.map(|claimed| self.tip.is_continued_by(&claimed)) {
+        if let Some(Err(problem)) = part.claim.map(|claim| self.tip.is_continued_by(&claim)) {
             self.broken = Some(part.damage(part.offset, self.tip.next_index, &problem));
             return;
         }
