@@ -195,6 +195,7 @@ pub(super) mod tests {
         let ended = any_grant().prop_map(|grant| ChangeRecord {
             action: Action::Expire,
             outcome: Outcome::Applied,
+            linked_subjects: 0,
             ..grant
         });
         (any_subject_ref(), any::<(u64, i64)>(), vec(ended, 1..4), reason).prop_map(

@@ -138,7 +138,6 @@ fn is_before_trusted(change: &KeyChange, keys: &[VerifierKey], changes: &[KeyCha
 mod tests {
     use super::*;
     use crate::{
-        ledger::Tip,
         proto::ledger::KeyTransition,
         tlog::{
             checkpoint::{Checkpoint, SignedCheckpoint},
@@ -156,8 +155,7 @@ mod tests {
 
     /// A ledger of this entry alone, signed by these keys.
     fn proof(body: Body, index: u64, signers: &[u8]) -> TlogProof {
-        let tip = Tip { next_index: index, ..Tip::genesis() };
-        let (_, bytes, _) = tip.link(5, body).unwrap();
+        let bytes = Entry { index, prev_hash: [0; 32], recorded_at_s: 5, body }.encode();
         let origin = "ledger.example".to_owned();
         let root = leaf_hash(&bytes);
         let checkpoint = Checkpoint { origin, size: 1, root, extensions: String::new() };

@@ -828,8 +828,6 @@ fn references_must_point_to_entries_before_the_act() {
     let mut more = mixed();
     more.channels.push(channel);
     assert!(name(&more).contains("channels"));
-    let purpose = PurposeText { key: "other".to_owned(), ..newsletter() };
-    assert!(name(&Statement { purposes: vec![purpose], ..mixed() }).contains("purposes"));
     for (wrong, why) in [
         (parties(&["acme"], vec![acme()]), "the recipient is missing"),
         (parties(&[], vec![acme(), named("mailer", "")]), "the controller is no controller"),
