@@ -73,6 +73,8 @@ async fn scripts_can_rely_on_the_exit_codes() {
         &["verify", "--no-such-flag"],
         &["verify", "--data-dir", "/no/such/directory"],
         &["serve", "--listen", "nowhere"],
+        // The catalogue names the controllers.
+        &["serve", "--controller-name", "Example AG"],
     ] {
         let refused = support::run(wrong).expect_code(2);
         assert!(refused.stdout.is_empty() && !refused.stderr.is_empty(), "{refused:?}");
