@@ -220,6 +220,11 @@ fn files(audited: Audited) -> Result<Option<Files>, CliError> {
             before(&good, Damage { segment, offset: 0, index, what: problem })
         }
         Err(VerifyError::NoLedger(_)) => return Ok(None),
+        Err(error @ VerifyError::Beginning { .. }) => {
+            return Err(CliError::usage(error).with_hint(
+                "export it with --start 0: whether an entry is the ledger's follows from all before it",
+            ));
+        }
         Err(error) => return Err(verify_error(&error)),
     };
     Ok(Some(Files { verified, good }))
@@ -349,7 +354,7 @@ fn bytes_in(dir: &Path) -> Result<u64, CliError> {
 
 fn verify_error(error: &VerifyError) -> CliError {
     match error {
-        VerifyError::NoLedger(_) => CliError::usage(error),
+        VerifyError::NoLedger(_) | VerifyError::Beginning { .. } => CliError::usage(error),
         VerifyError::Log(_) => CliError::failed(error),
     }
 }

@@ -24,6 +24,8 @@ use crate::{
     tlog::BASE64,
 };
 
+const NANOS_PER_SECOND: i32 = 1_000_000_000;
+
 /// An enum of the protocol.
 pub trait Word: Copy + Default + TryFrom<i32> {
     /// Name in the protocol, for example `REASON_NO_RECORD`.
@@ -193,7 +195,13 @@ fn is_after_last_moment(text: &str) -> bool {
 /// A time as a message of the protocol.
 #[must_use]
 pub fn wire_time(time: Timestamp) -> prost_types::Timestamp {
-    prost_types::Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() }
+    // Before 1970 both are negative, and the nanoseconds of the protocol never are.
+    let (seconds, nanos) = (time.as_second(), time.subsec_nanosecond());
+    let borrowed = i64::from(nanos < 0);
+    prost_types::Timestamp {
+        seconds: seconds - borrowed,
+        nanos: nanos.rem_euclid(NANOS_PER_SECOND),
+    }
 }
 
 /// A time of the protocol in RFC 3339, always with its milliseconds.

@@ -217,7 +217,7 @@ impl Node {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Arc<Self>, OpenError> {
         let source = Arc::new(clock::SystemTime);
-        let (stores, tree) = open::open(config, &disk, &mut |step| {
+        let open::Opened { stores, tree, torn_tails } = open::open(config, &disk, &mut |step| {
             match step {
                 Progress::View(done, of) => {
                     metrics.rebuild_entries.set(done);
@@ -230,7 +230,7 @@ impl Node {
             }
             progress(step);
         })?;
-        metrics.torn_tails.inc_by(stores.torn_tails);
+        metrics.torn_tails.inc_by(torn_tails);
         let node = Self::start(stores, tree, disk, config, metrics, source)?;
         node.renew_forms(&mut |done, of| progress(Progress::Forms(done, of)))
             .map_err(OpenError::Forms)?;
@@ -250,7 +250,7 @@ impl Node {
         let started = |thread: io::Result<()>| thread.at(&config.data_dir);
         let threads = Threads::default();
         let hub = Hub::new(
-            Arc::clone(&stores.log),
+            Arc::clone(&stores.log) as Arc<dyn LogBackend>,
             Arc::clone(&stores.vault),
             Arc::clone(&stores.view),
             stores.tip.next_index,
