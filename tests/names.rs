@@ -213,7 +213,7 @@ async fn the_kind_of_a_namespace_is_fixed_once_it_has_a_person() {
             fold_local_part: fold,
             ..proto::Namespace::default()
         };
-        proto::PutNamespaceRequest { namespace: Some(namespace) }
+        proto::PutNamespaceRequest { namespace: Some(namespace), ..Default::default() }
     };
     for request in [
         namespace(NamespaceKind::Phone, "AT", None),
@@ -267,7 +267,8 @@ async fn fields_of_another_kind_are_refused_by_name() {
             "namespace.fold_local_part",
         ),
     ] {
-        let request = proto::PutNamespaceRequest { namespace: Some(namespace) };
+        let request =
+            proto::PutNamespaceRequest { namespace: Some(namespace), ..Default::default() };
         let error = typed(&clients.catalog.put_namespace(request).await.unwrap_err());
         let want = TypedError::new(tonic::Code::InvalidArgument, "INVALID_FIELD", &[field]);
         assert_eq!(error, want);

@@ -184,8 +184,19 @@ impl Batch<'_> {
             (false, true) => return Err(ImplausibleRange::StillAhead { last, now }.into()),
             (false, false) => self.entry_time(end)?,
         };
-        // A ledger that is ahead gives entries the time of the entry before.
-        if end < index && right_again <= self.entry_time(end - 1)? {
+        // Only the clock of an earlier correction that was ahead itself may be corrected with it.
+        let time_of =
+            |known: &ClockCorrection| self.catalog().recorded_by(known.index, known.recorded_at);
+        let corrections = self.catalog().clock_corrections();
+        let held = corrections.iter().find(|known| {
+            (first_index..end).contains(&known.index) && time_of(known) <= right_again
+        });
+        if let Some(&ClockCorrection { index, .. }) = held {
+            return Err(ImplausibleRange::HoldsCorrection { index }.into());
+        }
+        // A ledger that is ahead gives entries the time of the entry before, until it is corrected.
+        let is_corrected = corrections.iter().any(|known| known.index == end);
+        if end < index && !is_corrected && right_again <= self.entry_time(end - 1)? {
             return Err(ImplausibleRange::EndStandsStill { index: end }.into());
         }
         let before = first_index.saturating_sub(1);

@@ -152,11 +152,9 @@ impl Place<'_> {
         key: Option<SignerKey>,
         file: PathBuf,
     ) -> Result<SigningKeys, OpenError> {
-        let previous = read_key(previous_file, self.origin, Algorithm::Note)?
-            .ok_or_else(|| OpenError::KeyFileMissing {
-                file: previous_file.to_owned(),
-                flag: PREVIOUS_FLAG,
-            })?;
+        let previous = read_key(previous_file, self.origin, Algorithm::Note)?.ok_or_else(|| {
+            OpenError::KeyFileMissing { file: previous_file.to_owned(), flag: PREVIOUS_FLAG }
+        })?;
         if key.as_ref().is_some_and(|key| key.verifier() == previous.verifier()) {
             return Err(OpenError::SameKey { key: file, previous: previous_file.to_owned() });
         }
@@ -240,12 +238,7 @@ impl Place<'_> {
     }
 
     /// Whether a key, which is in `file`, is the one that signed last. `flag` names the file.
-    fn check(
-        &self,
-        key: &SignerKey,
-        file: PathBuf,
-        flag: &'static str,
-    ) -> Result<(), OpenError> {
+    fn check(&self, key: &SignerKey, file: PathBuf, flag: &'static str) -> Result<(), OpenError> {
         let Some(signed) = self.book.signed.as_deref() else { return Ok(()) };
         let book_file = || self.config.data_dir.join(tree::BOOK_FILE);
         match signed.checkpoint.verify(key.verifier()) {

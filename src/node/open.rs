@@ -632,11 +632,7 @@ pub(super) fn kek_file(config: &NodeConfig) -> PathBuf {
 }
 
 /// Reads the book of checkpoints. Every ledger has one from the beginning.
-fn read_book(
-    config: &NodeConfig,
-    disk: &dyn Disk,
-    ledger: LedgerId,
-) -> Result<Book, OpenError> {
+fn read_book(config: &NodeConfig, disk: &dyn Disk, ledger: LedgerId) -> Result<Book, OpenError> {
     if let Some(book) = Book::read(disk, &config.data_dir, &config.witness_policy)? {
         return match book.ledger_id.map(LedgerId).filter(|found| *found != ledger) {
             None => Ok(Book { ledger_id: Some(ledger.0), ..book }),

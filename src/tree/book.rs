@@ -21,10 +21,11 @@ use crate::{
     storage::{AtPath as _, FileError, disk::Disk, if_exists},
     tlog::{
         checkpoint::{CheckpointError, SignedCheckpoint},
+        hex,
         merkle::Hash,
         note::NOTE_BYTES_MAX,
         policy::Policy,
-        hex, unhex,
+        unhex,
     },
 };
 
@@ -211,7 +212,8 @@ impl Book {
         let (signed, released) = (line(&self.signed), line(&self.released));
         let key_changes = self.key_changes.iter().map(|change| change.proof.to_string()).collect();
         let ledger_id = self.ledger_id.as_ref().map(|id| hex(id));
-        let page = Page { format: FORMAT, ledger_id, signed, released, key_changes, checksum: None };
+        let page =
+            Page { format: FORMAT, ledger_id, signed, released, key_changes, checksum: None };
         let text = page.with_checksum().text();
         let replaced = || {
             if_exists(disk.remove(&beside))?;

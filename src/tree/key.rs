@@ -138,9 +138,8 @@ fn read_any(path: &Path) -> Result<Option<SignerKey>, SigningKeyError> {
         }
         text => text.at(path)?,
     };
-    let key = text.map(|text| {
-        SignerKey::parse(&text).map_err(|error| malformed(Unkeyed::of(&text, error)))
-    });
+    let key = text
+        .map(|text| SignerKey::parse(&text).map_err(|error| malformed(Unkeyed::of(&text, error))));
     key.transpose()
 }
 

@@ -345,6 +345,15 @@ async fn a_rewritten_ledger_is_refused() {
         fs::rename(other.path().join(part), dir.path().join(part)).unwrap();
     }
     let error = refused(dir.path());
+    assert!(matches!(error, OpenError::BookOfOther { .. }), "{error}");
+    // A book of an earlier version does not say whose it is.
+    let book = dir.path().join("checkpoint.json");
+    let mut page: serde_json::Value = serde_json::from_slice(&fs::read(&book).unwrap()).unwrap();
+    for field in ["checksum", "ledger_id"] {
+        page.as_object_mut().unwrap().remove(field).unwrap();
+    }
+    fs::write(&book, page.to_string()).unwrap();
+    let error = refused(dir.path());
     assert!(matches!(error, OpenError::Rewritten { size: 9 }), "{error}");
     assert!(error.is_damage());
 }

@@ -136,8 +136,7 @@ impl FrameLog {
             }
             Torn::Unborn { bytes, before } => {
                 let aside = set_unborn_aside(disk, spec, self.first_index, bytes)?;
-                let tail =
-                    create_segment(disk, spec, &shared.identity, self.first_index, before)?;
+                let tail = create_segment(disk, spec, &shared.identity, self.first_index, before)?;
                 let mut state = shared.state.write();
                 state.active.file = Arc::clone(&tail.file);
                 state.active.bytes = tail.bytes;

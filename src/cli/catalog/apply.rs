@@ -26,6 +26,8 @@ const AFTER_HELP: &str = "\
 Namespaces, purposes and channels that are not in the file stay as they are. To retire a purpose or
 channel, write `retired = true`.
 
+With --dry-run the server validates every change by its rules, and writes nothing.
+
 After an error, what was written before is listed and stays. --reconsent needs a change of the purpose:
 only with a new version can the grants of the older ones stop counting.
 
@@ -40,7 +42,7 @@ Examples:
 pub struct ApplyArgs {
     /// TOML file with namespaces, purposes and channels
     file: PathBuf,
-    /// Print the changes without writing them
+    /// Print the changes without writing them; the server refuses what it would refuse
     #[arg(long)]
     dry_run: bool,
     /// Require new consent for this purpose: grants of earlier versions no longer count; may be
@@ -76,7 +78,7 @@ struct AppliedEntry {
     result: &'static str,
     /// The fields that changed, by their names in the file.
     fields: Vec<&'static str>,
-    /// The purpose's version after the call; `null` for all others and dry runs.
+    /// The purpose's version after the call; in a dry run, the one that it would have; `null` for all others.
     version: Option<u32>,
     /// First revision with this entry; `null` for dry runs.
     revision: Option<u64>,
@@ -158,17 +160,16 @@ async fn apply(
             check_reconsent(now, wanted)?;
         }
     }
+    let validate_only = args.dry_run;
     let total = file.namespaces.len() + file.channels.len() + file.purposes.len();
     let bar = progress::bar(u64::try_from(total).ok(), "applying");
     for namespace in &file.namespaces {
         let now = namespaces.get(&namespace.key);
         let fields = now.map(|now| differences_of_namespace(now, namespace));
         let mut entry = entry("namespace", &namespace.key, fields);
-        if !args.dry_run {
-            let request = PutNamespaceRequest { namespace: Some(namespace.clone()) };
-            let answer = client.put_namespace(request).await?.into_inner();
-            entry.settle(answer.changed, answer.revision);
-        }
+        let request = PutNamespaceRequest { namespace: Some(namespace.clone()), validate_only };
+        let answer = client.put_namespace(request).await?.into_inner();
+        entry.settle(answer.changed, (!validate_only).then_some(answer.revision));
         results.push(entry);
         bar.inc(1);
     }
@@ -180,11 +181,9 @@ async fn apply(
             ])
         });
         let mut entry = entry("channel", &channel.key, fields);
-        if !args.dry_run {
-            let request = PutChannelRequest { channel: Some(channel.clone()) };
-            let answer = client.put_channel(request).await?.into_inner();
-            entry.settle(answer.changed, answer.revision);
-        }
+        let request = PutChannelRequest { channel: Some(channel.clone()), validate_only };
+        let answer = client.put_channel(request).await?.into_inner();
+        entry.settle(answer.changed, (!validate_only).then_some(answer.revision));
         results.push(entry);
         bar.inc(1);
     }
@@ -193,12 +192,11 @@ async fn apply(
         let now = purposes.get(&purpose.key);
         let fields = now.map(|now| differences(now, purpose, requires_reconsent));
         let mut entry = entry("purpose", &purpose.key, fields);
-        if !args.dry_run {
-            let request = PutPurposeRequest { purpose: Some(purpose.clone()), requires_reconsent };
-            let answer = client.put_purpose(request).await?.into_inner();
-            entry.version = answer.purpose.map(|purpose| purpose.version);
-            entry.settle(answer.changed, answer.revision);
-        }
+        let purpose = Some(purpose.clone());
+        let request = PutPurposeRequest { purpose, requires_reconsent, validate_only };
+        let answer = client.put_purpose(request).await?.into_inner();
+        entry.version = answer.purpose.map(|purpose| purpose.version);
+        entry.settle(answer.changed, (!validate_only).then_some(answer.revision));
         results.push(entry);
         bar.inc(1);
     }
@@ -226,8 +224,8 @@ fn check_reconsent(now: &Purpose, wanted: &Purpose) -> Result<(), CliError> {
 impl AppliedEntry {
     /// Takes the server's result: another client may have changed the catalogue since the
     /// comparison.
-    fn settle(&mut self, changed: bool, revision: u64) {
-        self.revision = Some(revision);
+    fn settle(&mut self, changed: bool, revision: Option<u64>) {
+        self.revision = revision;
         self.result = match (changed, self.result) {
             (false, _) => UNCHANGED,
             (true, UNCHANGED) => CHANGED,
@@ -314,15 +312,6 @@ fn print(applied: &Applied, context: &mut Context) -> Result<(), CliError> {
         );
     }
     out.table(&table)?;
-    let is_fixed = |field: &&str| ["kind", "default_region", "fold_local_part"].contains(field);
-    let fixed = applied.results.iter().filter(|entry| entry.fields.iter().any(is_fixed));
-    if applied.dry_run {
-        for AppliedEntry { key, .. } in fixed.filter(|entry| entry.kind == "namespace") {
-            let text =
-                format!("the change of `{key}` will be refused if the namespace has persons");
-            out.line(out.paint(Tone::Careful, &text))?;
-        }
-    }
     let dry = if applied.dry_run { "dry run, nothing was written: " } else { "" };
     out.line(format!(
         "{dry}{} added, {} changed, {} unchanged",
@@ -366,13 +355,13 @@ mod tests {
     #[test]
     fn the_server_has_the_last_word() {
         let mut unchanged = entry("purpose", "a", Some(vec![]));
-        unchanged.settle(true, 7);
+        unchanged.settle(true, Some(7));
         assert_eq!((unchanged.result, unchanged.revision), (CHANGED, Some(7)));
         let mut added = entry("purpose", "a", None);
-        added.settle(true, 8);
+        added.settle(true, Some(8));
         assert_eq!(added.result, ADDED);
         let mut late = entry("purpose", "a", None);
-        late.settle(false, 8);
+        late.settle(false, None);
         assert_eq!(late.result, UNCHANGED);
     }
 }

@@ -16,7 +16,10 @@ use super::{Audited, Good, Names, Report, VerifyError, Wanted};
 use crate::{
     domain::LedgerOpened,
     fold::FoldError,
-    ledger::chain::{self, ChainError, Claim, Tip},
+    ledger::{
+        chain::{self, ChainError, Claim, Tip},
+        envelope,
+    },
     storage::{Damage, LogError},
     tlog::merkle::{Hash, Range, empty_root, leaf_hash},
 };
@@ -47,8 +50,7 @@ pub fn audit_bundle(source: &mut dyn Read, name: &str, wanted: Wanted<'_>) -> io
             }
             Err(problem) => {
                 walk.confirm();
-                let first = (walk.good.tip.next_index == 0).then(|| Claim::read(&entry)).flatten();
-                if let Some(Claim { index: index @ 1.., .. }) = first {
+                if let Some(index) = walk.beginning(&entry) {
                     let result = Err(VerifyError::Beginning { name: name.to_owned(), index });
                     return Ok(Audited { good: walk.good, result });
                 }
@@ -154,6 +156,12 @@ impl<'a> Walk<'a> {
         self.last = Some(Last { leaf, bytes: bytes.len() as u64, opened });
         self.tip = tip;
         Ok(())
+    }
+
+    /// The index of an entry with which the file begins, if it is no first entry of a ledger.
+    fn beginning(&self, bytes: &[u8]) -> Option<u64> {
+        let entry = envelope::decode(bytes).ok().filter(|_| self.good.tip.next_index == 0)?;
+        (entry.index > 0 && entry.body.opened().is_none()).then_some(entry.index)
     }
 
     /// Counts the last entry as good.
