@@ -233,16 +233,18 @@ impl Trust {
         match checkpoint.verify_any(&self.keys) {
             Ok(_) => Ok(()),
             Err(error @ CheckpointError::Signature(SignatureError::Missing(_))) => {
-                Err(self.past_signer(checkpoint).unwrap_or(Distrust::Checkpoint(error)))
+                let past = self.signer_in_past(|key| checkpoint.verify(key).is_ok());
+                Err(past.unwrap_or(Distrust::Checkpoint(error)))
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// The key of the ledger that has signed, which is none of those that are trusted.
-    fn past_signer(&self, checkpoint: &SignedCheckpoint) -> Option<Distrust> {
-        let past = self.past.iter().find(|past| checkpoint.verify(&past.key).is_ok())?;
-        let PastKey { key, index, turn } = past;
+    /// That a statement was signed with another key of the ledger, if it was. `is_by` says whether a key
+    /// has signed it.
+    pub fn signer_in_past(&self, is_by: impl Fn(&VerifierKey) -> bool) -> Option<Distrust> {
+        let past = self.past.iter().filter(|past| !self.keys.contains(&past.key));
+        let PastKey { key, index, turn } = past.into_iter().find(|past| is_by(&past.key))?;
         Some(Distrust::PastKey { key: key.to_string(), index: *index, turn: turn.text() })
     }
 

@@ -293,7 +293,7 @@ async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, Cl
         uncovered_entries: entries - covered,
         not_checked: [
             (NotChecked::Signatures, trust.is_none()),
-            (NotChecked::UncoveredEntries, covered < entries),
+            (NotChecked::UncoveredEntries, is_whole && agrees && covered < entries),
             (NotChecked::Rollback, args.checkpoint.is_empty() && args.against.is_none()),
             (NotChecked::OtherWitnesses, trust.as_ref().is_some_and(passes_over)),
             (NotChecked::Tree, tree.as_ref().is_some_and(TreeCompared::is_unknown)),
