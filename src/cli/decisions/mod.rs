@@ -111,7 +111,7 @@ pub(super) async fn run(args: DecisionsArgs, context: &mut Context) -> Result<Ex
     };
     let plan = Plan::new(&args, &node, checkpoint)?;
     let entries = match &args.data_dir {
-        Some(dir) => Entries::from_dir(dir.clone(), 0, Some(plan.read_end())),
+        Some(dir) => Entries::from_dir(dir.clone(), 0, Some(plan.read_end()), |_| Ok(())),
         None => Entries::from_server(client, 0, plan.read_end()).await?,
     };
     // A second connection, so that entries and answers do not share one flow-control window.
