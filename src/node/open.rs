@@ -333,7 +333,7 @@ pub(super) struct Stores {
     pub lock: DirLock,
 }
 
-/// Opens a data directory. Creates no ledger: see [`super::init`].
+/// Opens a data directory. Creates no ledger: see [`super::init()`].
 pub(super) fn open(
     config: &NodeConfig,
     disk: &Arc<dyn Disk>,
