@@ -200,7 +200,7 @@ impl Limits {
 
 impl Node {
     /// Opens the data directory, recovers, and starts the threads. Blocking; takes long if the view has to
-    /// be rebuilt. Makes no ledger: see [`init`].
+    /// be rebuilt. Makes no ledger: see [`init()`].
     ///
     /// # Errors
     /// [`OpenError`] names the file, offset and index at fault.

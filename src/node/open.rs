@@ -368,7 +368,7 @@ pub(super) struct Opened {
     pub torn_tails: u64,
 }
 
-/// Opens a data directory. Creates no ledger: see [`super::init`].
+/// Opens a data directory. Creates no ledger: see [`super::init()`].
 pub(super) fn open(
     config: &NodeConfig,
     disk: &Arc<dyn Disk>,
