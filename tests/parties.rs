@@ -58,7 +58,7 @@ impl Ledger {
     }
 
     async fn refused_party(&mut self, party: proto::Party) -> TypedError {
-        let request = proto::PutPartyRequest { party: Some(party) };
+        let request = proto::PutPartyRequest { party: Some(party), ..Default::default() };
         typed(&self.clients.catalog.put_party(request).await.unwrap_err())
     }
 
@@ -212,7 +212,7 @@ async fn bad_parties_are_refused_by_field_and_change_nothing() {
         let refused = ledger.refused_party(spoiled).await;
         assert_eq!(refused, TypedError::new(InvalidArgument, reason, &[field]), "{context}");
     }
-    let nothing = ledger.clients.catalog.put_party(proto::PutPartyRequest { party: None }).await;
+    let nothing = ledger.clients.catalog.put_party(proto::PutPartyRequest::default()).await;
     let want = TypedError::new(InvalidArgument, "INVALID_FIELD", &["party"]);
     assert_eq!(typed(&nothing.unwrap_err()), want);
     assert_eq!(ledger.revision().await, size);

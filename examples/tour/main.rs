@@ -61,7 +61,9 @@ async fn tour() -> Result<()> {
             .await?;
     }
     for party in parties {
-        catalog.put_party(proto::PutPartyRequest { party: Some(party) }).await?;
+        catalog
+            .put_party(proto::PutPartyRequest { party: Some(party), ..Default::default() })
+            .await?;
     }
     for purpose in purposes {
         catalog

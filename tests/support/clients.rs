@@ -93,7 +93,7 @@ impl Clients {
 
     /// Puts a party that the server accepts.
     pub async fn put_party(&mut self, party: proto::Party) -> proto::PutPartyResponse {
-        let request = proto::PutPartyRequest { party: Some(party) };
+        let request = proto::PutPartyRequest { party: Some(party), ..Default::default() };
         self.catalog.put_party(request).await.expect("a valid party").into_inner()
     }
 
