@@ -451,7 +451,11 @@ async fn a_catalogue_file_puts_parties_before_the_purposes_that_name_them() {
     };
     assert_eq!(apply("Acme", &["--dry-run"])["added"], 3);
     // What no party of the file or of the server is, the dry run refuses as the real one does.
-    std::fs::write(&file, text("Acme").replace("roles = [\"recipient\"]", "roles = []")).unwrap();
+    std::fs::write(
+        &file,
+        text("Acme").replace("roles = [\"recipient\"]", "roles = [\"controller\"]"),
+    )
+    .unwrap();
     let command = ["catalog", "apply", file.to_str().unwrap(), "--dry-run", "--json"];
     let refused = ledger.server.cli(&command).expect_code(1);
     assert!(refused.stderr.contains("UNKNOWN_PARTY"), "{}", refused.stderr);

@@ -536,7 +536,7 @@ async fn every_command_that_reads_a_file_takes_its_encoding() {
 
     let [before, after] = [
         r#"{"subject":"user:j"#,
-        r#"rg","actor":"ACTOR_SUBJECT","changes":[{"action":"ACTION_WITHDRAW","scope":{}}]}"#,
+        r#"rg","actor":"ACTOR_SUBJECT","changes":[{"action":"ACTION_WITHDRAW","scope":{"purpose":"*","channel":"*"}}]}"#,
     ];
     let act = [before.as_bytes(), b"\xf6", after.as_bytes()].concat();
     fs::write(&file, act).unwrap();

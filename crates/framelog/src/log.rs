@@ -325,6 +325,7 @@ enum Torn {
 }
 
 /// The end of the whole frames: segment, offset in it, and index of the next frame.
+#[derive(Debug, Clone, Copy)]
 struct TailAt {
     first_index: u64,
     offset: u64,

@@ -92,8 +92,8 @@ impl Catalog {
         self.subject_unless_stored(given, |_| false)
     }
 
-    /// As [`Self::subject`], where it is known of some data subjects that they are stored. A phone number
-    /// that is stored is in its canonical form, and is not parsed again.
+    /// As [`Self::subject`], where it is known of some data subjects that they are stored. What is stored is in
+    /// its canonical form, which is not computed again.
     ///
     /// # Errors
     /// As [`Self::subject`].
@@ -105,7 +105,8 @@ impl Catalog {
         let (key, id) = namespace_and_id(given)?;
         let namespace = self.namespace(key.as_str());
         let namespace = namespace.ok_or(SubjectError::UnknownNamespace(key))?;
-        if let NamespaceKind::Phone { .. } = namespace.kind
+        // An opaque id costs no more than the look-up.
+        if namespace.kind != NamespaceKind::Opaque
             && let Ok(subject) = Subject::parse(given)
             && is_stored(&subject)
         {
