@@ -76,14 +76,14 @@ async fn grant_all(client: &Client, subjects: &[String]) {
     let request = PutPurposeRequest { purpose: Some(purpose), ..PutPurposeRequest::default() };
     client.catalog().put_purpose(request).await.expect("put");
     let channel = Channel { key: CHANNEL.into(), title: "Email".into(), retired: false };
-    let request = PutChannelRequest { channel: Some(channel) };
+    let request = PutChannelRequest { channel: Some(channel), ..Default::default() };
     client.catalog().put_channel(request).await.expect("put");
     let namespace = Namespace {
         key: "user".into(),
         kind: NamespaceKind::Opaque.into(),
         ..Namespace::default()
     };
-    let request = PutNamespaceRequest { namespace: Some(namespace) };
+    let request = PutNamespaceRequest { namespace: Some(namespace), ..Default::default() };
     client.catalog().put_namespace(request).await.expect("put");
     for part in subjects.chunks(500) {
         let acts = part.iter().map(|subject| {

@@ -176,12 +176,16 @@ fn bench_node(c: &mut Criterion) {
         });
     });
 
-    let (catalog, phone) = (namespaces(), "tel:+436641234567");
-    let of_phone = Act { subject: Subject::parse(phone).expect("a subject"), ..act(0) };
-    runtime.block_on(node.record(of_phone)).expect("recorded");
-    c.bench_function("canonical form/phone number, stored", |b| {
-        b.iter(|| catalog.subject_unless_stored(black_box(phone), |it| node.remembers(it)));
-    });
+    let catalog = namespaces();
+    for (name, given) in
+        [("phone number", "tel:+436641234567"), ("e-mail address", "email:kim@x.example")]
+    {
+        let stored = Act { subject: Subject::parse(given).expect("a subject"), ..act(0) };
+        runtime.block_on(node.record(stored)).expect("recorded");
+        c.bench_function(&format!("canonical form/{name}, stored"), |b| {
+            b.iter(|| catalog.subject_unless_stored(black_box(given), |it| node.remembers(it)));
+        });
+    }
 
     let mut group = c.benchmark_group("node");
     group.sample_size(20).throughput(Throughput::Elements(1_000));

@@ -217,7 +217,7 @@ pub enum ConfigError {
     Kek,
     /// A setting that an ephemeral ledger has no use for.
     #[error("--ephemeral makes a new ledger with keys of its own: leave out {0}")]
-    Ephemeral(&'static str),
+    Ephemeral(String),
     /// A catalogue for a ledger that has one.
     #[error(
         "--catalog is for --ephemeral: use `consent-ledger catalog apply` on a ledger that stays"
@@ -226,6 +226,12 @@ pub enum ConfigError {
     /// The key-encryption key is given in two ways.
     #[error("CONSENT_LEDGER_KEK and --kek-file both give the key-encryption key: keep one")]
     TwoKeks,
+    /// A signing key is said to be known and to be lost.
+    #[error(
+        "--previous-signing-key-file is for a change with the key before, and --new-signing-key for one \
+         whose key before is lost: give one or the other"
+    )]
+    KeyKnownAndLost,
     /// Witnesses are given in two ways.
     #[error("--witness-policy replaces --witness and --witness-quorum: give one or the other")]
     TwoPolicies,
@@ -252,6 +258,9 @@ impl ServeConfig {
         self.check_ephemeral()?;
         if self.node.kek.is_some() && self.node.kek_file.is_some() {
             return Err(ConfigError::TwoKeks);
+        }
+        if self.node.previous_signing_key_file.is_some() && self.node.new_signing_key {
+            return Err(ConfigError::KeyKnownAndLost);
         }
         let (node, closed) = (&self.node, self.node.witness_fail == WitnessFail::Closed);
         if closed && !node.witness_policy.asks_for_witnesses() {
@@ -287,7 +296,7 @@ impl ServeConfig {
             ("--witness and --witness-policy", !node.witness_policy.witnesses().is_empty()),
         ];
         match useless.into_iter().find(|(_, given)| *given) {
-            Some((setting, _)) => Err(ConfigError::Ephemeral(setting)),
+            Some((setting, _)) => Err(ConfigError::Ephemeral(setting.to_owned())),
             None => Ok(()),
         }
     }

@@ -73,6 +73,8 @@ async fn scripts_can_rely_on_the_exit_codes() {
         &["verify", "--no-such-flag"],
         &["verify", "--data-dir", "/no/such/directory"],
         &["serve", "--listen", "nowhere"],
+        // The catalogue names the controllers.
+        &["serve", "--controller-name", "Example AG"],
     ] {
         let refused = support::run(wrong).expect_code(2);
         assert!(refused.stdout.is_empty() && !refused.stderr.is_empty(), "{refused:?}");
@@ -140,8 +142,16 @@ async fn a_catalogue_file_that_is_refused_says_what_was_written_before() {
 
     let file_of_three =
         format!("[[namespaces]]\nkey = \"aa\"\nkind = \"opaque\"\n{}{purpose}", of("DE"));
-    let dry = apply(&file_of_three, &["--dry-run"]).expect_code(0);
-    assert!(dry.stdout.contains("`fon` will be refused if"), "{}", dry.stdout);
+    // A dry run is refused as the write is, and writes nothing.
+    let head = clients.checkpoint().await.size;
+    let dry = apply(&file_of_three, &["--dry-run"]).expect_code(1);
+    assert!(dry.stderr.contains("namespace.default_region"), "{}", dry.stderr);
+    assert!(dry.stdout.contains("dry run, nothing was written: 1 added"), "{}", dry.stdout);
+    let good = format!("[[namespaces]]\nkey = \"aa\"\nkind = \"opaque\"\n{}{purpose}", of("AT"));
+    let dry = apply(&good, &["--dry-run"]).expect_code(0);
+    let said = "dry run, nothing was written: 1 added, 0 changed, 2 unchanged";
+    assert!(dry.stdout.contains(said), "{}", dry.stdout);
+    assert_eq!(clients.checkpoint().await.size, head);
     let refused = apply(&file_of_three, &[]).expect_code(1);
     assert!(refused.stderr.contains("namespace.default_region"), "{}", refused.stderr);
     assert!(refused.stdout.contains("aa"), "what was written: {}", refused.stdout);

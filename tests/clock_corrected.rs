@@ -313,6 +313,34 @@ async fn a_second_jump_is_not_taken_for_the_one_that_is_corrected() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_range_that_holds_an_earlier_correction_is_refused_with_its_index() {
+    let ledger = Ledger::new();
+    let (_server, mut clients) = ledger.start().await;
+    wait_until_time(now_ms() + 20);
+    let before = clients.record(of("user:0", Grant, NEWS)).await;
+    let (first, _) = ledger.jump(&mut clients, vec![of("user:1", Grant, NEWS)]).await;
+    let corrected = correct(&mut clients, correction(first, None)).await.index.unwrap();
+    wait_until_time(now_ms() + 20);
+    clients.record(of("user:2", Grant, NEWS)).await;
+    wait_until_time(now_ms() + 20);
+    let end = clients.record(of("user:3", Grant, NEWS)).await;
+    let head = clients.checkpoint().await.size;
+    for start in [before.index, first] {
+        let status = refused(&mut clients, correction(start, Some(end.index))).await;
+        let want = TypedError::new(Code::InvalidArgument, "INVALID_FIELD", &["first_index"]);
+        assert_eq!(typed(&status), want);
+        let named = format!("entry {corrected} in this range has corrected the clock");
+        assert!(status.message().contains(&named), "{status:?}");
+    }
+    assert_eq!(clients.checkpoint().await.size, head, "nothing is written");
+    // The entries before it may be corrected once more, from an earlier one on.
+    assert!(correct(&mut clients, correction(before.index, Some(corrected))).await.changed);
+    for person in ["user:0", "user:1", "user:2"] {
+        assert_eq!(reason(&mut clients, person, NEWS).await, Reason::Granted, "{person}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_small_step_is_corrected_after_the_clock_has_caught_up() {
     let ledger = Ledger::new();
     let (server, mut clients) = ledger.start().await;

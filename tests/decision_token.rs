@@ -194,6 +194,18 @@ async fn the_command_line_verifies_without_the_server() {
         assert_eq!(refused.stdout, "");
     }
     support::run(["token", "verify", &allow, "--key", "nonsense"]).expect_code(2);
+    // A demand that no token can meet is wrong usage, and says nothing of the token.
+    for (flag, value) in [
+        ("--data-category", ""),
+        ("--data-category", "user. contact"),
+        ("--purpose", "*"),
+        ("--channel", ""),
+        ("--region", ""),
+        ("--subject", "42"),
+    ] {
+        let refused = verify(&allow, &[flag, value]).expect_code(2);
+        assert!(refused.stderr.contains(flag), "{flag}: {}", refused.stderr);
+    }
 
     // The key survives the process.
     let server = Server::start(dir.path());

@@ -100,7 +100,11 @@ impl Traffic {
             ..consent_purpose(key)
         };
         let requires_reconsent = any && self.one_in(3);
-        let request = proto::PutPurposeRequest { purpose: Some(purpose), requires_reconsent };
+        let request = proto::PutPurposeRequest {
+            purpose: Some(purpose),
+            requires_reconsent,
+            ..Default::default()
+        };
         self.clients.catalog.put_purpose(request).await.unwrap();
     }
 

@@ -348,6 +348,69 @@ async fn a_file_whose_times_are_of_another_unit_loses_no_opt_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_time_before_1970_with_a_fraction_is_a_time_and_its_likely_cause_is_told() {
+    let (server, mut clients, _dir) = ledger().await;
+    for (number, (claim, cause)) in [
+        ("1969-12-31T23:30:00.5Z", "a time that was left empty"),
+        ("1899-12-30T00:00:00.123Z", "a time that was left empty"),
+        ("0024-05-04T10:00:00.001Z", "a year of two digits"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let person = format!("user:{number}");
+        let cell = "marketing.newsletter:email";
+        let record = |flag: &str| {
+            server.cli(&["record", "--subject", &person, flag, cell, "--effective-at", claim])
+        };
+        let stopped = record("--withdraw").expect_code(0).output();
+        assert!(stopped.contains("lies before") && stopped.contains(cause), "{claim}: {stopped}");
+        assert!(!stopped.contains("nanoseconds"), "{claim}: {stopped}");
+        let text: jiff::Timestamp = claim.parse().unwrap();
+        let given = claimed(&mut clients, &person).await;
+        assert_eq!(given, Some(text.as_millisecond()), "{claim}: the claim is kept");
+        let refused = record("--grant").expect_code(1).stderr;
+        assert!(refused.contains("lies before") && refused.contains(cause), "{claim}: {refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_whose_offset_is_not_one_of_its_zone_is_refused() {
+    let (server, _clients, _dir) = ledger().await;
+    let record = |at: &str| {
+        let act = ["record", "--subject", "user:1", "--grant", "marketing.newsletter:email"];
+        server.cli(&[&act[..], &["--effective-at", at]].concat())
+    };
+    let refused = record("2026-07-01T12:00:00+02:00[America/New_York]").expect_code(2);
+    assert!(refused.stderr.contains("--effective-at"), "{}", refused.stderr);
+    record("2026-07-01T12:00:00-04:00[America/New_York]").expect_code(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_whose_times_stand_for_never_says_so_in_every_form() {
+    let (server, mut clients, dir) = ledger().await;
+    for (id, form, zone, text) in [
+        (1, "rfc3339", "", "9999-12-31T23:59:59Z"),
+        (2, "%Y-%m-%d", "time_zone = \"UTC\"\n", "9999-12-31"),
+    ] {
+        let file = dir.path().join("list.csv");
+        fs::write(&file, format!("id,news,at\n{id},no,{text}\n")).unwrap();
+        let mapping = dir.path().join("map.toml");
+        let cells = "subject = \"user:{id}\"\n[[cells]]\ncolumn = \"news\"\n\
+                     purpose = \"marketing.newsletter\"\nchannel = \"email\"\nwithdraw = [\"no\"]\n";
+        let column = format!("[effective_at]\ncolumn = \"at\"\nformat = \"{form}\"\n{zone}");
+        fs::write(&mapping, format!("{cells}{column}")).unwrap();
+        let mut command = binary();
+        command.args(["--json", "--addr", &server.address, "import"]).arg(&file);
+        command.args(["--source", form]).arg("--mapping").arg(&mapping);
+        let imported = Process::spawn(command).wait(LONG_PATIENCE).output();
+        assert!(imported.contains("a date that stands for"), "{form}: {imported}");
+        let person = format!("user:{id}");
+        assert_eq!(effect(&mut clients, &person, NEWS).await, Effect::Deny);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_bound_on_the_past_is_a_setting() {
     let dir = tempfile::tempdir().unwrap();
     let flags = ["--earliest-effective-at", "2020-05-01"];

@@ -111,8 +111,8 @@ async fn what_is_left_of_a_ledger_is_named_and_never_completed() {
         (&["ledger"][..], &["ledger is missing", "vault is there"][..]),
         (&["vault"], &["vault is missing", "ledger is there"]),
         (&["checkpoint.json"], &["checkpoint.json is missing"]),
-        (&["kek"], &["kek is missing"]),
-        (&["signing-key"], &["signing-key does not hold the signing key"]),
+        (&["kek"], &["there is no file", "kek: it must hold the key-encryption key"]),
+        (&["signing-key"], &["there is no file", "--signing-key-file must name the file"]),
         (&["ledger", "vault"], &["neither ledger nor vault", "checkpoint.json", "view"]),
         (&["ledger", "vault", "tree", "checkpoint.json", "kek", "signing-key"], &["only view"]),
         (&["ledger", "vault", "tree", "checkpoint.json", "view"], &["only kek, signing-key"]),
@@ -264,6 +264,81 @@ async fn a_key_that_is_kept_apart_knows_its_ledger_when_the_directory_is_lost() 
 }
 
 #[tokio::test]
+async fn a_key_file_that_names_another_ledger_of_the_name_serves_none() {
+    let root = tempfile::tempdir().unwrap();
+    let (data, kek) = (root.path().join("data"), root.path().join("kek"));
+    fs::write(&kek, "5a".repeat(32)).unwrap();
+    let flags = ["--kek-file", kek.to_str().unwrap(), "--origin", "consent.example.org/eu"];
+    with_an_objection(&data, &flags).await;
+    let noted = fs::read_to_string(&kek).unwrap();
+    let id = noted.lines().nth(1).unwrap().split(' ').nth(1).unwrap();
+    for changed in [noted.replace(id, &"0".repeat(32)), noted.replace("/eu", "/us")] {
+        fs::write(&kek, &changed).unwrap();
+        let error = refused_start(&data, &flags);
+        assert!(error.contains("was made for the ledger") && error.contains(id), "{error}");
+    }
+    // A line may be missing: the file was read-only when the ledger was made. That is told.
+    let others = format!("{}\nledger {} other.example\n", "5a".repeat(32), "0".repeat(32));
+    fs::write(&kek, others).unwrap();
+    let server = Server::start_with(&data, &flags);
+    assert!(server.log().contains("names other ledgers and not this one"), "{}", server.log());
+    server.terminate();
+    fs::write(&kek, noted).unwrap();
+    let server = Server::start_with(&data, &flags);
+    assert!(!server.log().contains("names other ledgers"), "{}", server.log());
+}
+
+#[tokio::test]
+async fn the_checkpoint_file_of_another_new_ledger_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let [mine, other] = ["mine", "other"].map(|name| root.path().join(name));
+    let [_, id] = [&mine, &other].map(|dir| id_of(&init(dir, &[]).expect_code(0)));
+    fs::copy(other.join("checkpoint.json"), mine.join("checkpoint.json")).unwrap();
+    fs::write(mine.join("lock"), "").unwrap();
+    let error = refused_start(&mine, &[]);
+    assert!(error.contains(&format!("checkpoint.json is of the ledger {id}")), "{error}");
+    let verified = support::verify(&mine).expect_code(1).json();
+    assert!(verified["checkpoints"].to_string().contains(&id), "{verified}");
+    support::verify(&other).expect_code(0);
+    Server::start(&other).terminate();
+}
+
+#[tokio::test]
+async fn a_vault_that_was_cut_is_no_crash_and_stays_as_it_is() {
+    let root = tempfile::tempdir().unwrap();
+    let data = root.path().join("data");
+    with_an_objection(&data, &[]).await;
+    let segment = fs::read_dir(data.join("vault")).unwrap().next().unwrap().unwrap().path();
+    let bytes = fs::read(&segment).unwrap();
+    // Within the last frame, which an entry needs.
+    fs::write(&segment, &bytes[..bytes.len() - 5]).unwrap();
+    let stays = || {
+        let mut files = support::files(&data);
+        // The view is disposable.
+        files.retain(|path, _| !path.starts_with(data.join("view")));
+        files
+    };
+    let before = stays();
+    for has_view in [true, false] {
+        if !has_view {
+            fs::remove_dir_all(data.join("view")).unwrap();
+        }
+        let mut command = binary();
+        command.args(Server::arguments(&data));
+        let refused = Process::spawn(command).wait(support::PATIENCE).expect_code(1);
+        let said = refused.output();
+        assert!(said.contains("has lost data"), "{said}");
+        assert!(!said.contains("a crash cut off"), "{said}");
+        assert_eq!(stays(), before, "view: {has_view}");
+    }
+    fs::write(&segment, bytes).unwrap();
+    let server = Server::start(&data);
+    let mut clients = server.clients().await;
+    let answer = clients.ask(check_request("user:1", "marketing.newsletter", "email")).await;
+    assert_eq!(answer.reason(), Reason::Objected);
+}
+
+#[tokio::test]
 async fn keys_and_checkpoints_of_an_earlier_ledger_refuse_a_new_one() {
     let root = tempfile::tempdir().unwrap();
     let data = root.path().join("data");
@@ -386,11 +461,18 @@ async fn an_ephemeral_ledger_answers_with_its_catalogue_and_leaves_nothing() {
         (&["--data-dir", "x"][..], "--data-dir"),
         (&["--kek-file", "x"], "--kek-file"),
         (&["--signing-key-file", "x"], "--signing-key-file"),
-        (&["--expect-ledger", &"0".repeat(32)], "--expect-ledger"),
+        (&["--expect-ledger", &"0".repeat(32)], "leave out --expect-ledger"),
     ] {
         let refused = serve(flags).wait(support::PATIENCE).expect_code(2);
         assert!(refused.stderr.contains(word), "{}", refused.stderr);
     }
+    // What the environment gives is not told as a flag.
+    let mut command = binary();
+    command.args(["serve", "--ephemeral"]).env("CONSENT_LEDGER_EXPECT_LEDGER", "0".repeat(32));
+    let refused = Process::spawn(command).wait(support::PATIENCE).expect_code(2);
+    let said = &refused.stderr;
+    assert!(said.contains("leave out CONSENT_LEDGER_EXPECT_LEDGER"), "{said}");
+    assert!(!said.contains("--expect-ledger"), "{said}");
     let no_use = ["serve", "--catalog", catalog.to_str().unwrap()];
     let refused = support::run(no_use).expect_code(2);
     assert!(refused.stderr.contains("catalog apply"), "{}", refused.stderr);

@@ -204,10 +204,10 @@ async fn the_wrong_keys_change_nothing() {
     other.serve("signing-key", None).terminate();
     fs::copy(other.path("signing-key"), world.path("other-key")).unwrap();
     for (key, previous, said) in [
-        ("second-key", "missing-key", "missing-key does not hold the signing key"),
-        ("second-key", "other-key", "other-key does not hold the signing key"),
+        ("second-key", "missing-key", "missing-key: --previous-signing-key-file must name"),
+        ("second-key", "other-key", "it is not the one that signed the last checkpoint"),
         ("signing-key", "signing-key", "hold the same key"),
-        ("signing-key", "other-key", "other-key does not hold the signing key"),
+        ("signing-key", "other-key", "it is not the one that signed the last checkpoint"),
     ] {
         let output = world.refused(&world.flags(key, Some(previous)));
         assert!(output.contains(said), "{key} {previous}: {output}");
@@ -222,9 +222,98 @@ async fn the_wrong_keys_change_nothing() {
     assert!(output.contains("has retired"), "{output}");
     let output = world.refused(&world.flags("third-key", Some("signing-key")));
     assert!(output.contains("has retired"), "{output}");
+    // Neither the two flags swapped nor a key that is said to be lost bring it back.
+    let output = world.refused(&world.flags("signing-key", Some("second-key")));
+    assert!(output.contains("signing-key holds a key that entry"), "{output}");
+    let lost = [world.flags("signing-key", None), vec!["--new-signing-key".to_owned()]].concat();
+    let output = world.refused(&lost);
+    assert!(output.contains("signing-key holds a key that entry"), "{output}");
     world.serve("second-key", Some("signing-key")).terminate();
     world.serve("second-key", None).terminate();
+    // Also long after, when nothing but the entry knows it any more.
+    for flags in [
+        world.flags("signing-key", None),
+        world.flags("signing-key", Some("second-key")),
+        lost,
+        world.flags("third-key", Some("signing-key")),
+    ] {
+        let output = world.refused(&flags);
+        assert!(output.contains("has retired"), "{flags:?}: {output}");
+    }
     assert_eq!(world.changes().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_file_that_is_missing_unreadable_or_no_key_is_told_as_that() {
+    let world = World::new();
+    world.serve("signing-key", None).terminate();
+    let text = fs::read_to_string(world.path("signing-key")).unwrap();
+    fs::write(world.path("cut"), &text[..text.len() / 2]).unwrap();
+    fs::write(world.path("other"), "no key at all\n").unwrap();
+    fs::create_dir(world.path("folder")).unwrap();
+    for (file, said) in [
+        ("singing-key", "there is no file"),
+        ("cut", "holds no signing key"),
+        ("other", "holds no signing key: it must hold PRIVATE+KEY+NAME+ID+KEY"),
+        ("folder", "can not be read"),
+    ] {
+        let before = support::files(world.dir.path());
+        let output = world.refused(&world.flags(file, None));
+        assert!(output.contains(said) && output.contains(file), "{file}: {output}");
+        assert!(!output.contains("--new-signing-key"), "{file}: {output}");
+        assert!(!output.contains("does not hold the signing key"), "{file}: {output}");
+        assert_eq!(support::files(world.dir.path()), before, "{file}: nothing is changed");
+    }
+    world.serve("signing-key", None).terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_note_by_another_key_of_the_ledger_says_which_key_that_is() {
+    let world = World::new();
+    let server = world.serve("signing-key", None);
+    server.clients_with_catalog(&["news"], &["email"]).await;
+    let first = key(&server);
+    let early = world.keep("early", &checkpoint(&server).await);
+    server.terminate();
+    world.serve("second-key", Some("signing-key")).terminate();
+    let server = world.serve("second-key", None);
+    let second = key(&server);
+    let proof = world.kept.path().join("proof").display().to_string();
+    record(&server, 0..1).await;
+    server.cli(&["prove", "--index", "2", "--output", &proof]).expect_code(0);
+    let changes = server.cli(&["checkpoint", "--key-changes"]).expect_code(0).stdout;
+    let changes = world.keep("changes", &changes);
+    server.terminate();
+    let index = world.changes()[0]["entry"]["index"].as_str().unwrap().to_owned();
+    // An earlier key, for somebody who knows the later one alone.
+    let found = world.verify(&["--key", &second, "--checkpoint", &early]).expect_code(1).json();
+    let said = found["checkpoints"].to_string();
+    assert!(
+        said.contains(&format!("{first}, which entry {index} of this ledger took out")),
+        "{said}"
+    );
+
+    // A later key that nobody can follow, since the one before it was lost.
+    let flags = [world.flags("third-key", None), vec!["--new-signing-key".to_owned()]].concat();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let server = Server::start_with(world.dir.path(), &flags);
+    let (third, late) = (key(&server), world.keep("late", &checkpoint(&server).await));
+    server.terminate();
+    let index = world.changes()[1]["entry"]["index"].as_str().unwrap().to_owned();
+    let brought = format!("{third}, which entry {index} of this ledger brought");
+    for more in [&["--checkpoint", &late][..], &[]] {
+        let found = world.verify(&[&["--key", &first], more].concat()).expect_code(1).json();
+        let said = found["checkpoints"].to_string();
+        assert!(said.contains(&brought), "{said}");
+        assert!(!said.contains("is not signed by"), "{said}");
+    }
+    // Offline, with what is known of the changes.
+    let data_dir = world.dir.path().display().to_string();
+    run(["verify-proof", &proof, "--key", &second]).expect_code(0);
+    let other = run(["verify-proof", &proof, "--key", &first]).expect_code(1);
+    assert!(other.stderr.contains("is not signed by"), "{}", other.stderr);
+    run(["verify-proof", &proof, "--key", &first, "--key-change", &changes]).expect_code(0);
+    run(["prove", "--data-dir", &data_dir, "--index", "1", "--key", &third]).expect_code(0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

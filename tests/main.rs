@@ -59,6 +59,7 @@ mod subscriptions;
 mod support;
 mod tlog;
 mod traps;
+mod unsigned_entries;
 mod uses;
 mod verify;
 mod webhooks;

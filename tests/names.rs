@@ -213,7 +213,7 @@ async fn the_kind_of_a_namespace_is_fixed_once_it_has_a_person() {
             fold_local_part: fold,
             ..proto::Namespace::default()
         };
-        proto::PutNamespaceRequest { namespace: Some(namespace) }
+        proto::PutNamespaceRequest { namespace: Some(namespace), ..Default::default() }
     };
     for request in [
         namespace(NamespaceKind::Phone, "AT", None),
@@ -234,6 +234,21 @@ async fn the_kind_of_a_namespace_is_fixed_once_it_has_a_person() {
         let error = clients.catalog.put_namespace(request).await.unwrap_err();
         assert_eq!(typed(&error), *want);
     }
+    // Validated alone, the answer is the same, and nothing is written.
+    let validated = |request: proto::PutNamespaceRequest| proto::PutNamespaceRequest {
+        validate_only: true,
+        ..request
+    };
+    let head = clients.checkpoint().await.size;
+    let request = validated(namespace(NamespaceKind::Opaque, "", None));
+    assert_eq!(typed(&clients.catalog.put_namespace(request).await.unwrap_err()), want);
+    let mut retitled = namespace(NamespaceKind::Email, "", Some(true));
+    retitled.namespace.as_mut().unwrap().title = "Post".to_owned();
+    let answer = clients.catalog.put_namespace(validated(retitled)).await.unwrap().into_inner();
+    assert!(answer.changed && answer.namespace.unwrap().title == "Post");
+    let same = validated(namespace(NamespaceKind::Email, "", None));
+    assert!(!clients.catalog.put_namespace(same).await.unwrap().into_inner().changed);
+    assert_eq!(clients.checkpoint().await.size, head, "nothing is written");
     let mut retitled = namespace(NamespaceKind::Email, "", Some(true));
     retitled.namespace.as_mut().unwrap().title = "E-mail".to_owned();
     assert!(clients.catalog.put_namespace(retitled).await.unwrap().into_inner().changed);
@@ -244,6 +259,42 @@ async fn the_kind_of_a_namespace_is_fixed_once_it_has_a_person() {
     let want =
         TypedError::new(tonic::Code::FailedPrecondition, "NAMESPACE_IN_USE", &["namespace.kind"]);
     assert_eq!(typed(&clients.catalog.put_namespace(request).await.unwrap_err()), want);
+}
+
+#[tokio::test]
+async fn a_change_of_the_catalogue_is_validated_without_being_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, mut clients) = started(dir.path()).await;
+    let head = clients.checkpoint().await.size;
+    let purpose = |title: &str, oldest_compatible_version| proto::PutPurposeRequest {
+        purpose: Some(proto::Purpose {
+            title: title.to_owned(),
+            oldest_compatible_version,
+            ..support::consent_purpose(NEWS)
+        }),
+        validate_only: true,
+        ..proto::PutPurposeRequest::default()
+    };
+    let answer = clients.catalog.put_purpose(purpose("Other words", 0)).await.unwrap().into_inner();
+    assert!(answer.changed);
+    assert_eq!((answer.purpose.unwrap().version, answer.revision), (2, head));
+    let error = typed(&clients.catalog.put_purpose(purpose("Other words", 9)).await.unwrap_err());
+    assert_eq!(error.fields, ["purpose.oldest_compatible_version"]);
+    for (key, title, changed) in [("email", "E-mail", true), ("pigeon", "Pigeon", true)] {
+        let channel = proto::Channel { key: key.into(), title: title.into(), retired: false };
+        let request = proto::PutChannelRequest { channel: Some(channel), validate_only: true };
+        let answer = clients.catalog.put_channel(request).await.unwrap().into_inner();
+        assert_eq!((answer.changed, answer.revision), (changed, head), "{key}");
+    }
+    let wrong = proto::Channel { key: "e mail".into(), ..proto::Channel::default() };
+    let request = proto::PutChannelRequest { channel: Some(wrong), validate_only: true };
+    let error = typed(&clients.catalog.put_channel(request).await.unwrap_err());
+    assert_eq!(error.fields, ["channel.key"]);
+    assert_eq!(clients.checkpoint().await.size, head, "nothing is written");
+    let current = clients
+        .catalog
+        .get_purpose(proto::GetPurposeRequest { key: NEWS.to_owned(), at_least_revision: None });
+    assert_eq!(current.await.unwrap().into_inner().purpose.unwrap().version, 1);
 }
 
 #[tokio::test]
@@ -267,7 +318,8 @@ async fn fields_of_another_kind_are_refused_by_name() {
             "namespace.fold_local_part",
         ),
     ] {
-        let request = proto::PutNamespaceRequest { namespace: Some(namespace) };
+        let request =
+            proto::PutNamespaceRequest { namespace: Some(namespace), ..Default::default() };
         let error = typed(&clients.catalog.put_namespace(request).await.unwrap_err());
         let want = TypedError::new(tonic::Code::InvalidArgument, "INVALID_FIELD", &[field]);
         assert_eq!(error, want);

@@ -58,7 +58,7 @@ impl Ledger {
     }
 
     async fn refused_party(&mut self, party: proto::Party) -> TypedError {
-        let request = proto::PutPartyRequest { party: Some(party) };
+        let request = proto::PutPartyRequest { party: Some(party), ..Default::default() };
         typed(&self.clients.catalog.put_party(request).await.unwrap_err())
     }
 
@@ -212,7 +212,7 @@ async fn bad_parties_are_refused_by_field_and_change_nothing() {
         let refused = ledger.refused_party(spoiled).await;
         assert_eq!(refused, TypedError::new(InvalidArgument, reason, &[field]), "{context}");
     }
-    let nothing = ledger.clients.catalog.put_party(proto::PutPartyRequest { party: None }).await;
+    let nothing = ledger.clients.catalog.put_party(proto::PutPartyRequest::default()).await;
     let want = TypedError::new(InvalidArgument, "INVALID_FIELD", &["party"]);
     assert_eq!(typed(&nothing.unwrap_err()), want);
     assert_eq!(ledger.revision().await, size);
@@ -450,6 +450,15 @@ async fn a_catalogue_file_puts_parties_before_the_purposes_that_name_them() {
         ledger.server.cli(&[&command[..], more].concat()).expect_code(0).json()
     };
     assert_eq!(apply("Acme", &["--dry-run"])["added"], 3);
+    // What no party of the file or of the server is, the dry run refuses as the real one does.
+    std::fs::write(
+        &file,
+        text("Acme").replace("roles = [\"recipient\"]", "roles = [\"controller\"]"),
+    )
+    .unwrap();
+    let command = ["catalog", "apply", file.to_str().unwrap(), "--dry-run", "--json"];
+    let refused = ledger.server.cli(&command).expect_code(1);
+    assert!(refused.stderr.contains("UNKNOWN_PARTY"), "{}", refused.stderr);
     let applied = apply("Acme", &[]);
     assert_eq!((&applied["added"], &applied["results"][0]["kind"]), (&json!(3), &json!("party")));
     assert_eq!(apply("Acme", &[])["unchanged"], 3);

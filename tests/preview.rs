@@ -124,8 +124,11 @@ impl Ledger {
             let preview = self.preview(&purpose, requires_reconsent, region).await;
             previews.push((preview, self.reasons(&key, region).await));
         }
-        let request =
-            proto::PutPurposeRequest { purpose: Some(purpose.clone()), requires_reconsent };
+        let request = proto::PutPurposeRequest {
+            purpose: Some(purpose.clone()),
+            requires_reconsent,
+            ..Default::default()
+        };
         let put = self.clients.catalog.put_purpose(request).await.unwrap().into_inner();
         let mut all = Flips::new();
         for ((preview, before), region) in previews.into_iter().zip(regions) {
@@ -250,7 +253,11 @@ async fn a_preview_refuses_what_the_change_refuses() {
         Some(Purpose { oldest_compatible_version: 2, ..valid() }),
         Some(Purpose { basis_by_region: BTreeMap::from([("UK".into(), 1)]), ..valid() }),
     ];
-    let put = |purpose| proto::PutPurposeRequest { purpose, requires_reconsent: false };
+    let put = |purpose| proto::PutPurposeRequest {
+        purpose,
+        requires_reconsent: false,
+        ..Default::default()
+    };
     let preview = |purpose| proto::PreviewPurposeChangeRequest { purpose, ..Default::default() };
     for purpose in wrong {
         let refused = ledger.clients.catalog.put_purpose(put(purpose.clone())).await.unwrap_err();

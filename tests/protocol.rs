@@ -602,7 +602,7 @@ async fn the_other_services_name_the_faulty_field_too() {
         (error.reason.as_str(), error.fields),
         ("INVALID_FIELD", vec!["purpose.title".to_owned()])
     );
-    let request = proto::PutChannelRequest { channel: None };
+    let request = proto::PutChannelRequest { channel: None, ..Default::default() };
     let error = typed(&ledger.clients.catalog.put_channel(request).await.unwrap_err());
     assert_eq!(error.fields, ["channel"]);
     let request = proto::ListPurposesRequest { page_token: "?".to_owned(), ..Default::default() };
@@ -799,7 +799,8 @@ async fn a_catalogue_change_that_can_change_answers_is_one_event() {
     let unchanged_title = support::consent_purpose("marketing.offers").title;
     let mut put = async |purpose: proto::Purpose, requires_reconsent| {
         let purpose = Some(purpose);
-        let request = proto::PutPurposeRequest { purpose, requires_reconsent };
+        let request =
+            proto::PutPurposeRequest { purpose, requires_reconsent, ..Default::default() };
         ledger.clients.catalog.put_purpose(request).await.unwrap().into_inner().revision - 1
     };
     // The filter does not cover this purpose.

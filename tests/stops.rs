@@ -523,6 +523,28 @@ async fn a_file_in_another_encoding_is_read_by_its_name_or_refused_with_a_hint()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_command_that_reads_a_file_takes_its_encoding() {
+    let mut desk = Desk::new().await;
+    desk.grant(&["user:j\u{f6}rg"]).await;
+    let file = desk.path("list").display().to_string();
+    fs::write(&file, b"user:j\xf6rg\n").unwrap();
+    let audience = ["audience", "--purpose", LETTER, "--channel", "email", &file];
+    let named = |name: &'static str| [&audience[..], &["--encoding", name]].concat();
+    let allowed = desk.server.cli(&named("windows-1252")).expect_code(0);
+    assert_eq!(allowed.stdout.trim(), "user:j\u{f6}rg");
+    desk.server.cli(&named("klingon")).expect_code(2);
+
+    let [before, after] = [
+        r#"{"subject":"user:j"#,
+        r#"rg","actor":"ACTOR_SUBJECT","changes":[{"action":"ACTION_WITHDRAW","scope":{"purpose":"*","channel":"*"}}]}"#,
+    ];
+    let act = [before.as_bytes(), b"\xf6", after.as_bytes()].concat();
+    fs::write(&file, act).unwrap();
+    desk.server.cli(&["replay", &file, "--encoding", "windows-1252"]).expect_code(0);
+    desk.denied(&["user:j\u{f6}rg"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_line_of_ndjson_keeps_its_stops() {
     let mut desk = Desk::new().await;
     desk.grant(&["user:1", "user:2", "user:3"]).await;

@@ -292,6 +292,7 @@ async fn a_new_version_counts_old_grants_unless_it_asks_for_consent_again() {
     let request = proto::PutPurposeRequest {
         purpose: Some(proto::Purpose { title: "All new".into(), ..reworded.clone() }),
         requires_reconsent: true,
+        ..proto::PutPurposeRequest::default()
     };
     let put = ledger.clients.catalog.put_purpose(request).await.unwrap().into_inner();
     assert_eq!(put.purpose.unwrap().oldest_compatible_version, 3);
@@ -783,6 +784,7 @@ async fn a_late_grant_agreed_to_the_version_of_its_time() {
     let request = proto::PutPurposeRequest {
         purpose: Some(proto::Purpose { title: "All new".into(), ..support::consent_purpose(NEWS) }),
         requires_reconsent: true,
+        ..proto::PutPurposeRequest::default()
     };
     ledger.clients.catalog.put_purpose(request).await.unwrap();
     // A late act from an offline device or an old list refers to the version shown at its time.

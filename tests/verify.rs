@@ -486,7 +486,123 @@ fn a_wrong_tree_on_disk_is_named() {
     levels[1][32..].fill(0);
     write(&levels);
     let found = dir.verify(&[]).expect_code(0).json();
-    assert_eq!((&found["tree"]["hashes"], &found["tree"]["unsynced"]), (&301.into(), &351.into()));
+    assert_eq!((&found["tree"]["hashes"], &found["tree"]["unsynced"]), (&301.into(), &301.into()));
+    // A tree never grows before its ledger.
+    assert_eq!(found["tree"]["beyond"], 50);
+    let text = run(["verify", "--data-dir", dir.path().to_str().unwrap()]).expect_code(0).stdout;
+    assert!(text.contains("50 more are of entries that the ledger does not have"), "{text}");
+}
+
+#[test]
+fn a_tree_of_which_no_checkpoint_says_anything_is_not_called_right() {
+    let all = honest(20);
+    let dir = Dir::of(&all);
+    let leaves: Vec<u8> = all.iter().flat_map(|entry| leaf_hash(entry)).collect();
+    dir.text("tree/0.hashes", leaves);
+    dir.text("checkpoint.json", "damaged");
+    let found = dir.verify(&[]).expect_code(1).json();
+    assert!(found["notChecked"].as_array().unwrap().contains(&"tree".into()), "{found}");
+    let text = run(["verify", "--data-dir", dir.path().to_str().unwrap()]).expect_code(1).stdout;
+    assert!(text.contains("tree        not compared"), "{text}");
+    assert!(!text.contains("all right"), "{text}");
+}
+
+/// A file of `export --raw`.
+fn raw(dir: &Dir, name: &str, entries: &[Vec<u8>]) -> String {
+    dir.text(name, bundle(entries).unwrap())
+}
+
+#[test]
+fn a_changed_entry_of_a_raw_file_is_the_one_that_is_named() {
+    let all = honest(40);
+    let dir = Dir::of(&all);
+    run(["verify", "--raw-file", &raw(&dir, "good", &all)]).expect_code(0);
+    let offset = |index: usize| all[..index].iter().map(|entry| entry.len() + 2).sum::<usize>();
+    for index in [1, 17, 37] {
+        let mut changed = all.clone();
+        // A letter of its title.
+        let last = changed[index].len() - 1;
+        changed[index][last] ^= 1;
+        let file = raw(&dir, "changed", &changed);
+        let found = run(["verify", "--json", "--raw-file", &file]).expect_code(1).json();
+        let damage = &found["damage"];
+        assert_eq!(damage["index"], index, "{damage}");
+        assert_eq!(damage["offset"], offset(index), "{damage}");
+        assert!(damage["what"].as_str().unwrap().contains("was changed"), "{damage}");
+        assert_eq!(found["entries"], index);
+        assert_eq!(found["rootHash"], base64(&root(&all[..index])));
+    }
+    // Of the last one nothing is known: nothing follows it.
+    let mut changed = all.clone();
+    changed[38].push(0);
+    let file = raw(&dir, "changed", &changed[..39]);
+    let found = run(["verify", "--json", "--raw-file", &file]).expect_code(1).json();
+    assert_eq!(found["damage"]["index"], 38);
+    // A link that was changed is damage of its own entry.
+    let mut cut = all.clone();
+    cut.remove(12);
+    let found = run(["verify", "--json", "--raw-file", &raw(&dir, "cut", &cut)]).expect_code(1);
+    assert_eq!(found.json()["damage"]["index"], 12);
+}
+
+#[test]
+fn a_raw_file_from_the_middle_is_wrong_usage_and_no_damage() {
+    let all = honest(20);
+    let dir = Dir::of(&all);
+    let file = raw(&dir, "middle", &all[5..]);
+    let refused = run(["verify", "--raw-file", &file]).expect_code(2);
+    assert!(refused.stderr.contains("begins with entry 5"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("--start 0"), "{}", refused.stderr);
+    assert!(!refused.output().contains("DAMAGED"), "{}", refused.output());
+}
+
+#[test]
+fn flags_that_would_have_no_effect_are_refused() {
+    let all = honest(5);
+    let dir = Dir::of(&all);
+    let file = raw(&dir, "raw", &all);
+    let path = dir.path().display().to_string();
+    let key = signer_key(ORIGIN, 1).verifier().to_string();
+    for (args, flag) in [
+        (&["verify", "--raw-file", &file, "--data-dir", &path][..], "--data-dir"),
+        (&["verify", "--raw-file", &file, "--kek-file", "kek"], "--kek-file"),
+        (&["verify", "--raw-file", &file, "--ledger-only"], "--ledger-only"),
+        (&["verify", "--data-dir", &path, "--ledger-only", "--kek-file", "kek"], "--kek-file"),
+        (&["checkpoint", "--verifier-key", "--key", &key], "--key"),
+        (&["checkpoint", "--key-changes", "--policy", "p"], "--policy"),
+        (&["audience", "--purpose", "p", "--channel", "c", "--segment", "s", "-"], "--segment"),
+        (
+            &["serve", "--new-signing-key", "--previous-signing-key-file", "k"],
+            "--previous-signing-key-file",
+        ),
+    ] {
+        let refused = run(args).expect_code(2);
+        assert!(refused.stderr.contains(flag), "{args:?}: {}", refused.stderr);
+    }
+    // The environment serves many commands.
+    let mut command = support::binary();
+    command.args(["verify", "--raw-file", &file]).env("CONSENT_LEDGER_DATA_DIR", "elsewhere");
+    support::Process::spawn(command).wait(support::PATIENCE).expect_code(0);
+}
+
+#[test]
+fn an_export_beyond_the_head_is_wrong_usage() {
+    let all = honest(20);
+    let dir = Dir::of(&all);
+    let path = dir.path().display().to_string();
+    let export = |more: &[&str]| run([&["export", "--data-dir", &path], more].concat());
+    for (range, flag) in [
+        (&["--end", "21"][..], "--end 21"),
+        (&["--start", "21"], "--start 21"),
+        (&["--start", "30", "--end", "40"], "--start 30"),
+    ] {
+        let refused = export(range).expect_code(2);
+        let want = format!("{flag} lies beyond the head of the ledger, which is 20");
+        assert!(refused.stderr.contains(&want), "{}", refused.stderr);
+    }
+    for (range, lines) in [(&["--end", "20"][..], 20), (&["--start", "20"], 0)] {
+        assert_eq!(export(range).expect_code(0).stdout.lines().count(), lines);
+    }
 }
 
 #[test]

@@ -51,14 +51,19 @@ async fn tour() -> Result<()> {
     );
     let mut catalog = CatalogServiceClient::new(service.clone());
     for namespace in namespaces {
-        let request = proto::PutNamespaceRequest { namespace: Some(namespace) };
+        let request =
+            proto::PutNamespaceRequest { namespace: Some(namespace), ..Default::default() };
         catalog.put_namespace(request).await?;
     }
     for channel in channels {
-        catalog.put_channel(proto::PutChannelRequest { channel: Some(channel) }).await?;
+        catalog
+            .put_channel(proto::PutChannelRequest { channel: Some(channel), ..Default::default() })
+            .await?;
     }
     for party in parties {
-        catalog.put_party(proto::PutPartyRequest { party: Some(party) }).await?;
+        catalog
+            .put_party(proto::PutPartyRequest { party: Some(party), ..Default::default() })
+            .await?;
     }
     for purpose in purposes {
         catalog

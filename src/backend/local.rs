@@ -28,8 +28,6 @@ pub struct LocalLog {
 pub struct Opened {
     /// The end of the chain.
     pub tip: Tip,
-    /// A torn tail that was set aside; it was never acknowledged.
-    pub torn: Option<TornTail>,
     /// Entries before this index are in older segments, which were not read.
     pub checked_from: u64,
     /// Identity of the log's files.
@@ -39,7 +37,8 @@ pub struct Opened {
 impl LocalLog {
     /// Opens the log in `dir`, or creates it. Verifies the chain of the newest segment only, so that the
     /// cost does not grow with the ledger. `entries_min` is the number of entries under a signed
-    /// checkpoint: fewer entries are damage, not a torn tail.
+    /// checkpoint: fewer entries are damage, not a torn tail. A torn tail stays where it is until
+    /// [`Self::settle`], which must come before the first append.
     ///
     /// # Errors
     /// Damage, with segment, offset and index. Nothing was changed.
@@ -57,16 +56,21 @@ impl LocalLog {
             frame_bytes_max: u32::try_from(ENTRY_BYTES_MAX).unwrap_or(u32::MAX),
             frames_min: entries_min,
         };
-        let (log, torn) = FrameLog::open(disk, spec, new_id)?;
+        let log = FrameLog::look(disk, spec, new_id)?;
         let reader = log.reader();
         let checked_from = reader.first_index_of_last_segment();
         let tip = follow(&reader, checked_from)?;
         let log_id = log.id();
         let (head, _) = watch::channel(log.next_index());
-        Ok((
-            Self { log: Mutex::new(log), reader, head },
-            Opened { tip, torn, checked_from, log_id },
-        ))
+        Ok((Self { log: Mutex::new(log), reader, head }, Opened { tip, checked_from, log_id }))
+    }
+
+    /// Sets a torn tail aside, which was never acknowledged, and reports it.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn settle(&self) -> Result<Option<TornTail>, BackendError> {
+        Ok(self.log.lock().settle()?)
     }
 }
 

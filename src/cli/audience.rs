@@ -11,6 +11,7 @@ use std::{
 };
 
 use clap::Args;
+use encoding_rs::Encoding;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -20,6 +21,7 @@ use super::{
     cell::CellArgs,
     client,
     error::CliError,
+    import::encoding,
     near::{self, Keys},
     output::{Output, Table, Tone, color_on},
     progress,
@@ -61,6 +63,9 @@ pub struct AudienceArgs {
     /// File of data subjects, one on each line; `-` for standard input
     #[arg(default_value = "-")]
     file: PathBuf,
+    /// Encoding of the file, for example windows-1252 or utf-16le [default: by its byte order mark, or UTF-8]
+    #[arg(long, value_name = "NAME", value_parser = encoding::parse)]
+    encoding: Option<&'static Encoding>,
     #[command(flatten)]
     cell: CellArgs,
     /// Answer from at least this revision
@@ -100,9 +105,22 @@ impl AudienceArgs {
     }
 }
 
+/// Names of a record that is not made would be lost in silence.
+fn check_names(args: &AudienceArgs) -> Result<(), CliError> {
+    let names = [("--segment", args.segment.is_some()), ("--campaign", args.campaign.is_some())];
+    match names.into_iter().find(|(_, is_given)| *is_given && !args.record_use) {
+        None => Ok(()),
+        Some((name, _)) => {
+            Err(CliError::usage(format!("{name} names a record of use, and none is made"))
+                .with_hint(format!("add --record-use, or leave {name} out")))
+        }
+    }
+}
+
 pub(super) async fn run(args: AudienceArgs, context: &mut Context) -> Result<Exit, CliError> {
+    check_names(&args)?;
     // A missing file is reported before an unreachable server.
-    let input = Input::open(&args.file)?;
+    let input = Input::open(&args.file, args.encoding)?;
     if let Some(later) = &args.not_now_file {
         check_output(later, &args.file)?;
     }

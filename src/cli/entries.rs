@@ -37,9 +37,14 @@ impl Entries {
     }
 
     /// Reads and verifies the entries from `start` to before `end` in a directory, on a thread of its
-    /// own.
+    /// own. `check` gets the number of entries up to the end of the range or of the ledger.
     #[must_use]
-    pub fn from_dir(dir: PathBuf, start: u64, end: Option<u64>) -> Self {
+    pub fn from_dir(
+        dir: PathBuf,
+        start: u64,
+        end: Option<u64>,
+        check: impl Fn(u64) -> Result<(), CliError> + Send + 'static,
+    ) -> Self {
         let (sender, entries) = mpsc::channel(ENTRIES_AHEAD_MAX);
         tokio::task::spawn_blocking(move || {
             let read = offline::entries_from_dir(&dir, start, end, &mut |_, bytes| {
@@ -47,7 +52,7 @@ impl Entries {
                 let stopped = |_| CliError::failed("the entries are no longer needed");
                 sender.blocking_send(Ok(bytes.to_vec())).map_err(stopped)
             });
-            if let Err(error) = read {
+            if let Err(error) = read.and_then(check) {
                 let _ = sender.blocking_send(Err(error));
             }
         });

@@ -102,7 +102,10 @@ impl CliError {
     /// The same error with a hint, if its kind has one.
     #[must_use]
     pub fn with_hint(mut self, text: impl Into<String>) -> Self {
-        if let Self::Usage { hint, .. } | Self::Failed { hint, .. } = &mut self {
+        if let Self::Usage { hint, .. }
+        | Self::Failed { hint, .. }
+        | Self::Unverified { hint, .. } = &mut self
+        {
             *hint = Some(text.into());
         }
         self

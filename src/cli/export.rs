@@ -81,21 +81,25 @@ pub(super) async fn run(
     if args.end.is_some_and(|end| end < args.start) {
         return Err(CliError::usage("--end must not be less than --start"));
     }
-    let mut file = args.output.as_deref().map(open).transpose()?;
     let (entries, total) = match args.data_dir.filter(|_| offline) {
         Some(dir) => {
             let total = args.end.map(|end| end - args.start);
-            (Entries::from_dir(dir, args.start, args.end), total)
+            // How many entries a directory has is known once they are read.
+            let (start, end) = (args.start, args.end);
+            let check = move |head| check_range(start, end, head);
+            (Entries::from_dir(dir, start, end, check), total)
         }
         None => {
             let mut client = AuditServiceClient::new(client::connect(&context.global).await?);
             let checkpoint = client.get_checkpoint(GetCheckpointRequest::default()).await?;
             let size = checkpoint.into_inner().size;
             let end = args.end.unwrap_or(size);
-            let total = end.min(size).saturating_sub(args.start);
+            check_range(args.start, args.end, size)?;
+            let total = end.saturating_sub(args.start);
             (Entries::from_server(client, args.start, end).await?, Some(total))
         }
     };
+    let mut file = args.output.as_deref().map(open).transpose()?;
     let out = file.as_mut().unwrap_or(&mut context.out);
     let bar = progress::bar(total, "exporting");
     let form = if args.raw { raw } else { decoded };
@@ -113,6 +117,18 @@ pub(super) async fn run(
         }
     }
     Ok(Exit::Success)
+}
+
+/// Refuses a range beyond the head of the ledger, which has `head` entries: less would be exported than was
+/// asked for.
+fn check_range(start: u64, end: Option<u64>, head: u64) -> Result<(), CliError> {
+    let (name, index) = if start > head { ("--start", Some(start)) } else { ("--end", end) };
+    match index.filter(|index| *index > head) {
+        None => Ok(()),
+        Some(index) => Err(CliError::usage(format!(
+            "{name} {index} lies beyond the head of the ledger, which is {head}"
+        ))),
+    }
 }
 
 /// Writes an entry, of which the index and the bytes are given.

@@ -61,6 +61,7 @@ mod stream;
 mod subscribe;
 mod token;
 pub mod trust;
+mod useless;
 mod uses;
 mod verify;
 mod verify_proof;
@@ -299,6 +300,7 @@ fn parse(args: &[OsString]) -> Result<Cli, CliError> {
 
 fn parse_with(args: &[OsString], file: Option<&layers::OptionsFile>) -> Result<Cli, CliError> {
     let matches = layers::layered(Cli::command(), file)?.try_get_matches_from(args)?;
+    useless::refuse(&matches)?;
     let mut cli = Cli::from_arg_matches(&matches)?;
     cli.offline = export::is_offline(&matches)?;
     if let (Command::Serve(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {

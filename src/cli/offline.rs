@@ -38,7 +38,8 @@ pub struct Step {
     pub bytes_total: u64,
 }
 
-/// Calls `each` for the entries from `start` to before `end`, in order, and verifies them.
+/// Calls `each` for the entries from `start` to before `end`, in order, and verifies them. Answers the
+/// number of entries up to the end of the range or of the ledger.
 ///
 /// # Errors
 /// There is no ledger, `each` failed, or the ledger is damaged; `each` gets the entries before the
@@ -48,11 +49,12 @@ pub fn entries_from_dir(
     start: u64,
     end: Option<u64>,
     each: &mut TakeEntry<'_>,
-) -> Result<(), CliError> {
+) -> Result<u64, CliError> {
     require_ledger(dir)?;
     let end = end.unwrap_or(u64::MAX);
     let mut failed = None;
-    verify::verify_before(&RealDisk, &dir.join(ledger::DIR), end, &mut |entry, frame| {
+    let dir = dir.join(ledger::DIR);
+    let read = verify::verify_before(&RealDisk, &dir, end, &mut |entry, frame| {
         if (start..end).contains(&entry.index)
             && let Err(error) = each(entry.index, frame.payload)
         {
@@ -60,9 +62,9 @@ pub fn entries_from_dir(
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
-    })
-    .map_err(|error| verify_error(&error))?;
-    failed.map_or(Ok(()), Err)
+    });
+    let reached = read.map_err(|error| verify_error(&error))?;
+    failed.map_or(Ok(reached), Err)
 }
 
 /// Result of verifying the files of a data directory, as JSON.
@@ -236,6 +238,11 @@ fn files(audited: Audited) -> Result<Option<Files>, CliError> {
             before(&good, Damage { segment, offset: 0, index, what: problem })
         }
         Err(VerifyError::NoLedger(_)) => return Ok(None),
+        Err(error @ VerifyError::Beginning { .. }) => {
+            return Err(CliError::usage(error).with_hint(
+                "export it with --start 0: whether an entry is the ledger's follows from all before it",
+            ));
+        }
         Err(error) => return Err(verify_error(&error)),
     };
     Ok(Some(Files { verified, good }))
@@ -365,7 +372,7 @@ fn bytes_in(dir: &Path) -> Result<u64, CliError> {
 
 fn verify_error(error: &VerifyError) -> CliError {
     match error {
-        VerifyError::NoLedger(_) => CliError::usage(error),
+        VerifyError::NoLedger(_) | VerifyError::Beginning { .. } => CliError::usage(error),
         VerifyError::Log(_) => CliError::failed(error),
     }
 }

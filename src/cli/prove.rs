@@ -244,7 +244,10 @@ impl Proved {
 }
 
 fn from_dir(dir: &Path, args: &ProveArgs) -> Result<Proved, CliError> {
-    let trust = args.trust.trust()?;
+    let mut trust = args.trust.trust()?;
+    if let (Some(trust), Ok(Some(book))) = (&mut trust, offline::book(dir)?) {
+        trust.follow(&book.key_changes);
+    }
     let Some(index) = args.index else {
         return Err(CliError::usage("--idempotency-key needs a server")
             .with_hint("the ledger holds no key in clear; give --index"));

@@ -243,7 +243,7 @@ pub(super) async fn run(args: RecordArgs, context: &mut Context) -> Result<Exit,
     check_fields_of_grants(&args)?;
     check_attributes(&args)?;
     let given = args.subject.clone();
-    let request = request(args);
+    let request = request(args)?;
     let has_hours_of_no_zone = request.preferences.as_ref().is_some_and(|preferences| {
         preferences.quiet_hours.is_some() && preferences.time_zones.is_empty()
     });
@@ -296,7 +296,8 @@ fn check_attributes(args: &RecordArgs) -> Result<(), CliError> {
     }
 }
 
-fn request(args: RecordArgs) -> RecordConsentRequest {
+fn request(args: RecordArgs) -> Result<RecordConsentRequest, CliError> {
+    let confirmation_validity = args.confirmation_validity.map(words::wire_span).transpose()?;
     let change = |(action, scope): (Action, Scope)| {
         let grant = action == Action::Grant;
         Change {
@@ -307,7 +308,7 @@ fn request(args: RecordArgs) -> RecordConsentRequest {
             data_categories: if grant { args.data_category.clone() } else { Vec::new() },
         }
     };
-    RecordConsentRequest {
+    Ok(RecordConsentRequest {
         subject: args.subject,
         actor: args.actor.into(),
         changes: args.changes.0.into_iter().map(change).collect(),
@@ -325,10 +326,10 @@ fn request(args: RecordArgs) -> RecordConsentRequest {
         }),
         idempotency_key: args.idempotency_key,
         preferences: args.contact.wire(),
-        confirmation_validity: args.confirmation_validity.and_then(|span| span.try_into().ok()),
+        confirmation_validity,
         wait_for_checkpoint: args.wait_for_checkpoint,
         record_only_news: args.only_news,
-    }
+    })
 }
 
 fn print(

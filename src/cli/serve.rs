@@ -1,13 +1,13 @@
 //! `serve`: runs the server until a signal stops it.
 
-use std::{io::Write as _, path::PathBuf};
+use std::{collections::BTreeMap, io::Write as _, path::PathBuf};
 
 use clap::{ArgMatches, parser::ValueSource};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::{
-    cli::{Context, catalog::file::CatalogFile, error::CliError, words::Bytes},
+    cli::{Context, catalog::file::CatalogFile, error::CliError, layers::env_name, words::Bytes},
     config::{ConfigError, ServeConfig, TlsFiles, parse_kek, parse_witness, witness_policy},
     node::OpenError,
     server::{self, Listens, ServeError},
@@ -58,6 +58,9 @@ pub struct ServeArgs {
     /// Whether the data directory was named by flag.
     #[arg(skip)]
     has_data_dir_flag: bool,
+    /// The variables of the environment that give settings, by the flags of these.
+    #[arg(skip)]
+    variables: BTreeMap<String, String>,
     /// Certificate and key.
     #[command(flatten)]
     tls: TlsArgs,
@@ -120,6 +123,10 @@ impl ServeArgs {
         self.has_address = matches.value_source("listen") != Some(ValueSource::DefaultValue)
             || self.config.listen != default;
         self.has_data_dir_flag = matches.value_source("data_dir") == Some(ValueSource::CommandLine);
+        let is_variable = |id: &&str| matches.value_source(id) == Some(ValueSource::EnvVariable);
+        let ids = matches.ids().map(clap::Id::as_str).filter(is_variable);
+        let names = ids.map(|id| id.replace('_', "-"));
+        self.variables = names.map(|name| (format!("--{name}"), env_name(&name))).collect();
     }
 
     /// The configuration from the arguments and the key-encryption key of the environment.
@@ -129,7 +136,7 @@ impl ServeArgs {
     pub fn into_config(self, kek: Option<Zeroizing<String>>) -> Result<ServeConfig, ConfigError> {
         let mut config = self.config;
         if config.ephemeral && self.has_data_dir_flag {
-            return Err(ConfigError::Ephemeral("--data-dir"));
+            return Err(ConfigError::Ephemeral("--data-dir".to_owned()));
         }
         if config.ephemeral && !self.has_address {
             config.listen.set_port(0);
@@ -137,7 +144,13 @@ impl ServeArgs {
         config.tls = self.tls.files()?;
         config.node.kek = kek.map(|text| parse_kek(&text)).transpose()?;
         config.node.witness_policy = self.witnesses.policy()?;
-        config.check()?;
+        config.check().map_err(|error| match error {
+            // Nobody has given a flag whose value is from the environment.
+            ConfigError::Ephemeral(flag) => {
+                ConfigError::Ephemeral(self.variables.get(&flag).cloned().unwrap_or(flag))
+            }
+            error => error,
+        })?;
         Ok(config)
     }
 }

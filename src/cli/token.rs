@@ -15,7 +15,7 @@ use super::{
     words::{self, Word as _, rfc3339_ms},
 };
 use crate::{
-    domain::{Millis, Region},
+    domain::{Key, Millis, Region, Subject, SubjectError},
     format::{self, token::Grounds},
     messages,
     proto::{Effect, GetDecisionKeyRequest, Reason, check_service_client::CheckServiceClient},
@@ -67,21 +67,21 @@ pub struct VerifyArgs {
     key: String,
     /// Data subject that the token must be about, in the canonical form that `check` answers (`subject`
     /// with --json): without the catalogue, other spellings are not known
-    #[arg(long, value_name = "NAMESPACE:ID")]
+    #[arg(long, value_name = "NAMESPACE:ID", value_parser = subject_text)]
     subject: Option<String>,
     /// Purpose that the token must be about
-    #[arg(long, value_name = "KEY")]
-    purpose: Option<String>,
+    #[arg(long, value_name = "KEY", value_parser = Key::parse)]
+    purpose: Option<Key>,
     /// Channel that the token must be about
-    #[arg(long, value_name = "KEY")]
-    channel: Option<String>,
+    #[arg(long, value_name = "KEY", value_parser = Key::parse)]
+    channel: Option<Key>,
     /// Region (ISO 3166) that the token must be about, exactly as it was checked; a token of a check
     /// without region is about none
     #[arg(long, value_name = "REGION", value_parser = Region::parse)]
     region: Option<Region>,
     /// Data category that the token must be about, itself or one above it; may be repeated
-    #[arg(long, value_name = "CATEGORY", value_delimiter = ',')]
-    data_category: Vec<String>,
+    #[arg(long, value_name = "CATEGORY", value_delimiter = ',', value_parser = Key::parse)]
+    data_category: Vec<Key>,
     /// Folder of the ledger's vault, to say which entry decided, and at which revision
     #[arg(long, value_name = "DIR")]
     vault: Option<PathBuf>,
@@ -185,11 +185,11 @@ async fn key(context: &mut Context) -> Result<Exit, CliError> {
 pub(super) fn verify(args: &VerifyArgs, context: &mut Context) -> Result<Exit, CliError> {
     let key = public_key(&args.key)?;
     let now = args.at.map_or_else(Millis::now, |at| Millis(at.as_millisecond()));
-    let data_categories: Vec<&str> = args.data_category.iter().map(String::as_str).collect();
+    let data_categories: Vec<&str> = args.data_category.iter().map(Key::as_str).collect();
     let demand = Demand {
         subject: args.subject.as_deref(),
-        purpose: args.purpose.as_deref(),
-        channel: args.channel.as_deref(),
+        purpose: args.purpose.as_ref().map(Key::as_str),
+        channel: args.channel.as_ref().map(Key::as_str),
         region: args.region,
         data_categories: &data_categories,
     };
@@ -206,6 +206,11 @@ fn grounds(statement: &Statement, vault: &Path, args: &VerifyArgs) -> Result<Gro
     let people = offline::people(vault, args.kek_file.as_deref())?;
     let (key, claims) = (people.secret.tokens(), statement.ungrounded());
     format::token::open(&key, &statement.grounds, &claims).map_err(CliError::failed)
+}
+
+/// A text that can be a data subject. Its spelling is not changed: tokens know several.
+fn subject_text(text: &str) -> Result<String, SubjectError> {
+    Subject::parse(text).map(|_| text.to_owned())
 }
 
 fn public_key(text: &str) -> Result<PublicKey, CliError> {
@@ -355,12 +360,15 @@ mod tests {
         changed.token.insert(50, 'A');
         let another = VerifyArgs { subject: Some("a:b".into()), ..args(Reason::Granted, &key, 1) };
         let granted = || args(Reason::Granted, &key, 1);
-        let (text, region) = (|text: &str| Some(text.to_owned()), Region::parse("DE").ok());
+        let (key_of, region) = (|text: &str| Key::parse(text).ok(), Region::parse("DE").ok());
         for (args, name) in [
-            (VerifyArgs { purpose: text("marketing.sms"), ..granted() }, "WRONG_PURPOSE"),
-            (VerifyArgs { channel: text("sms"), ..granted() }, "WRONG_CHANNEL"),
+            (VerifyArgs { purpose: key_of("marketing.sms"), ..granted() }, "WRONG_PURPOSE"),
+            (VerifyArgs { channel: key_of("sms"), ..granted() }, "WRONG_CHANNEL"),
             (VerifyArgs { region, ..granted() }, "WRONG_REGION"),
-            (VerifyArgs { data_category: vec!["a".into()], ..granted() }, "WRONG_DATA_CATEGORY"),
+            (
+                VerifyArgs { data_category: vec![Key::parse("a").unwrap()], ..granted() },
+                "WRONG_DATA_CATEGORY",
+            ),
             (args(Reason::Granted, &key, 900), "EXPIRED"),
             (args(Reason::Granted, &key, -61), "NOT_YET_VALID"),
             (args(Reason::Granted, &other, 1), "UNKNOWN_KEY"),

@@ -16,10 +16,11 @@ use thiserror::Error;
 
 use super::{error::CliError, output::Output, words::rfc3339_ms};
 use crate::{
-    ledger::key_change::{self, KeyChange},
+    ledger::key_change::{self, KeyChange, Recorded},
     tlog::{
         checkpoint::{CheckpointError, SignedCheckpoint},
         key::{Algorithm, VerifierKey},
+        note::SignatureError,
         policy::{Policy, Unmet, Witness},
     },
 };
@@ -57,6 +58,35 @@ pub struct Trust {
     pub keys: Vec<VerifierKey>,
     /// The cosignatures that a checkpoint must carry.
     pub policy: Policy,
+    /// Keys that the ledger has used, whether they are trusted or not: they explain why a note does not
+    /// count.
+    past: Vec<PastKey>,
+}
+
+/// A key that an entry of the ledger names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct PastKey {
+    key: VerifierKey,
+    /// The entry.
+    index: u64,
+    /// What the entry did to it.
+    turn: Turn,
+}
+
+/// What an entry did to a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Brought,
+    Retired,
+}
+
+impl Turn {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Brought => "brought into use",
+            Self::Retired => "took out of use",
+        }
+    }
 }
 
 /// Why a checkpoint is not trusted.
@@ -68,6 +98,19 @@ pub enum Distrust {
     /// Too few cosignatures, or false ones.
     #[error(transparent)]
     Policy(#[from] Unmet),
+    /// Signed with another key of the same ledger.
+    #[error(
+        "none of the given keys has signed the note, but {key}, which entry {index} of this ledger {turn}: \
+         give it by --key if you trust it"
+    )]
+    PastKey {
+        /// The key that has signed.
+        key: String,
+        /// The entry that names it.
+        index: u64,
+        /// What the entry did to it.
+        turn: &'static str,
+    },
 }
 
 /// A witness that has cosigned a checkpoint.
@@ -94,12 +137,15 @@ impl TrustArgs {
             ([], logs) => logs.to_vec(),
             (texts, logs) => log_keys(texts, logs)?,
         };
-        key_change::follow(&mut keys, &self.key_changes()?).map_err(|error| {
+        let changes = self.key_changes()?;
+        key_change::follow(&mut keys, &changes).map_err(|error| {
             CliError::usage(format!("--key-change {error}")).with_hint(
                 "give the key before it with --key, or the changes that lead to that one",
             )
         })?;
-        Ok(Some(Trust { keys, policy }))
+        let mut trust = Trust::new(keys, policy);
+        trust.know_changes(&changes);
+        Ok(Some(trust))
     }
 
     /// The trusted keys, for commands that can not verify anything without them.
@@ -153,6 +199,12 @@ impl TrustArgs {
 }
 
 impl Trust {
+    /// Trusts these keys, with the cosignatures of a policy.
+    #[must_use]
+    pub fn new(keys: Vec<VerifierKey>, policy: Policy) -> Self {
+        Self { keys, policy, past: Vec::new() }
+    }
+
     /// Parses a checkpoint that must be signed by the ledger, and cosigned as the policy requires.
     ///
     /// # Errors
@@ -168,14 +220,57 @@ impl Trust {
     /// # Errors
     /// See [`Distrust`].
     pub fn check(&self, checkpoint: &SignedCheckpoint) -> Result<(), Distrust> {
-        checkpoint.verify_any(&self.keys)?;
+        self.verify_signature(checkpoint)?;
         self.policy.verify(&checkpoint.note)?;
         Ok(())
+    }
+
+    /// Verifies the signature of one of the keys alone.
+    ///
+    /// # Errors
+    /// See [`Distrust`].
+    pub fn verify_signature(&self, checkpoint: &SignedCheckpoint) -> Result<(), Distrust> {
+        match checkpoint.verify_any(&self.keys) {
+            Ok(_) => Ok(()),
+            Err(error @ CheckpointError::Signature(SignatureError::Missing(_))) => {
+                let past = self.signer_in_past(|key| checkpoint.verify(key).is_ok());
+                Err(past.unwrap_or(Distrust::Checkpoint(error)))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// That a statement was signed with another key of the ledger, if it was. `is_by` says whether a key
+    /// has signed it.
+    pub fn signer_in_past(&self, is_by: impl Fn(&VerifierKey) -> bool) -> Option<Distrust> {
+        let past = self.past.iter().filter(|past| !self.keys.contains(&past.key));
+        let PastKey { key, index, turn } = past.into_iter().find(|past| is_by(&past.key))?;
+        Some(Distrust::PastKey { key: key.to_string(), index: *index, turn: turn.text() })
+    }
+
+    /// Knows the keys that the entries of a ledger name, without trusting them.
+    pub fn know(&mut self, recorded: &Recorded) {
+        for key in recorded.keys() {
+            let retired = recorded.retired(key).map(|index| (index, Turn::Retired));
+            let brought = recorded.brought(key).map(|index| (index, Turn::Brought));
+            if let Some((index, turn)) = retired.or(brought) {
+                self.past.push(PastKey { key: key.clone(), index, turn });
+            }
+        }
+    }
+
+    fn know_changes(&mut self, changes: &[KeyChange]) {
+        for change in changes {
+            let index = change.proof.index;
+            let keys = [(&change.previous, Turn::Retired), (&change.next, Turn::Brought)];
+            self.past.extend(keys.map(|(key, turn)| PastKey { key: key.clone(), index, turn }));
+        }
     }
 
     /// Trusts the keys that changes of the ledger's key lead to, as far as they lead from a trusted one.
     /// Answers the indexes of their entries.
     pub fn follow(&mut self, changes: &[KeyChange]) -> Vec<u64> {
+        self.know_changes(changes);
         // Changes of other keys are not for this auditor.
         key_change::follow(&mut self.keys, changes).unwrap_or_default()
     }

@@ -5,7 +5,10 @@ mod held;
 mod tree;
 mod vault;
 
-use std::path::{Path, PathBuf};
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+};
 
 use base64::Engine as _;
 use clap::Args;
@@ -27,7 +30,13 @@ use super::{
     trust::{Trust, TrustArgs},
     words::Bytes,
 };
-use crate::{config::parse_kek, tlog::BASE64, vault::KekFile};
+use crate::{
+    config::parse_kek,
+    ledger::{self, key_change::Recorded},
+    storage::disk::RealDisk,
+    tlog::BASE64,
+    vault::KekFile,
+};
 
 const AFTER_HELP: &str = "\
 Needs no server and no keys, and may run while a server uses the directory. A torn tail is an
@@ -42,6 +51,9 @@ The key of a ledger may change. The directory, and the server of --against, hold
 change, signed with the key before: an auditor who gives the first key follows them all, and needs
 no other. A key whose owner lost it leads nowhere: then give the new key, too.
 
+Entries after the last checkpoint are signed by nobody yet, so a forged one there looks the same:
+`uncoveredEntries` counts them. That is no fault by itself.
+
 A person with write access can replace the whole ledger by an old copy. Only a checkpoint that was
 kept elsewhere reveals this. `consent-ledger checkpoint` fetches one to keep. With --checkpoint, the
 ledger must begin with the entries of the checkpoint. With --against, it is compared with the ledger
@@ -55,7 +67,8 @@ the keys of all of them. A copy that has no vault is verified with --ledger-only
 The tree must have the hashes of the entries under the checkpoints of the directory. Later hashes
 are unsynced: the server computes them again, and they are not damage.
 
---raw-file verifies what `export --raw` wrote from entry 0 on, instead of a directory.
+--raw-file verifies what `export --raw` wrote from entry 0 on, instead of a directory. It can not be
+combined with --data-dir, --kek-file or --ledger-only.
 
 Exit codes: 0 intact, and every checkpoint agrees; 1 damaged, rolled back or changed, or no checkpoint
 verifies with the given keys, or the server of --against does not answer; 2 wrong usage, for example
@@ -113,6 +126,9 @@ struct Verification {
     /// Number of entries under a checkpoint that the given keys and witnesses vouch for; `null` if no
     /// key was given.
     signed_entries: Option<u64>,
+    /// Number of entries that no checkpoint covers; with a key, none that the given keys and witnesses
+    /// vouch for.
+    uncovered_entries: u64,
     /// What was not checked, for want of a key or a file.
     not_checked: Vec<NotChecked>,
     /// The tree on disk; `null` if there is none.
@@ -133,6 +149,10 @@ enum NotChecked {
     Rollback,
     /// The cosignatures of witnesses with another kind of key.
     OtherWitnesses,
+    /// The entries after the last checkpoint.
+    UncoveredEntries,
+    /// The tree on disk.
+    Tree,
     /// The vault.
     Vault,
     /// The sealed content of the vault.
@@ -140,8 +160,20 @@ enum NotChecked {
 }
 
 impl NotChecked {
-    fn text(self) -> &'static str {
-        match self {
+    /// The text for people. `uncovered` entries are under no checkpoint.
+    fn text(self, uncovered: u64) -> Cow<'static, str> {
+        let text = match self {
+            Self::UncoveredEntries => {
+                let entries = if uncovered == 1 { "entry" } else { "entries" };
+                return format!(
+                    "the last {uncovered} {entries}: no checkpoint covers them, and forged ones look \
+                     the same; a few are usual while a server runs or after a crash"
+                )
+                .into();
+            }
+            Self::Tree => {
+                "the tree: no checkpoint of the directory says which of its hashes were synced"
+            }
             Self::Signatures => {
                 "who signed this: no --key was given, and a forged ledger looks the same"
             }
@@ -153,7 +185,8 @@ impl NotChecked {
             }
             Self::Vault => "the vault: --ledger-only or --raw-file was given",
             Self::VaultContents => "what the vault and the entries hold: no --kek-file was given",
-        }
+        };
+        text.into()
     }
 }
 
@@ -170,10 +203,12 @@ pub(super) async fn run(args: &VerifyArgs, context: &mut Context) -> Result<Exit
 async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, CliError> {
     let mut trust = trust(args)?;
     let kek = kek(args)?;
+    let book = match args.raw_file {
+        Some(_) => None,
+        None => offline::book(&args.data_dir)?.ok().flatten(),
+    };
     let mut key_changes = Vec::new();
-    if let Some(trust) = trust.as_mut().filter(|_| args.raw_file.is_none())
-        && let Ok(Some(book)) = offline::book(&args.data_dir)?
-    {
+    if let (Some(trust), Some(book)) = (&mut trust, &book) {
         key_changes = trust.follow(&book.key_changes);
     }
     // Read before the entries: a running server only adds to the ledger meanwhile.
@@ -196,6 +231,18 @@ async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, Cl
         signed = held.iter().filter_map(Held::size).max().unwrap_or(0);
         if let Some(url) = &args.against {
             remote = Some(Remote::fetch(url, trust, &context.global).await?);
+        }
+    }
+    if let Some(trust) = &mut trust {
+        let all = held.iter_mut().chain(remote.as_mut().map(|remote| &mut remote.held));
+        let untrusted: Vec<&mut Held> = all.filter(|held| held.checkpoint.is_err()).collect();
+        let ledger = args.data_dir.join(ledger::DIR);
+        if args.raw_file.is_none()
+            && !untrusted.is_empty()
+            && let Ok(recorded) = Recorded::read(&RealDisk, &ledger)
+        {
+            trust.know(&recorded);
+            untrusted.into_iter().for_each(|held| held.explain(trust));
         }
     }
     let size_min = held.iter().filter_map(Held::published_size_min).max().unwrap_or(0);
@@ -225,6 +272,9 @@ async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, Cl
     let signed_entries = trust.as_ref().map(|_| {
         checkpoints.iter().map(|compared| compared.signed_entries(entries)).max().unwrap_or(0)
     });
+    checkpoints.extend(Held::foreign_book(book.and_then(|book| book.ledger_id), &good));
+    let covered = checkpoints.iter().map(|compared| compared.covered_entries(entries)).max();
+    let covered = signed_entries.or(covered).unwrap_or(0);
     if let (Some(trust), Some(signed_entries)) = (&trust, signed_entries) {
         let foreign = Held::foreign_key(trust, &good);
         checkpoints.extend(foreign.or_else(|| Held::unproven(trust, signed_entries)));
@@ -240,30 +290,28 @@ async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, Cl
         root_hash: BASE64.encode(good.root),
         key_changes,
         signed_entries,
-        not_checked: not_checked(args, trust.as_ref(), vault.as_ref()),
+        uncovered_entries: entries - covered,
+        not_checked: [
+            (NotChecked::Signatures, trust.is_none()),
+            (NotChecked::UncoveredEntries, is_whole && agrees && covered < entries),
+            (NotChecked::Rollback, args.checkpoint.is_empty() && args.against.is_none()),
+            (NotChecked::OtherWitnesses, trust.as_ref().is_some_and(passes_over)),
+            (NotChecked::Tree, tree.as_ref().is_some_and(TreeCompared::is_unknown)),
+            (NotChecked::Vault, args.ledger_only || args.raw_file.is_some()),
+            (NotChecked::VaultContents, vault.is_some() && kek.is_none()),
+        ]
+        .into_iter()
+        .filter_map(|(what, was_not)| was_not.then_some(what))
+        .collect(),
         tree,
         vault,
         checkpoints,
     })
 }
 
-fn not_checked(
-    args: &VerifyArgs,
-    trust: Option<&Trust>,
-    vault: Option<&VaultCompared>,
-) -> Vec<NotChecked> {
-    let passes_over = |trust: &Trust| trust.policy.passed_over().next().is_some();
-    let has_outside = !args.checkpoint.is_empty() || args.against.is_some();
-    [
-        (NotChecked::Signatures, trust.is_none()),
-        (NotChecked::Rollback, !has_outside),
-        (NotChecked::OtherWitnesses, trust.is_some_and(passes_over)),
-        (NotChecked::Vault, args.ledger_only || args.raw_file.is_some()),
-        (NotChecked::VaultContents, vault.is_some_and(|vault| !vault.opened)),
-    ]
-    .into_iter()
-    .filter_map(|(what, was_not)| was_not.then_some(what))
-    .collect()
+/// Whether the policy names witnesses whose cosignatures this program can not verify.
+fn passes_over(trust: &Trust) -> bool {
+    trust.policy.passed_over().next().is_some()
 }
 
 /// The trusted keys, which a checkpoint from outside requires.
@@ -349,7 +397,7 @@ fn print(verification: &Verification, context: &mut Context) -> Result<(), CliEr
     out.line(word)?;
     for what in &verification.not_checked {
         let heading = out.paint(Tone::Careful, "NOT CHECKED");
-        out.line(format!("{heading} {}", what.text()))?;
+        out.line(format!("{heading} {}", what.text(verification.uncovered_entries)))?;
     }
     if let Some(damage) = &files.damage {
         out.line(format!("segment     {}", damage.segment))?;
@@ -410,11 +458,25 @@ fn print_torn_tail(tail: &TornTail, out: &mut Output) -> Result<(), CliError> {
 fn print_tree(tree: &TreeCompared, out: &mut Output) -> Result<(), CliError> {
     match &tree.wrong {
         None => {
-            out.line(format!("tree        {} hashes on disk, all right", tree.hashes))?;
-            match tree.unsynced {
-                0 => Ok(()),
-                more => out.line(format!("            {more} more are unsynced: computed again")),
+            match tree.is_unknown() {
+                true => out.line("tree        not compared")?,
+                false => {
+                    out.line(format!("tree        {} hashes on disk, all right", tree.hashes))?;
+                }
             }
+            if tree.unsynced > 0 {
+                let more = tree.unsynced;
+                out.line(format!("            {more} more are unsynced: computed again"))?;
+            }
+            if tree.beyond > 0 {
+                let more = tree.beyond;
+                let careful = out.paint(Tone::Careful, "more");
+                out.line(format!(
+                    "            {more} {careful} are of entries that the ledger does not have: it has \
+                     lost them, or the tree is of another copy"
+                ))?;
+            }
+            Ok(())
         }
         Some(hash) => {
             let wrong = out.paint(Tone::Bad, "wrong");
@@ -468,6 +530,7 @@ mod tests {
             root_hash: "cm9vdA==".into(),
             key_changes: Vec::new(),
             signed_entries: None,
+            uncovered_entries: 0,
             not_checked: vec![NotChecked::Signatures],
             tree: None,
             vault: None,
@@ -514,7 +577,7 @@ mod tests {
              \"tornTail\":null,\"damage\":{\"segment\":\"00000000000000000000.seg\",\
              \"offset\":1234,\"index\":12,\"what\":\"checksum mismatch\"},\
              \"origin\":\"ledger.example\",\"ledgerId\":\"Bw==\",\"rootHash\":\"cm9vdA==\",\"keyChanges\":[],\
-             \"signedEntries\":null,\"notChecked\":[\"signatures\"],\"tree\":null,\"vault\":null,\
+             \"signedEntries\":null,\"uncoveredEntries\":0,\"notChecked\":[\"signatures\"],\"tree\":null,\"vault\":null,\
              \"checkpoints\":[]}\n"
         );
     }

@@ -1,6 +1,6 @@
 //! `verify-receipt`: verifies a receipt, offline.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, slice};
 
 use base64::Engine as _;
 use clap::Args;
@@ -19,7 +19,7 @@ use crate::{
     messages::change_result,
     proto::{self, ChangeResult, Outcome},
     receipt::{self, Format, Receipt, ReceiptError},
-    tlog::BASE64,
+    tlog::{BASE64, key::VerifierKey, policy::Policy},
 };
 
 const AFTER_HELP: &str = "\
@@ -81,7 +81,17 @@ struct ReceiptVerified {
 pub(super) fn run(args: &VerifyReceiptArgs, context: &mut Context) -> Result<Exit, CliError> {
     let trust = args.trust.required()?;
     let text = read_text(&args.receipt)?;
-    let receipt = receipt::verify_any(text.trim(), &trust.keys, &trust.policy)?;
+    let receipt =
+        receipt::verify_any(text.trim(), &trust.keys, &trust.policy).map_err(|error| {
+            let is_by = |key: &VerifierKey| {
+                receipt::verify_any(text.trim(), slice::from_ref(key), &Policy::none()).is_ok()
+            };
+            let error = CliError::from(error);
+            match trust.signer_in_past(is_by) {
+                Some(past) => error.with_hint(past.to_string()),
+                None => error,
+            }
+        })?;
     let is_of = |form: &str| form == receipt.statement.subject;
     if args.subject.as_ref().is_some_and(|text| !spells(text, is_of)) {
         return Err(ReceiptError::Subject.into());

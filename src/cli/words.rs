@@ -7,7 +7,7 @@ use base64::Engine as _;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use jiff::{
     Timestamp,
-    civil::{DateTime, date},
+    civil::{Date, DateTime, date},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -16,6 +16,7 @@ pub use crate::tlog::hex;
 use crate::{
     domain::{Key, PurposeName},
     json,
+    node::parse_time,
     proto::{
         Action, Actor, CatalogEffect, Effect, EventKind, Evidence, FrequencyLimit, HistoryKind,
         LegalBasis, LinkConfidence, NamespaceKind, ObligationKind, Outcome, OutcomeCount,
@@ -23,6 +24,8 @@ use crate::{
     },
     tlog::BASE64,
 };
+
+const NANOS_PER_SECOND: i32 = 1_000_000_000;
 
 /// An enum of the protocol.
 pub trait Word: Copy + Default + TryFrom<i32> {
@@ -173,28 +176,40 @@ pub fn scope_text(scope: Option<&Scope>) -> String {
 /// # Errors
 /// The text is not a time.
 pub fn time(text: &str) -> Result<Timestamp, String> {
-    text.parse().or_else(|error| {
+    parse_time(text).or_else(|error| {
         let message = format!("must be a time in RFC 3339 such as 2026-01-31T12:00:00Z ({error})");
         is_after_last_moment(text).then_some(Timestamp::MAX).ok_or(message)
     })
 }
 
+/// The first of the days that stand for "never".
+#[must_use]
+pub fn date_of_never() -> Date {
+    date(9999, 12, 30)
+}
+
 /// Whether a text is a time of the last days that RFC 3339 can write. They are after the last moment of
 /// [`Timestamp`].
-fn is_after_last_moment(text: &str) -> bool {
+pub fn is_after_last_moment(text: &str) -> bool {
     let Some((local, offset)) = text.split_at_checked(19) else { return false };
     let is_of_offset =
         |it: char| it.is_ascii_digit() || matches!(it, 'Z' | 'z' | '+' | '-' | ':' | '.');
     let local: Option<DateTime> = local.parse().ok();
     !offset.is_empty()
         && offset.chars().all(is_of_offset)
-        && local.is_some_and(|local| local.date() >= date(9999, 12, 30))
+        && local.is_some_and(|local| local.date() >= date_of_never())
 }
 
 /// A time as a message of the protocol.
 #[must_use]
 pub fn wire_time(time: Timestamp) -> prost_types::Timestamp {
-    prost_types::Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() }
+    // Before 1970 both are negative, and the nanoseconds of the protocol never are.
+    let (seconds, nanos) = (time.as_second(), time.subsec_nanosecond());
+    let borrowed = i64::from(nanos < 0);
+    prost_types::Timestamp {
+        seconds: seconds - borrowed,
+        nanos: nanos.rem_euclid(NANOS_PER_SECOND),
+    }
 }
 
 /// A time of the protocol in RFC 3339, always with its milliseconds.
@@ -327,6 +342,15 @@ mod tests {
 
     #[test]
     fn times_are_rfc_3339() {
+        for good in ["2026-07-01T12:00:00-04:00[America/New_York]", "2026-07-01T12:00:00Z"] {
+            assert!(time(good).is_ok(), "{good}");
+        }
+        for bad in ["2026-07-01T12:00:00+02:00[America/New_York]", "2026-07-01", "now"] {
+            assert!(time(bad).unwrap_err().starts_with("must be a time in RFC 3339"), "{bad}");
+        }
+        let before_1970 = wire_time(time("1969-12-31T23:59:59.5Z").unwrap());
+        assert_eq!((before_1970.seconds, before_1970.nanos), (-1, 500_000_000));
+        assert_eq!(rfc3339(&before_1970), "1969-12-31T23:59:59.500Z");
         let time = time("2026-01-31T12:00:00.5+01:00").unwrap();
         assert_eq!(rfc3339(&wire_time(time)), "2026-01-31T11:00:00.500Z");
         assert_eq!(rfc3339_ms(1), "1970-01-01T00:00:00.001Z");

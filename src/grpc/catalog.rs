@@ -28,8 +28,13 @@ impl CatalogService for Catalog {
         &self,
         request: Request<proto::PutPurposeRequest>,
     ) -> Result<Response<proto::PutPurposeResponse>, Status> {
-        let draft = convert::purpose_draft(request.into_inner())?;
-        let put = self.node.put_purpose(draft).await;
+        let request = request.into_inner();
+        let validate_only = request.validate_only;
+        let draft = convert::purpose_draft(request)?;
+        let put = match validate_only {
+            true => self.node.validate_purpose(draft),
+            false => self.node.put_purpose(draft).await,
+        };
         let put = put.map_err(|error| with_near_keys(&self.node, error))?;
         Ok(Response::new(proto::PutPurposeResponse {
             purpose: Some(convert::purpose_message(&put.value)),
@@ -42,8 +47,13 @@ impl CatalogService for Catalog {
         &self,
         request: Request<proto::PutChannelRequest>,
     ) -> Result<Response<proto::PutChannelResponse>, Status> {
-        let channel = convert::channel(request.into_inner())?;
-        let put = self.node.put_channel(channel).await?;
+        let request = request.into_inner();
+        let validate_only = request.validate_only;
+        let channel = convert::channel(request)?;
+        let put = match validate_only {
+            true => self.node.validate_channel(channel),
+            false => self.node.put_channel(channel).await?,
+        };
         Ok(Response::new(proto::PutChannelResponse {
             channel: Some(convert::channel_message(&put.value)),
             revision: put.revision,
@@ -55,10 +65,15 @@ impl CatalogService for Catalog {
         &self,
         request: Request<proto::PutNamespaceRequest>,
     ) -> Result<Response<proto::PutNamespaceResponse>, Status> {
-        let draft = convert::namespace_draft(request.into_inner())?;
+        let request = request.into_inner();
+        let validate_only = request.validate_only;
+        let draft = convert::namespace_draft(request)?;
         let (node, wanted) = (Arc::clone(&self.node), draft.clone());
         let known_use = blocking(move || node.namespace_use(&wanted)).await?;
-        let put = self.node.put_namespace(draft, known_use).await?;
+        let put = match validate_only {
+            true => self.node.validate_namespace(draft, known_use)?,
+            false => self.node.put_namespace(draft, known_use).await?,
+        };
         Ok(Response::new(proto::PutNamespaceResponse {
             namespace: Some(convert::namespace_message(&put.value)),
             revision: put.revision,
@@ -87,8 +102,13 @@ impl CatalogService for Catalog {
         &self,
         request: Request<proto::PutPartyRequest>,
     ) -> Result<Response<proto::PutPartyResponse>, Status> {
-        let draft = convert::party_draft(request.into_inner())?;
-        let put = self.node.put_party(draft).await?;
+        let request = request.into_inner();
+        let validate_only = request.validate_only;
+        let draft = convert::party_draft(request)?;
+        let put = match validate_only {
+            true => self.node.validate_party(draft)?,
+            false => self.node.put_party(draft).await?,
+        };
         Ok(Response::new(proto::PutPartyResponse {
             party: Some(convert::party_message(&put.value)),
             revision: put.revision,

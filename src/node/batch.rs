@@ -430,8 +430,7 @@ impl<'a> Batch<'a> {
 
     /// Adds or changes a channel, unless the catalogue has it already.
     pub(super) fn put_channel(&mut self, put: ChannelPut) -> Result<Put<Channel>, CatalogError> {
-        let value =
-            Channel { key: put.key.clone(), title: put.title.clone(), retired: put.retired };
+        let value = Channel::from(put.clone());
         let catalog = self.catalog();
         let channel = catalog.channel_id(put.key.as_str()).and_then(|id| catalog.channel(id));
         let changed = channel != Some(&value);
@@ -451,12 +450,10 @@ impl<'a> Batch<'a> {
         known_use: NamespaceUse,
     ) -> Result<Put<Namespace>, CatalogError> {
         let existing = self.catalog().namespace(draft.key.as_str());
-        let differs = existing.and_then(|existing| existing.kind.differs_in(&draft.kind));
-        if let Some(field) = differs
-            && (known_use.is_used || self.has_persons_since(&draft.key, known_use.searched)?)
-        {
-            return Err(CatalogError::NamespaceInUse { key: draft.key, field });
-        }
+        draft.check_use(existing, || match known_use.is_used {
+            true => Ok(true),
+            false => self.has_persons_since(&draft.key, known_use.searched),
+        })?;
         let value = Namespace::from(draft);
         let changed = existing != Some(&value);
         if changed {

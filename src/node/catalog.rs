@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{CatalogError, Node};
+use super::{CatalogError, Node, WriteError};
 use crate::{
     domain::{
         CANONICAL_FORM_VERSION, Channel, ChannelPut, Key, Namespace, NamespaceKind, Purpose,
@@ -46,6 +46,26 @@ pub struct NamespaceDraft {
     pub title: String,
     /// What its ids are.
     pub kind: NamespaceKind,
+}
+
+impl NamespaceDraft {
+    /// Refuses a change of how the ids of a namespace are read, if some are on record. `is_used` is asked
+    /// only where it matters.
+    ///
+    /// # Errors
+    /// [`CatalogError::NamespaceInUse`], or `is_used` failed.
+    pub(super) fn check_use(
+        &self,
+        existing: Option<&Namespace>,
+        is_used: impl FnOnce() -> Result<bool, WriteError>,
+    ) -> Result<(), CatalogError> {
+        match existing.and_then(|existing| existing.kind.differs_in(&self.kind)) {
+            Some(field) if is_used()? => {
+                Err(CatalogError::NamespaceInUse { key: self.key.clone(), field })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl From<NamespaceDraft> for Namespace {

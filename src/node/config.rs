@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::Args;
 use humantime::parse_duration;
 use ipnet::IpNet;
-use jiff::{Timestamp, civil::Date, tz::TimeZone};
+use jiff::{Timestamp, ZonedDateTime, civil::Date, tz::TimeZone};
 
 use super::LedgerId;
 use crate::{
@@ -196,9 +196,20 @@ fn parse_moment(text: &str) -> Result<Millis, jiff::Error> {
         Ok(date) if text.len() == date.to_string().len() => {
             TimeZone::UTC.to_timestamp(date.at(0, 0, 0, 0))?
         }
-        _ => text.parse::<Timestamp>()?,
+        _ => parse_time(text)?,
     };
     Ok(Millis(at.as_millisecond()))
+}
+
+/// A time in RFC 3339. If it names a time zone in brackets, too, the offset must be one of this zone.
+///
+/// # Errors
+/// The text is no such time.
+pub fn parse_time(text: &str) -> Result<Timestamp, jiff::Error> {
+    match text.contains('[') {
+        true => text.parse::<ZonedDateTime>().map(|zoned| zoned.timestamp()),
+        false => text.parse(),
+    }
 }
 
 #[cfg(test)]

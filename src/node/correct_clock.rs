@@ -183,8 +183,10 @@ impl Batch<'_> {
             (false, true) => return Err(ImplausibleRange::StillAhead { last, now }.into()),
             (false, false) => self.entry_time(end)?,
         };
-        // A ledger that is ahead gives entries the time of the entry before.
-        if end < index && right_again <= self.entry_time(end - 1)? {
+        let corrections = self.catalog().clock_corrections();
+        // A ledger that is ahead gives entries the time of the entry before, until it is corrected.
+        let is_corrected = corrections.iter().any(|known| known.index == end);
+        if end < index && !is_corrected && right_again <= self.entry_time(end - 1)? {
             return Err(ImplausibleRange::EndStandsStill { index: end }.into());
         }
         let before = first_index.saturating_sub(1);
@@ -196,6 +198,15 @@ impl Batch<'_> {
         }
         if first <= before.effective_at || is_ahead && first <= now {
             return Err(ImplausibleRange::FirstNotAhead { index: first_index }.into());
+        }
+        // Only the clock of an earlier correction that was ahead itself may be corrected with it.
+        let time_of =
+            |known: &ClockCorrection| self.catalog().recorded_by(known.index, known.recorded_at);
+        let held = corrections.iter().find(|known| {
+            (first_index..end).contains(&known.index) && time_of(known) <= right_again
+        });
+        if let Some(&ClockCorrection { index, .. }) = held {
+            return Err(ImplausibleRange::HoldsCorrection { index }.into());
         }
         // Entries in clear have whole seconds. The span is rounded so that it still holds what it held.
         let recorded_at = if is_ahead { now.second() } else { self.recorded_second() };

@@ -36,6 +36,9 @@ const FIRST_PLAUSIBLE: Millis = Millis(788_918_400_000);
 const NEVER: Millis = Millis(16_725_225_600_000);
 /// 0100-01-01T00:00:00Z: years before have two digits.
 const YEAR_100: Millis = Millis(-59_011_459_200_000);
+/// 0000-01-01T00:00:00Z and 0001-01-01T00:00:00Z, in seconds: no calendar has this year.
+const YEAR_0_S: i64 = -62_167_219_200;
+const YEAR_1_S: i64 = -62_135_596_800;
 /// The moments that programs write for a time that was left empty: 0001-01-01, 1601-01-01, 1899-12-30,
 /// 1900-01-01, 1904-01-01 and 1970-01-01, all at 00:00:00Z.
 const EMPTY_TIMES: [Millis; 6] = [
@@ -91,6 +94,9 @@ impl LikelyCause {
     /// The probable cause of a number of seconds that is beyond the calendar.
     #[must_use]
     pub fn of_seconds(seconds: i64) -> Option<Self> {
+        if (YEAR_0_S..YEAR_1_S).contains(&seconds) {
+            return Some(Self::EmptyTime);
+        }
         let is_plausible = (FIRST_PLAUSIBLE.0..NEVER.0).contains(&seconds);
         is_plausible.then_some(Self::MillisecondsAsSeconds)
     }
@@ -361,6 +367,8 @@ mod tests {
         }
         let milliseconds = LikelyCause::of_seconds(1_600_000_000_000);
         assert_eq!(milliseconds, Some(LikelyCause::MillisecondsAsSeconds));
+        assert_eq!(LikelyCause::of_seconds(YEAR_0_S), Some(LikelyCause::EmptyTime));
+        assert_eq!(LikelyCause::of_seconds(YEAR_0_S - 1), None);
         assert_eq!(LikelyCause::of_seconds(i64::MAX), None);
     }
 

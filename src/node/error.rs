@@ -401,6 +401,15 @@ pub enum ImplausibleRange {
         /// Index of the entry.
         index: u64,
     },
+    /// The range holds an earlier correction, which has a right time.
+    #[error(
+        "entry {index} in this range has corrected the clock and has a right time: correct the entries \
+         before it and after it apart"
+    )]
+    HoldsCorrection {
+        /// Index of the earlier correction.
+        index: u64,
+    },
 }
 
 impl ImplausibleRange {
@@ -411,7 +420,9 @@ impl ImplausibleRange {
             Self::NotAhead { .. } | Self::StillAhead { .. } | Self::EndStandsStill { .. } => {
                 "end_index"
             }
-            Self::BeginsEarlier { .. } | Self::FirstNotAhead { .. } => "first_index",
+            Self::BeginsEarlier { .. }
+            | Self::FirstNotAhead { .. }
+            | Self::HoldsCorrection { .. } => "first_index",
         }
     }
 }

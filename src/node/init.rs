@@ -187,6 +187,7 @@ impl Init {
         let vault_dir = dir.join(vault::DIR);
         let vault = VaultFiles::create(disk.clone(), vault_dir, &kek, rand::rng().random())?;
         let id = LedgerId(vault.ledger_id());
+        place.make_book(id)?;
         place.write_first_entry(id)?;
         let note = LedgerNote { id: id.0, origin: origin.clone() };
         let (kek_file, kek_unnoted) = match kek_place {
@@ -222,17 +223,23 @@ impl Place {
         }
     }
 
-    /// Marks the directory until [`Self::end`], and makes the book of checkpoints.
+    /// Marks the directory until [`Self::end`].
     fn begin(&self) -> Result<(), InitError> {
-        let (disk, config, dir) = (&*self.disk, &self.config, &self.config.data_dir);
+        let (disk, dir) = (&*self.disk, &self.config.data_dir);
         let unfinished = dir.join(UNFINISHED_FILE);
         if !survey::is_unfinished(dir, disk)? {
             disk.create(&unfinished).and_then(|file| file.sync_data()).at(&unfinished)?;
             disk.sync_dir(dir).at(dir)?;
         }
-        // The book is there before the key: a key without a book means that the book is lost.
+        Ok(())
+    }
+
+    /// Makes the book of checkpoints. It is there before the key: a key without a book means that the book
+    /// is lost.
+    fn make_book(&self, id: LedgerId) -> Result<(), InitError> {
+        let (disk, config, dir) = (&*self.disk, &self.config, &self.config.data_dir);
         if Book::read(disk, dir, &config.witness_policy)?.is_none() {
-            Book::default().write(disk, dir)?;
+            Book::of_ledger(id.0).write(disk, dir)?;
         }
         Ok(())
     }
@@ -327,6 +334,7 @@ impl Place {
         let ledger_dir = dir.join(ledger::DIR);
         let (log, opened) =
             LocalLog::open(self.disk.clone(), ledger_dir.clone(), segment_bytes_max, id.0, 0)?;
+        log.settle()?;
         if opened.log_id != id.0 {
             let vault = dir.join(vault::DIR);
             return Err(OpenError::Foreign { ledger: ledger_dir, vault }.into());

@@ -9,6 +9,9 @@
 //! A start after a crash finds out how far the change came: from the book, which has the proof once a
 //! checkpoint of both keys is durable, and before that from the entries that no checkpoint covers yet.
 //!
+//! A key that an entry took out of use never signs again, whatever the operator says. To know it, the whole
+//! ledger is read, but only when a change is to be recorded or a key is refused.
+//!
 //! A lost key can sign nothing any more. Then (`--new-signing-key`) the entry names the new key alone, and
 //! whoever verifies must be told the key in another way.
 
@@ -22,6 +25,7 @@ use crate::{
     domain::{Body, SigningKeyChanged},
     entry::EntryError,
     format::entry::{Body as Sealed, Entry},
+    ledger::{self, key_change::Recorded, verify::VerifyError},
     storage::disk::Disk,
     tlog::{
         checkpoint::CheckpointError,
@@ -30,6 +34,10 @@ use crate::{
     },
     tree::{self, Book, Signed, TreeFiles, generate_key, read_key, write_key},
 };
+
+/// The flags that name the files of keys.
+const FLAG: &str = "--signing-key-file";
+const PREVIOUS_FLAG: &str = "--previous-signing-key-file";
 
 /// About how many bytes of entries are read at once.
 const READ_BYTES: usize = 1 << 20;
@@ -75,9 +83,11 @@ impl SigningKeys {
         let key = read_key(&file, origin, Algorithm::Note)?;
         match (&config.previous_signing_key_file, key) {
             (Some(previous_file), key) => place.changed(previous_file, key, file),
-            (None, None) if !config.new_signing_key => Err(OpenError::KeyMissing(file)),
+            (None, None) if !config.new_signing_key => {
+                Err(OpenError::KeyFileMissing { file, flag: FLAG })
+            }
             (None, Some(key)) if !config.new_signing_key => {
-                place.check(&key, file)?;
+                place.check(&key, file, FLAG)?;
                 Ok(Self::of(key))
             }
             (None, key) => place.lost(key, file),
@@ -102,11 +112,7 @@ impl SigningKeys {
             }
             // The operator has said that a key is lost.
             Some(change) if has_lost(change) => Ok(self),
-            _ => Err(OpenError::KeyChangeUnfinished {
-                index,
-                next: begun.next.to_string(),
-                previous: begun.previous.as_ref().map(ToString::to_string),
-            }),
+            _ => Err(unfinished(index, &begun)),
         }
     }
 
@@ -148,19 +154,21 @@ impl Place<'_> {
         key: Option<SignerKey>,
         file: PathBuf,
     ) -> Result<SigningKeys, OpenError> {
-        let previous = read_key(previous_file, self.origin, Algorithm::Note)?
-            .ok_or_else(|| OpenError::KeyMissing(previous_file.to_owned()))?;
+        let previous = read_key(previous_file, self.origin, Algorithm::Note)?.ok_or_else(|| {
+            OpenError::KeyFileMissing { file: previous_file.to_owned(), flag: PREVIOUS_FLAG }
+        })?;
         if key.as_ref().is_some_and(|key| key.verifier() == previous.verifier()) {
             return Err(OpenError::SameKey { key: file, previous: previous_file.to_owned() });
         }
         if let Some(key) = &key
             && self.has_changed(previous.verifier(), key.verifier())
         {
-            self.check(key, file)?;
+            self.check(key, file, FLAG)?;
             return Ok(SigningKeys { previous: Some(previous), ..SigningKeys::of(key.clone()) });
         }
-        self.check(&previous, previous_file.to_owned())?;
-        let (key, unsaved) = self.or_new(key, file)?;
+        self.check(&previous, previous_file.to_owned(), PREVIOUS_FLAG)?;
+        let (key, unsaved) = self.or_new(key, file.clone())?;
+        self.check_never_retired(&key, file, &self.recorded()?)?;
         let (next, before) = (key.verifier().clone(), Some(previous.verifier().clone()));
         Ok(SigningKeys {
             previous: Some(previous),
@@ -172,11 +180,14 @@ impl Place<'_> {
 
     /// The key that continues after a lost one.
     fn lost(&self, key: Option<SignerKey>, file: PathBuf) -> Result<SigningKeys, OpenError> {
-        let (key, unsaved) = self.or_new(key, file)?;
+        let (key, unsaved) = self.or_new(key, file.clone())?;
         let signed = self.book.signed.as_deref();
         let is_other = signed
             .is_some_and(|signed| signed.checkpoint.verify(key.verifier()).is_err())
             || self.retired(key.verifier()).is_some();
+        if is_other {
+            self.check_never_retired(&key, file, &self.recorded()?)?;
+        }
         let next = key.verifier().clone();
         let unrecorded = is_other.then_some(SigningKeyChanged { next, previous: None });
         Ok(SigningKeys { unrecorded, unsaved, ..SigningKeys::of(key) })
@@ -200,6 +211,25 @@ impl Place<'_> {
         last.is_some_and(|change| change.previous == *previous && change.next == *next)
     }
 
+    /// The changes in all entries.
+    fn recorded(&self) -> Result<Recorded, OpenError> {
+        let dir = self.config.data_dir.join(ledger::DIR);
+        Ok(Recorded::read(&**self.disk, &dir).map_err(VerifyError::from)?)
+    }
+
+    /// Refuses a key that an entry has taken out of use.
+    fn check_never_retired(
+        &self,
+        key: &SignerKey,
+        file: PathBuf,
+        recorded: &Recorded,
+    ) -> Result<(), OpenError> {
+        match recorded.retired(key.verifier()) {
+            Some(index) => Err(OpenError::KeyRetired { file, index }),
+            None => Ok(()),
+        }
+    }
+
     /// The index of the entry that retired a key. The last checkpoint may be signed with it all the same,
     /// beside the key that took its place.
     fn retired(&self, key: &VerifierKey) -> Option<u64> {
@@ -209,8 +239,8 @@ impl Place<'_> {
         is_current.then_some(change.proof.index)
     }
 
-    /// Whether a key, which is in `file`, is the one that signed last.
-    fn check(&self, key: &SignerKey, file: PathBuf) -> Result<(), OpenError> {
+    /// Whether a key, which is in `file`, is the one that signed last. `flag` names the file.
+    fn check(&self, key: &SignerKey, file: PathBuf, flag: &'static str) -> Result<(), OpenError> {
         let Some(signed) = self.book.signed.as_deref() else { return Ok(()) };
         let book_file = || self.config.data_dir.join(tree::BOOK_FILE);
         match signed.checkpoint.verify(key.verifier()) {
@@ -225,7 +255,19 @@ impl Place<'_> {
             Err(CheckpointError::Origin { found, wanted }) => {
                 Err(OpenError::BookForeign { book: book_file(), found, wanted })
             }
-            Err(_) if self.is_of_tree(signed) => Err(OpenError::KeyMissing(file)),
+            Err(_) if self.is_of_tree(signed) => {
+                let recorded = self.recorded()?;
+                self.check_never_retired(key, file.clone(), &recorded)?;
+                // The key of a change that was begun has signed nothing yet.
+                if let Some((index, begun)) = recorded.last()
+                    && *index >= self.book.size()
+                    && begun.next == *key.verifier()
+                {
+                    return Err(unfinished(*index, begun));
+                }
+                let found = key.verifier().to_string();
+                Err(OpenError::KeyOther { file, found, flag })
+            }
             Err(_) => Err(OpenError::BookOrKey { book: book_file(), key: file }),
         }
     }
@@ -235,6 +277,15 @@ impl Place<'_> {
         let dir = self.config.data_dir.join(tree::DIR);
         let found = TreeFiles::root_on_disk(Arc::clone(self.disk), &dir, signed.size());
         found.is_ok_and(|root| root == signed.root())
+    }
+}
+
+/// The refusal of keys that are not those of a change that was begun.
+fn unfinished(index: u64, begun: &SigningKeyChanged) -> OpenError {
+    OpenError::KeyChangeUnfinished {
+        index,
+        next: begun.next.to_string(),
+        previous: begun.previous.as_ref().map(ToString::to_string),
     }
 }
 

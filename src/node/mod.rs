@@ -40,6 +40,7 @@ mod subscription;
 mod survey;
 mod token;
 mod uses;
+mod validate;
 mod watching;
 mod webhook;
 mod writer;
@@ -53,7 +54,7 @@ pub use act::{
 pub use audience::{Audience, AudienceQuery, Member, Person};
 pub use catalog::{NamespaceDraft, PurposeDraft, Put};
 pub use check::{Checked, Question};
-pub use config::{NodeConfig, ORIGIN_DEFAULT, parse_origin};
+pub use config::{NodeConfig, ORIGIN_DEFAULT, parse_origin, parse_time};
 pub use consume::{CREDITS_MAX, Consumer, Consuming, Delivery, IN_FLIGHT_MAX};
 pub use correct_clock::{ClockCorrectionOutcome, CorrectClock};
 pub use decisions::{Decisions, PAGE_DECISIONS_MAX, PAGE_ENTRIES_MAX};
@@ -202,7 +203,7 @@ impl Limits {
 
 impl Node {
     /// Opens the data directory, recovers, and starts the threads. Blocking; takes long if the view has to
-    /// be rebuilt. Makes no ledger: see [`init`].
+    /// be rebuilt. Makes no ledger: see [`init()`].
     ///
     /// # Errors
     /// [`OpenError`] names the file, offset and index at fault.
@@ -221,7 +222,7 @@ impl Node {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Arc<Self>, OpenError> {
         let source = Arc::new(clock::SystemTime);
-        let (stores, tree) = open::open(config, &disk, &mut |step| {
+        let open::Opened { stores, tree, torn_tails } = open::open(config, &disk, &mut |step| {
             match step {
                 Progress::View(done, of) => {
                     metrics.rebuild_entries.set(done);
@@ -234,7 +235,7 @@ impl Node {
             }
             progress(step);
         })?;
-        metrics.torn_tails.inc_by(stores.torn_tails);
+        metrics.torn_tails.inc_by(torn_tails);
         let node = Self::start(stores, tree, disk, config, metrics, source)?;
         node.renew_forms(&mut |done, of| progress(Progress::Forms(done, of)))
             .map_err(OpenError::Forms)?;
@@ -254,7 +255,7 @@ impl Node {
         let started = |thread: io::Result<()>| thread.at(&config.data_dir);
         let threads = Threads::default();
         let hub = Hub::new(
-            Arc::clone(&stores.log),
+            Arc::clone(&stores.log) as Arc<dyn LogBackend>,
             Arc::clone(&stores.vault),
             Arc::clone(&stores.view),
             stores.tip.next_index,

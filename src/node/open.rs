@@ -24,7 +24,7 @@ use crate::{
     format::entry::{Body as SealedBody, Entry as SealedEntry},
     ledger::{
         self, Tip, chain,
-        sealed::{self, Opened},
+        sealed,
         verify,
     },
     opener::{CatchUp, Opener},
@@ -36,7 +36,7 @@ use crate::{
     },
     tlog::merkle::{self, Hash, Range},
     tree::{self, Book, BookError, Signed, SigningKeyError, TreeError, TreeFiles, TreeWriter},
-    vault::{self, Kek, KekError, Vault, VaultError, VaultFiles},
+    vault::{self, Kek, KekError, LedgerNote, Vault, VaultError, VaultFiles},
     view::{self, Unusable, View, ViewError},
 };
 
@@ -61,8 +61,8 @@ const LOOKUP_BYTES: u64 = 96;
 /// The smallest number of look-ups in memory.
 const HOT_SUBJECTS_MIN: usize = 1_000;
 
-/// Why a node did not start. Ledger and vault are unchanged, except that a torn tail may have been set
-/// aside. View and tree, which are disposable, may have been deleted or rebuilt.
+/// Why a node did not start. Ledger, vault and keys are unchanged, unless the disk failed. View and tree,
+/// which are disposable, may have been deleted or rebuilt.
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// Another process has the data directory.
@@ -114,16 +114,35 @@ pub enum OpenError {
     /// There is no usable signing key.
     #[error("{0}")]
     SigningKey(#[from] SigningKeyError),
-    /// The signing key is missing, or is not the key that signed the last checkpoint.
+    /// There is no file of a signing key.
     #[error(
-        "{0} does not hold the signing key of this ledger. Restore it, or say --new-signing-key to go \
-         on with another one, and tell everybody who verifies"
+        "there is no file {file}: {flag} must name the file of a key that signs this ledger. Name the \
+         right one, mount its disk, or restore it. Only if the key is lost for good, see \"Change the \
+         signing key\" in docs/operations.md"
     )]
-    KeyMissing(PathBuf),
+    KeyFileMissing {
+        /// The file.
+        file: PathBuf,
+        /// The flag that names it.
+        flag: &'static str,
+    },
+    /// The signing key is not the key that signed the last checkpoint.
+    #[error(
+        "{file} holds the key {found}, and it is not the one that signed the last checkpoint of this \
+         ledger. Name the file of that key by {flag}, or restore it"
+    )]
+    KeyOther {
+        /// The file.
+        file: PathBuf,
+        /// The key in it.
+        found: String,
+        /// The flag that names the file.
+        flag: &'static str,
+    },
     /// The signing key is one that another took the place of.
     #[error(
-        "{file} holds a key that entry {index} has retired: give the one that took its place by \
-         --signing-key-file"
+        "{file} holds a key that entry {index} has retired, and a retired key never signs again: give \
+         the one that took its place by --signing-key-file"
     )]
     KeyRetired {
         /// The file.
@@ -145,8 +164,8 @@ pub enum OpenError {
     /// A change of the signing key was begun, and not with the configured keys.
     #[error(
         "entry {index} changes the signing key to {next}, and no checkpoint covers it yet: give this key \
-         by --signing-key-file{}. If a key is lost, say --new-signing-key, and tell everybody who \
-         verifies",
+         by --signing-key-file{}. If a key is lost for good, see \"Change the signing key\" in \
+         docs/operations.md",
         previous.as_ref().map_or(String::new(), |previous| format!(
             ", and the one before, {previous}, by --previous-signing-key-file"
         ))
@@ -182,6 +201,16 @@ pub enum OpenError {
         found: String,
         /// This ledger.
         wanted: String,
+    },
+    /// The book of checkpoints is of another ledger.
+    #[error("{book} is of the ledger {found}, this one is {wanted}. Restore the right one")]
+    BookOfOther {
+        /// The book.
+        book: PathBuf,
+        /// The ledger that it is of.
+        found: LedgerId,
+        /// This ledger.
+        wanted: LedgerId,
     },
     /// The last checkpoint was changed since it was signed.
     #[error(
@@ -330,7 +359,7 @@ pub enum Progress {
 
 /// The stores of a data directory, up to date.
 pub(super) struct Stores {
-    pub log: Arc<dyn LogBackend>,
+    pub log: Arc<LocalLog>,
     pub vault: Arc<Vault>,
     pub view: Arc<View>,
     pub index: Arc<Index>,
@@ -343,17 +372,23 @@ pub(super) struct Stores {
     pub ledger: LedgerOpened,
     /// Recovery has verified the entries from this index on.
     pub checked_from: u64,
-    /// Number of torn tails that were set aside.
-    pub torn_tails: u64,
     pub lock: DirLock,
 }
 
-/// Opens a data directory. Creates no ledger: see [`super::init`].
+/// A data directory that was opened.
+pub(super) struct Opened {
+    pub stores: Stores,
+    pub tree: OpenedTree,
+    /// Number of torn tails that were set aside.
+    pub torn_tails: u64,
+}
+
+/// Opens a data directory. Creates no ledger: see [`super::init()`].
 pub(super) fn open(
     config: &NodeConfig,
     disk: &Arc<dyn Disk>,
     progress: &mut dyn FnMut(Progress),
-) -> Result<(Stores, OpenedTree), OpenError> {
+) -> Result<Opened, OpenError> {
     let locked = Locked::take(config, &**disk)?;
     let keys = SigningKeys::choose(config, disk, &locked.ledger.origin, &locked.book)?;
     let mut stores = open_stores(config, disk, locked, progress)?;
@@ -361,6 +396,8 @@ pub(super) fn open(
     let dir = config.data_dir.join(tree::DIR);
     let signed = stores.book.signed.as_deref();
     let (writer, signed_range) = open_tree(disk, &dir, &*stores.log, signed, progress)?;
+    let torn_tails = settle(&stores)?;
+    tell_unsigned(&stores);
     stores.lock.announce()?;
     let ahead_ms = stores.recorded_at.0.saturating_sub(Millis::now().0);
     if ahead_ms > CLOCK_AHEAD_MS_NOTABLE {
@@ -371,7 +408,7 @@ pub(super) fn open(
         );
     }
     keys.save()?;
-    Ok((stores, OpenedTree { writer, signed_range, keys }))
+    Ok(Opened { stores, tree: OpenedTree { writer, signed_range, keys }, torn_tails })
 }
 
 /// Deletes the view of a data directory and builds it again. Answers the number of entries and of data
@@ -409,8 +446,9 @@ impl Locked {
         let ledger = survey(config, disk)?;
         // `init` may have been killed before it made the end of its work durable.
         disk.sync_dir(&config.data_dir).at(&config.data_dir)?;
-        let book = read_book(config, disk)?;
-        Ok(Self { lock, ledger, book, kek: kek(config)? })
+        let book = read_book(config, disk, LedgerId(ledger.ledger_id))?;
+        let kek = kek(config, &ledger)?;
+        Ok(Self { lock, ledger, book, kek })
     }
 }
 
@@ -422,7 +460,7 @@ fn open_stores(
 ) -> Result<Stores, OpenError> {
     let Locked { lock, ledger, book, kek } = locked;
     let [ledger_dir, vault_dir] = [ledger::DIR, vault::DIR].map(|name| config.data_dir.join(name));
-    let (files, vault_torn) = VaultFiles::open(Arc::clone(disk), vault_dir.clone())?;
+    let files = VaultFiles::open(Arc::clone(disk), vault_dir.clone())?;
     let ledger_id = files.ledger_id();
     if ledger.ledger_id != ledger_id {
         return Err(OpenError::Foreign { ledger: ledger_dir, vault: vault_dir });
@@ -431,21 +469,6 @@ fn open_stores(
     if opened.log_id != ledger_id {
         return Err(OpenError::Foreign { ledger: ledger_dir, vault: vault_dir });
     }
-    let mut torn_tails = 0;
-    for (store, tail) in [("ledger", &opened.torn), ("vault", &vault_torn)] {
-        let Some(tail) = tail else { continue };
-        torn_tails += 1;
-        warn!(
-            log = store,
-            segment = %tail.segment,
-            offset = tail.offset,
-            bytes = tail.bytes,
-            index = tail.next_index,
-            set_aside = ?tail.set_aside,
-            "a torn tail was set aside: a crash cut off a write before it was acknowledged"
-        );
-    }
-
     let index = open_index(config, &ledger_id, &log)?;
     let hot_lookups_bytes = config.hot_bytes_max / HOT_LOOKUPS_PART;
     let hot_subjects_max = usize::try_from(hot_lookups_bytes / LOOKUP_BYTES).unwrap_or(usize::MAX);
@@ -470,9 +493,42 @@ fn open_stores(
         tip: opened.tip,
         ledger,
         checked_from: opened.checked_from,
-        torn_tails,
         lock,
     })
+}
+
+/// Sets torn tails aside, and answers how many there were. Only a start that is not refused does: bytes
+/// that are missing there may be lost, and then no crash has cut them off.
+fn settle(stores: &Stores) -> Result<u64, OpenError> {
+    let mut torn_tails = 0;
+    for (store, tail) in [("ledger", stores.log.settle()?), ("vault", stores.vault.settle()?)] {
+        let Some(tail) = tail else { continue };
+        torn_tails += 1;
+        warn!(
+            log = store,
+            segment = %tail.segment,
+            offset = tail.offset,
+            bytes = tail.bytes,
+            index = tail.next_index,
+            set_aside = ?tail.set_aside,
+            "a torn tail was set aside: a crash cut off a write before it was acknowledged"
+        );
+    }
+    Ok(torn_tails)
+}
+
+/// Says how many entries nobody has signed yet. A signature by this start says that they are the ledger's.
+fn tell_unsigned(stores: &Stores) {
+    let (entries, signed) = (stores.tip.next_index, stores.book.size());
+    // A new ledger has signed nothing, and holds its first entry.
+    if entries > signed.max(1) {
+        warn!(
+            entries = entries - signed,
+            first = signed,
+            "entries after the last signed checkpoint are taken over and signed now: after a crash a \
+             few are normal; if the server was stopped in order, somebody has added them"
+        );
+    }
 }
 
 /// Opens the ledger's log. If an entry does not continue the chain, verification runs to name its
@@ -594,7 +650,7 @@ fn catch_up(
     let opener = CatchUp::new(vault, view);
     let mut catalog = CatalogAt::clone(&view.catalog());
     while next < head {
-        let mut entries: Vec<Opened> = Vec::new();
+        let mut entries: Vec<sealed::Opened> = Vec::new();
         let mut chain_hash = [0; 32];
         for bytes in log.read(next, head.min(next + CATCH_UP_ENTRIES), CATCH_UP_BYTES)? {
             let opened = opener.open(&decode(next, &bytes)?, &catalog.catalog);
@@ -614,10 +670,13 @@ fn catch_up(
     Ok(())
 }
 
-fn kek(config: &NodeConfig) -> Result<Kek, KekError> {
+fn kek(config: &NodeConfig, ledger: &LedgerOpened) -> Result<Kek, KekError> {
     match &config.kek {
         Some(kek) => Ok(kek.clone()),
-        None => Kek::from_file(&kek_file(config)),
+        None => {
+            let note = LedgerNote { id: ledger.ledger_id, origin: ledger.origin.clone() };
+            Kek::of_ledger(&kek_file(config), &note)
+        }
     }
 }
 
@@ -632,15 +691,21 @@ pub(super) fn kek_file(config: &NodeConfig) -> PathBuf {
 }
 
 /// Reads the book of checkpoints. Every ledger has one from the beginning.
-fn read_book(config: &NodeConfig, disk: &dyn Disk) -> Result<Book, OpenError> {
+fn read_book(config: &NodeConfig, disk: &dyn Disk, ledger: LedgerId) -> Result<Book, OpenError> {
     if let Some(book) = Book::read(disk, &config.data_dir, &config.witness_policy)? {
-        return Ok(book);
+        return match book.ledger_id.map(LedgerId).filter(|found| *found != ledger) {
+            None => Ok(Book { ledger_id: Some(ledger.0), ..book }),
+            Some(found) => {
+                let book = config.data_dir.join(tree::BOOK_FILE);
+                Err(OpenError::BookOfOther { book, found, wanted: ledger })
+            }
+        };
     }
     if !config.unused_signing_key {
         let (book, key) = (config.data_dir.join(tree::BOOK_FILE), signing_key_file(config));
         return Err(OpenError::BookMissing { book, key });
     }
-    let book = Book::default();
+    let book = Book::of_ledger(ledger.0);
     book.write(disk, &config.data_dir)?;
     Ok(book)
 }

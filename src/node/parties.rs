@@ -34,13 +34,10 @@ impl Batch<'_> {
     /// # Errors
     /// [`CatalogError::PartyInUse`]: some purpose names it for a role that it would lose.
     fn put_party(&mut self, draft: PartyDraft) -> Result<Put<Party>, CatalogError> {
-        let PartyDraft { key, content } = draft;
-        let existing = self.catalog().party(key.as_str());
-        let changed = existing.is_none_or(|existing| *existing.current() != content);
-        if changed {
-            check_roles_in_use(self.catalog(), &key, &content)?;
-            let version = existing.map_or(1, |existing| existing.version().saturating_add(1));
-            let put = PartyPut { key: key.clone(), version, content };
+        let key = draft.key.clone();
+        let put = party_put(self.catalog(), draft)?;
+        let changed = put.is_some();
+        if let Some(put) = put {
             self.write(self.recorded_second(), Body::PartyPut(put), &[])?;
         }
         let value = self.catalog().party(key.as_str()).cloned();
@@ -48,6 +45,24 @@ impl Batch<'_> {
         let index = value.version_indices.last().copied().unwrap_or_default();
         Ok(Put { revision: index + 1, value, changed })
     }
+}
+
+/// What must be written so that the catalogue has a party; none if it has it.
+///
+/// # Errors
+/// [`CatalogError::PartyInUse`]: some purpose names it for a role that it would lose.
+pub(super) fn party_put(
+    catalog: &Catalog,
+    draft: PartyDraft,
+) -> Result<Option<PartyPut>, CatalogError> {
+    let PartyDraft { key, content } = draft;
+    let existing = catalog.party(key.as_str());
+    if existing.is_some_and(|existing| *existing.current() == content) {
+        return Ok(None);
+    }
+    check_roles_in_use(catalog, &key, &content)?;
+    let version = existing.map_or(1, |existing| existing.version().saturating_add(1));
+    Ok(Some(PartyPut { key, version, content }))
 }
 
 /// Whether a party keeps every role that the current version of some purpose names it for.

@@ -21,9 +21,11 @@ use crate::{
     storage::{AtPath as _, FileError, disk::Disk, if_exists},
     tlog::{
         checkpoint::{CheckpointError, SignedCheckpoint},
+        hex,
         merkle::Hash,
         note::NOTE_BYTES_MAX,
         policy::Policy,
+        unhex,
     },
 };
 
@@ -71,6 +73,8 @@ impl Signed {
 /// The checkpoints that a ledger has signed and released last.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Book {
+    /// The ledger that it belongs to. A book of an earlier version does not say it.
+    pub ledger_id: Option<[u8; 16]>,
     /// The latest checkpoint that was signed.
     pub signed: Option<Arc<Signed>>,
     /// The latest one that was released; the same, or an earlier one.
@@ -99,6 +103,9 @@ pub enum BookError {
 #[serde(deny_unknown_fields)]
 struct Page {
     format: u32,
+    /// In hexadecimal. Pages of before had none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ledger_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     signed: Option<Line>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -155,6 +162,12 @@ impl Line {
 }
 
 impl Book {
+    /// The book of a new ledger, which has signed nothing.
+    #[must_use]
+    pub fn of_ledger(ledger_id: [u8; 16]) -> Self {
+        Self { ledger_id: Some(ledger_id), ..Self::default() }
+    }
+
     /// Reads the book of a data directory; none if there is no such file.
     ///
     /// # Errors
@@ -182,7 +195,11 @@ impl Book {
         let changes = page.key_changes.iter().map(|text| KeyChange::parse(text));
         let key_changes: Result<Vec<_>, _> = changes.collect();
         let key_changes = key_changes.map_err(|error| malformed(error.to_string()))?;
-        Ok(Some(Self { signed, released, key_changes }))
+        let id = |text: &String| unhex(text)?.try_into().ok();
+        let ledger_id = page.ledger_id.as_ref().map(|text| {
+            id(text).ok_or_else(|| malformed("its ledger_id is not 16 bytes in hexadecimal".into()))
+        });
+        Ok(Some(Self { ledger_id: ledger_id.transpose()?, signed, released, key_changes }))
     }
 
     /// Replaces the book of a data directory, durably.
@@ -194,7 +211,9 @@ impl Book {
         let line = |signed: &Option<Arc<Signed>>| signed.as_deref().map(Line::of);
         let (signed, released) = (line(&self.signed), line(&self.released));
         let key_changes = self.key_changes.iter().map(|change| change.proof.to_string()).collect();
-        let page = Page { format: FORMAT, signed, released, key_changes, checksum: None };
+        let ledger_id = self.ledger_id.as_ref().map(|id| hex(id));
+        let page =
+            Page { format: FORMAT, ledger_id, signed, released, key_changes, checksum: None };
         let text = page.with_checksum().text();
         let replaced = || {
             if_exists(disk.remove(&beside))?;
@@ -246,7 +265,7 @@ mod tests {
         for book in [
             Book::default(),
             Book { signed: Some(signed(4)), ..Book::default() },
-            Book { signed: Some(signed(9)), released: Some(signed(4)), key_changes: Vec::new() },
+            Book { signed: Some(signed(9)), released: Some(signed(4)), ..Book::of_ledger([7; 16]) },
         ] {
             book.write(&disk, dir).unwrap();
             assert_eq!(read(), Some(book));
@@ -259,7 +278,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let disk = crate::storage::disk::RealDisk;
         let book =
-            Book { signed: Some(signed(9)), released: Some(signed(4)), key_changes: Vec::new() };
+            Book { signed: Some(signed(9)), released: Some(signed(4)), ..Book::of_ledger([7; 16]) };
         book.write(&disk, root.path()).unwrap();
         let path = root.path().join(BOOK_FILE);
         let text = std::fs::read(&path).unwrap();
@@ -290,6 +309,7 @@ mod tests {
             r#"{"format":2}"#.to_owned(),
             r#"{"format":1,"sigend":null}"#.to_owned(),
             r#"{"format":1,"checksum":""}"#.to_owned(),
+            r#"{"format":1,"ledger_id":"07"}"#.to_owned(),
             r#"{"format":1,"signed":{"note":"x","signed_at_ms":1}}"#.to_owned(),
             format!(r#"{{"format":1,"signed":{},"released":{}}}"#, line(3), line(4)),
         ] {

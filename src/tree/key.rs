@@ -1,7 +1,7 @@
 //! The file of the signing key: made by `init`, readable only by its owner.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     storage::{AtPath as _, FileError, if_exists, secret},
-    tlog::key::{Algorithm, KeyError, SignerKey},
+    tlog::key::{Algorithm, KeyError, SignerKey, VerifierKey},
 };
 
 /// Default name of the file in a data directory.
@@ -22,14 +22,12 @@ pub const KEY_FILE: &str = "signing-key";
 #[derive(Debug, Error)]
 pub enum SigningKeyError {
     /// The file does not hold a key.
-    #[error(
-        "{path} must hold a signer key, PRIVATE+KEY+NAME+ID+KEY, and nothing else: it {problem}"
-    )]
+    #[error("{path} holds no signing key: {problem}")]
     Malformed {
         /// The file.
         path: PathBuf,
         /// The problem.
-        problem: KeyError,
+        problem: Unkeyed,
     },
     /// The key has another name.
     #[error("the key in {path} signs as `{found}`, which is not `{wanted}`")]
@@ -48,8 +46,36 @@ pub enum SigningKeyError {
     #[error("the key in {0} is of another signature type than is needed here")]
     Algorithm(PathBuf),
     /// The file can not be read or created.
-    #[error(transparent)]
+    #[error("the file of a signing key can not be read or written: {0}")]
     File(#[from] FileError),
+}
+
+/// Why the content of a file is no signing key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Unkeyed {
+    /// Something else.
+    #[error("it must hold PRIVATE+KEY+NAME+ID+KEY, and nothing else")]
+    Form,
+    /// A verifier key.
+    #[error("it holds a verifier key, which is the public half")]
+    Public,
+    /// A key that was changed.
+    #[error("its parts do not belong together, so it was changed or cut. Restore the file")]
+    Damaged,
+    /// Another problem.
+    #[error("the key {0}")]
+    Key(KeyError),
+}
+
+impl Unkeyed {
+    fn of(text: &str, error: KeyError) -> Self {
+        match error {
+            KeyError::Form if VerifierKey::parse(text).is_ok() => Self::Public,
+            KeyError::Form => Self::Form,
+            KeyError::Id => Self::Damaged,
+            error => Self::Key(error),
+        }
+    }
 }
 
 /// Reads the key that signs as `name` from a file; none if there is no such file.
@@ -104,9 +130,17 @@ fn check(
 }
 
 fn read_any(path: &Path) -> Result<Option<SignerKey>, SigningKeyError> {
-    let text = if_exists(fs::read_to_string(path).map(Zeroizing::new)).at(path)?;
-    let key = text.map(|text| SignerKey::parse(&text)).transpose();
-    key.map_err(|problem| SigningKeyError::Malformed { path: path.to_owned(), problem })
+    let malformed = |problem| SigningKeyError::Malformed { path: path.to_owned(), problem };
+    let text = match if_exists(fs::read_to_string(path).map(Zeroizing::new)) {
+        // Not UTF-8.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return Err(malformed(Unkeyed::Form));
+        }
+        text => text.at(path)?,
+    };
+    let key = text
+        .map(|text| SignerKey::parse(&text).map_err(|error| malformed(Unkeyed::of(&text, error))));
+    key.transpose()
 }
 
 #[cfg(test)]
@@ -139,9 +173,28 @@ mod tests {
         assert!(matches!(named, SigningKeyError::Name { .. }), "{named}");
         let kind = refused("ledger.example/eu", Algorithm::Cosignature);
         assert!(matches!(kind, SigningKeyError::Algorithm(_)), "{kind}");
-        fs::write(&path, "PRIVATE+KEY+secret").unwrap();
-        let malformed = refused("ledger.example/eu", Algorithm::Note);
-        assert!(matches!(malformed, SigningKeyError::Malformed { .. }), "{malformed}");
-        assert!(!malformed.to_string().contains("secret"));
+    }
+
+    #[test]
+    fn a_file_without_a_key_is_told_as_what_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(KEY_FILE);
+        let key = generate("ledger.example/eu", Algorithm::Note).unwrap();
+        let (secret, public) = (key.to_secret_text(), key.verifier().to_string());
+        let end = &secret[secret.len() - 8..];
+        let flipped = secret.replace(end, &end.chars().rev().collect::<String>());
+        for (content, want) in [
+            (&b"PRIVATE+KEY+secret"[..], "it must hold PRIVATE+KEY+NAME+ID+KEY, and nothing else"),
+            (b"", "it must hold PRIVATE+KEY+NAME+ID+KEY, and nothing else"),
+            (b"\xff\xfe", "it must hold PRIVATE+KEY+NAME+ID+KEY, and nothing else"),
+            (public.as_bytes(), "it holds a verifier key, which is the public half"),
+            (flipped.as_bytes(), "it was changed or cut. Restore the file"),
+        ] {
+            fs::write(&path, content).unwrap();
+            let error = read(&path, "ledger.example/eu", Algorithm::Note).unwrap_err();
+            assert!(matches!(error, SigningKeyError::Malformed { .. }), "{error}");
+            assert!(error.to_string().ends_with(want), "{error}");
+            assert!(!error.to_string().contains(end) && !error.to_string().contains("secret"));
+        }
     }
 }

@@ -15,7 +15,8 @@ mod key;
 pub use book::{BOOK_FILE, Book, BookError, Signed};
 pub use files::{TreeCheck, TreeError, TreeFiles, TreeWriter};
 pub use key::{
-    KEY_FILE, SigningKeyError, generate as generate_key, read as read_key, write as write_key,
+    KEY_FILE, SigningKeyError, Unkeyed, generate as generate_key, read as read_key,
+    write as write_key,
 };
 
 /// Name of the tree's folder in a data directory.

@@ -14,6 +14,7 @@ use std::{
 };
 
 use thiserror::Error;
+use tracing::warn;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -40,13 +41,26 @@ pub enum KekError {
     MalformedFile(PathBuf),
     /// The file is missing although the vault needs it.
     #[error(
-        "{0} is missing; the vault was sealed with the key that it held. Restore the file, or give \
-         the key by CONSENT_LEDGER_KEK"
+        "there is no file {0}: it must hold the key-encryption key that the vault was sealed with. Name \
+         the right file by --kek-file, restore it, or give the key by CONSENT_LEDGER_KEK"
     )]
     Missing(PathBuf),
     /// The file can not be read or created.
-    #[error(transparent)]
+    #[error("the file of the key-encryption key can not be read or made: {0}")]
     File(#[from] FileError),
+    /// The file says that the key belongs to another ledger than this one.
+    #[error(
+        "the key-encryption key in {file} was made for the {noted}, and this is the {found}: one of the \
+         two is another's. Name the right file by --kek-file, or the right directory by --data-dir"
+    )]
+    OtherLedger {
+        /// The file.
+        file: PathBuf,
+        /// The ledger that it names.
+        noted: LedgerNote,
+        /// This ledger.
+        found: LedgerNote,
+    },
 }
 
 impl Kek {
@@ -65,12 +79,33 @@ impl Kek {
         Ok(Self(Key::new(*hash.as_bytes())))
     }
 
-    /// Reads the key from a file.
+    /// Reads the key from a file, whatever ledgers it names.
     ///
     /// # Errors
     /// See [`KekError`].
     pub fn from_file(path: &Path) -> Result<Self, KekError> {
         let file = KekFile::read(path)?.ok_or_else(|| KekError::Missing(path.to_owned()))?;
+        Ok(file.kek)
+    }
+
+    /// Reads the key of a ledger from a file.
+    ///
+    /// # Errors
+    /// See [`KekError`].
+    pub fn of_ledger(path: &Path, ledger: &LedgerNote) -> Result<Self, KekError> {
+        let file = KekFile::read(path)?.ok_or_else(|| KekError::Missing(path.to_owned()))?;
+        if let Some(noted) = file.contradicts(ledger) {
+            let (file, noted, found) = (path.to_owned(), noted.clone(), ledger.clone());
+            return Err(KekError::OtherLedger { file, noted, found });
+        }
+        if !file.ledgers.is_empty() && !file.ledgers.contains(ledger) {
+            warn!(
+                file = %path.display(),
+                missing = %ledger,
+                "the file of the key-encryption key names other ledgers and not this one: add the \
+                 missing line below the key"
+            );
+        }
         Ok(file.kek)
     }
 
@@ -127,10 +162,14 @@ impl KekFile {
     /// # Errors
     /// See [`KekError`].
     pub fn read(path: &Path) -> Result<Option<Self>, KekError> {
-        let text = if_exists(fs::read_to_string(path).map(Zeroizing::new)).at(path)?;
+        let malformed = || KekError::MalformedFile(path.to_owned());
+        let text = match if_exists(fs::read_to_string(path).map(Zeroizing::new)) {
+            // Not UTF-8.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(malformed()),
+            text => text.at(path)?,
+        };
         let Some(text) = text else { return Ok(None) };
         secret::warn_if_open_to_others(path, "the key-encryption key");
-        let malformed = || KekError::MalformedFile(path.to_owned());
         let mut lines = text.trim().lines();
         let kek = Kek::parse(lines.next().unwrap_or_default()).map_err(|_| malformed())?;
         let ledgers: Option<_> = lines.map(LedgerNote::parse).collect();
@@ -154,6 +193,16 @@ impl KekFile {
     #[must_use]
     pub fn ledger_of(&self, origin: &str) -> Option<&LedgerNote> {
         self.ledgers.iter().find(|note| note.origin == origin)
+    }
+
+    /// A line that can not be of the same key as this ledger: it has the ledger's name and another id, or
+    /// its id and another name.
+    fn contradicts(&self, ledger: &LedgerNote) -> Option<&LedgerNote> {
+        let has_same = |note: &&LedgerNote| note.id == ledger.id || note.origin == ledger.origin;
+        match self.ledgers.contains(ledger) {
+            true => None,
+            false => self.ledgers.iter().find(has_same),
+        }
     }
 
     /// Adds a ledger to a file, durably. The file is replaced as a whole: a crash leaves the old or the
@@ -192,15 +241,20 @@ mod tests {
     fn a_key_file_is_made_once_for_its_owner_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("kek");
-        assert!(matches!(Kek::from_file(&path), Err(KekError::Missing(_))));
+        let ledger = LedgerNote { id: [7; 16], origin: "ledger.example".to_owned() };
+        let read = || Kek::of_ledger(&path, &ledger);
+        assert!(matches!(read(), Err(KekError::Missing(_))));
         let key = KekFile::read_or_create(&path).unwrap().kek;
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(KekFile::read_or_create(&path).unwrap().kek.key(), key.key());
-        assert_eq!(Kek::from_file(&path).unwrap().key(), key.key());
-        for bad in ["nonsense", &format!("{}\nledger", "00".repeat(32))] {
+        assert_eq!(read().unwrap().key(), key.key());
+        for bad in [&b"nonsense"[..], b"\xff", format!("{}\nledger", "00".repeat(32)).as_bytes()] {
             fs::write(&path, bad).unwrap();
-            assert!(matches!(Kek::from_file(&path), Err(KekError::MalformedFile(_))), "{bad}");
+            assert!(matches!(read(), Err(KekError::MalformedFile(_))), "{bad:?}");
         }
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(matches!(read(), Err(KekError::File(_))));
     }
 
     #[test]
@@ -222,6 +276,29 @@ mod tests {
         assert_eq!(read().kek.key(), &Key::new([0x5a; 32]));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o400);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn a_key_that_was_made_for_another_ledger_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kek");
+        let note = |id, origin: &str| LedgerNote { id: [id; 16], origin: origin.to_owned() };
+        let this = note(1, "one.example");
+        for (lines, is_refused) in [
+            (vec![], false),
+            (vec![note(1, "one.example")], false),
+            (vec![note(2, "two.example"), note(1, "one.example")], false),
+            // The file was read-only when this ledger was made.
+            (vec![note(2, "two.example")], false),
+            (vec![note(2, "one.example")], true),
+            (vec![note(3, "two.example"), note(1, "two.example")], true),
+        ] {
+            let lines: String = lines.iter().map(|note| format!("\n{note}")).collect();
+            fs::write(&path, format!("{}{lines}", "5a".repeat(32))).unwrap();
+            let read = Kek::of_ledger(&path, &this);
+            assert_eq!(matches!(read, Err(KekError::OtherLedger { .. })), is_refused, "{lines}");
+            assert_eq!(read.is_ok(), !is_refused, "{lines}");
+        }
     }
 
     proptest! {

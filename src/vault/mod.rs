@@ -155,14 +155,14 @@ impl VaultFiles {
         Ok(files)
     }
 
-    /// Opens the files in `dir`. Creates none.
+    /// Opens the files in `dir`. Creates none, and leaves a torn tail where it is until
+    /// [`Vault::settle`].
     ///
     /// # Errors
     /// See [`VaultError`].
-    pub fn open(disk: Arc<dyn Disk>, dir: PathBuf) -> Result<(Self, Option<TornTail>), VaultError> {
+    pub fn open(disk: Arc<dyn Disk>, dir: PathBuf) -> Result<Self, VaultError> {
         // A vault has its first frame from the beginning.
-        let (log, torn) = FrameLog::open(disk, Self::spec(dir.clone(), 1), Default::default())?;
-        Ok((Self::of(log, dir)?, torn))
+        Self::of(FrameLog::look(disk, Self::spec(dir.clone(), 1), Default::default())?, dir)
     }
 
     fn spec(dir: PathBuf, frames_min: u64) -> LogSpec {
@@ -253,6 +253,15 @@ impl Vault {
             lookups: cache(hot_subjects_max),
             persons: cache(PERSONS_MAX),
         })
+    }
+
+    /// Sets a torn tail aside, which nothing needs, and reports it. Must come before the first
+    /// [`Self::persist`].
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn settle(&self) -> Result<Option<TornTail>, VaultError> {
+        Ok(self.log.lock().settle()?)
     }
 
     /// Indexes all frames. Calls `progress` with the number of indexed frames and their total.
@@ -616,9 +625,9 @@ mod tests {
             if !dir.exists() {
                 VaultFiles::create(Arc::new(RealDisk), dir.clone(), &kek, [7; 16])?;
             }
-            let (files, torn) = VaultFiles::open(Arc::new(RealDisk), dir)?;
-            assert_eq!(torn, None);
+            let files = VaultFiles::open(Arc::new(RealDisk), dir)?;
             let vault = Vault::open(files, Arc::new(index), &kek, 100)?;
+            assert_eq!(vault.settle()?, None);
             vault.catch_up(&mut |_, _| {})?;
             Ok(vault)
         }

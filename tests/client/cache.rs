@@ -280,7 +280,8 @@ async fn a_reconsent_version_ends_cached_answers_of_its_purpose_only() {
     }
     let ads = support::consent_purpose("ads");
     let purpose = Some(proto::Purpose { title: "ads, and more".into(), ..ads });
-    let request = proto::PutPurposeRequest { purpose, requires_reconsent: true };
+    let request =
+        proto::PutPurposeRequest { purpose, requires_reconsent: true, ..Default::default() };
     clients.catalog.put_purpose(request).await.unwrap();
     // Whether the other purpose's answer stays cached depends on the machine too: it is not given
     // while the cache is older than its bound.

@@ -347,6 +347,15 @@ async fn a_rewritten_ledger_is_refused() {
         fs::rename(other.path().join(part), dir.path().join(part)).unwrap();
     }
     let error = refused(dir.path());
+    assert!(matches!(error, OpenError::BookOfOther { .. }), "{error}");
+    // A book of an earlier version does not say whose it is.
+    let book = dir.path().join("checkpoint.json");
+    let mut page: serde_json::Value = serde_json::from_slice(&fs::read(&book).unwrap()).unwrap();
+    for field in ["checksum", "ledger_id"] {
+        page.as_object_mut().unwrap().remove(field).unwrap();
+    }
+    fs::write(&book, page.to_string()).unwrap();
+    let error = refused(dir.path());
     assert!(matches!(error, OpenError::Rewritten { size: 9 }), "{error}");
     assert!(error.is_damage());
 }
@@ -370,13 +379,13 @@ async fn a_lost_key_is_not_replaced_silently() {
     let dir = tempfile::tempdir().unwrap();
     let before = closed(dir.path()).await;
     fs::remove_file(dir.path().join("signing-key")).unwrap();
-    assert!(matches!(refused(dir.path()), OpenError::KeyMissing(_)));
+    assert!(matches!(refused(dir.path()), OpenError::KeyFileMissing { .. }));
     // Another key of the same name is not accepted either.
     let other = tempfile::tempdir().unwrap();
     drop(closed(other.path()).await);
     let foreign = other.path().join("signing-key");
     let mistaken = NodeConfig { signing_key_file: Some(foreign), ..config(dir.path()) };
-    assert!(matches!(open_with(&mistaken).0, Err(OpenError::KeyMissing(_))));
+    assert!(matches!(open_with(&mistaken).0, Err(OpenError::KeyOther { .. })));
     let new = NodeConfig { new_signing_key: true, ..config(dir.path()) };
     // The entry that names the new key is waited for.
     let node = tokio::task::block_in_place(|| open_with(&new)).0.unwrap();

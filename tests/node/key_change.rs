@@ -106,9 +106,17 @@ async fn check(disk: &SimDisk, dir: &Path, first: &VerifierKey) {
     assert!(released.checkpoint.verify(first).is_err());
     assert_eq!(node.key_changes(), text);
     drop(node);
-    // The key before signs nothing any more.
-    let retired = open_on(disk, &before(dir)).unwrap_err();
-    assert!(matches!(retired, OpenError::KeyMissing(_)), "{retired}");
+    // The key before signs nothing any more, whatever the flags say.
+    let swapped = NodeConfig {
+        signing_key_file: Some(dir.join("signing-key")),
+        previous_signing_key_file: Some(dir.join("second-key")),
+        ..before(dir)
+    };
+    let lost = NodeConfig { new_signing_key: true, ..before(dir) };
+    for config in [before(dir), swapped, lost] {
+        let retired = open_on(disk, &config).unwrap_err();
+        assert!(matches!(retired, OpenError::KeyRetired { .. }), "{retired}");
+    }
 }
 
 async fn every_fault(fault: Fault) {
@@ -169,7 +177,7 @@ async fn a_change_that_was_begun_goes_on_with_its_own_keys_alone() {
     }
     // The new key alone has signed nothing yet.
     let refused = open_on(&disk, &after(path)).unwrap_err();
-    assert!(matches!(refused, OpenError::KeyMissing(_)), "{refused}");
+    assert!(matches!(refused, OpenError::KeyChangeUnfinished { .. }), "{refused}");
     assert!(!path.join("third-key").exists(), "a start that is refused makes no key");
     check(&disk, path, &first).await;
 }

@@ -64,7 +64,8 @@ impl Clients {
                 default_region,
                 ..proto::Namespace::default()
             };
-            let request = proto::PutNamespaceRequest { namespace: Some(namespace) };
+            let request =
+                proto::PutNamespaceRequest { namespace: Some(namespace), ..Default::default() };
             self.catalog.put_namespace(request).await.expect("a namespace without faults");
         }
     }
@@ -82,21 +83,24 @@ impl Clients {
 
     /// Puts a purpose that the server accepts; grants of earlier versions stay valid.
     pub async fn put_purpose(&mut self, purpose: proto::Purpose) -> proto::PutPurposeResponse {
-        let request =
-            proto::PutPurposeRequest { purpose: Some(purpose), requires_reconsent: false };
+        let request = proto::PutPurposeRequest {
+            purpose: Some(purpose),
+            requires_reconsent: false,
+            ..Default::default()
+        };
         self.catalog.put_purpose(request).await.expect("a valid purpose").into_inner()
     }
 
     /// Puts a party that the server accepts.
     pub async fn put_party(&mut self, party: proto::Party) -> proto::PutPartyResponse {
-        let request = proto::PutPartyRequest { party: Some(party) };
+        let request = proto::PutPartyRequest { party: Some(party), ..Default::default() };
         self.catalog.put_party(request).await.expect("a valid party").into_inner()
     }
 
     /// Puts a channel; its title is its key.
     pub async fn put_channel(&mut self, key: &str, retired: bool) {
         let channel = proto::Channel { key: key.into(), title: key.into(), retired };
-        let request = proto::PutChannelRequest { channel: Some(channel) };
+        let request = proto::PutChannelRequest { channel: Some(channel), ..Default::default() };
         self.catalog.put_channel(request).await.expect("a valid channel");
     }
 

@@ -50,6 +50,8 @@ pub struct FrameLog {
     bytes: u64,
     next_index: u64,
     poisoned: bool,
+    /// What a crash left behind the whole frames, until [`Self::settle`] sets it aside.
+    torn: Option<Torn>,
     /// The batch, as it is written.
     buffer: Vec<u8>,
     /// Index and offset of each frame of the batch.
@@ -57,11 +59,7 @@ pub struct FrameLog {
 }
 
 impl FrameLog {
-    /// Opens the log, or creates it with `new_id` if the directory has no segment.
-    ///
-    /// Reads the last segment in full and only the headers of the others, so the cost does not
-    /// grow with the log. Sets a torn tail aside and reports it. What it found whole is durable
-    /// when it returns, also if it was never acknowledged.
+    /// Opens the log as [`Self::look`], and sets a torn tail aside and reports it.
     ///
     /// # Errors
     /// Damage, a log of another kind, or an error of the disk. The files are unchanged, unless the disk
@@ -71,6 +69,22 @@ impl FrameLog {
         spec: LogSpec,
         new_id: [u8; 16],
     ) -> Result<(Self, Option<TornTail>), LogError> {
+        let mut log = Self::look(disk, spec, new_id)?;
+        let torn = log.settle()?;
+        Ok((log, torn))
+    }
+
+    /// Opens the log, or creates it with `new_id` if the directory has no segment. Leaves a torn tail
+    /// where it is, so that a caller that refuses the log has changed nothing. Before anything is
+    /// appended, [`Self::settle`] must be called.
+    ///
+    /// Reads the last segment in full and only the headers of the others, so the cost does not
+    /// grow with the log. What it found whole is durable when it returns, also if it was never
+    /// acknowledged.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn look(disk: Arc<dyn Disk>, spec: LogSpec, new_id: [u8; 16]) -> Result<Self, LogError> {
         let dir = &spec.dir;
         disk.create_dir_all(dir).during("create", dir)?;
         let mut firsts = list_segments(&*disk, dir)?;
@@ -78,7 +92,7 @@ impl FrameLog {
             check_not_cut(&spec, 0, 0, 0)?;
             let identity = Identity::new(spec.kind, new_id);
             let tail = create_segment(&*disk, &spec, &identity, 0, Before::NONE)?;
-            return Ok((Self::new(disk, spec, identity, Vec::new(), tail), None));
+            return Ok(Self::new(disk, spec, identity, Vec::new(), tail, None));
         };
         let (sealed, identity) = read_headers(&*disk, &spec, &firsts)?;
         let before = sealed.last().map_or(Before::NONE, |&SealedMeta { first_index, bytes }| {
@@ -92,16 +106,50 @@ impl FrameLog {
             let identity = header.identity;
             let (tail, torn) =
                 recover_segment(&*disk, &spec, &identity, last, &*found.file, found.bytes)?;
-            return Ok((Self::new(disk, spec, identity, sealed, tail), torn));
+            return Ok(Self::new(disk, spec, identity, sealed, tail, torn));
         }
         check_not_cut(&spec, last, 0, last)?;
         if let Some(identity) = &identity {
             check_end(&*disk, &spec, identity, before.first_index, last)?;
         }
-        let torn = set_unborn_aside(&*disk, &spec, last, found.bytes)?;
         let identity = identity.unwrap_or_else(|| Identity::new(kind, new_id));
-        let tail = create_segment(&*disk, &spec, &identity, last, before)?;
-        Ok((Self::new(disk, spec, identity, sealed, tail), Some(torn)))
+        let path = dir.join(segment_name(last));
+        let file = disk.open_write(&path).during("open", &path)?.into();
+        let index = FrameIndex::default();
+        let tail = Tail { file, first_index: last, next_index: last, bytes: 0, index };
+        let torn = Torn::Unborn { bytes: found.bytes, before };
+        Ok(Self::new(disk, spec, identity, sealed, tail, Some(torn)))
+    }
+
+    /// Sets a torn tail aside, durably, and reports it. Without one, changes nothing.
+    ///
+    /// # Errors
+    /// An error of the disk.
+    pub fn settle(&mut self) -> Result<Option<TornTail>, LogError> {
+        let Some(torn) = self.torn.take() else { return Ok(None) };
+        let shared = Arc::clone(&self.shared);
+        let (disk, spec) = (&*shared.disk, &shared.spec);
+        match torn {
+            Torn::Frame { end } => {
+                let (file, path) = (&*self.file, &self.path);
+                set_rest_aside(disk, spec, file, path, self.tail_at(), end).map(Some)
+            }
+            Torn::Unborn { bytes, before } => {
+                let aside = set_unborn_aside(disk, spec, self.first_index, bytes)?;
+                let tail = create_segment(disk, spec, &shared.identity, self.first_index, before)?;
+                let mut state = shared.state.write();
+                state.active.file = Arc::clone(&tail.file);
+                state.active.bytes = tail.bytes;
+                drop(state);
+                (self.file, self.bytes) = (tail.file, tail.bytes);
+                Ok(Some(aside))
+            }
+        }
+    }
+
+    /// Where the whole frames end.
+    fn tail_at(&self) -> TailAt {
+        TailAt { first_index: self.first_index, offset: self.bytes, next_index: self.next_index }
     }
 
     fn new(
@@ -110,6 +158,7 @@ impl FrameLog {
         identity: Identity,
         sealed: Vec<SealedMeta>,
         tail: Tail,
+        torn: Option<Torn>,
     ) -> Self {
         let Tail { file, first_index, next_index, bytes, index } = tail;
         let path = spec.dir.join(segment_name(first_index));
@@ -132,6 +181,7 @@ impl FrameLog {
             bytes,
             next_index,
             poisoned: false,
+            torn,
             buffer: Vec::new(),
             begins: Vec::new(),
         }
@@ -167,6 +217,7 @@ impl FrameLog {
         if self.poisoned {
             return Err(LogError::Poisoned);
         }
+        debug_assert!(self.torn.is_none(), "a torn tail is set aside before the first append");
         for frame in frames {
             self.payload_bytes(frame.as_ref())?;
         }
@@ -264,6 +315,23 @@ impl FrameLog {
     }
 }
 
+/// What stands behind the whole frames of the last segment.
+#[derive(Debug)]
+enum Torn {
+    /// A part of a batch, up to this size of the file.
+    Frame { end: u64 },
+    /// The segment has no header yet, only so many bytes.
+    Unborn { bytes: u64, before: Before },
+}
+
+/// The end of the whole frames: segment, offset in it, and index of the next frame.
+#[derive(Debug, Clone, Copy)]
+struct TailAt {
+    first_index: u64,
+    offset: u64,
+    next_index: u64,
+}
+
 /// The segment to append to, verified and durable.
 struct Tail {
     file: Arc<dyn DiskFile>,
@@ -320,7 +388,7 @@ fn create_segment(
     })
 }
 
-/// Verifies the last segment, sets a torn tail aside, and makes the rest durable.
+/// Verifies the last segment, and makes its whole frames durable.
 fn recover_segment(
     disk: &dyn Disk,
     spec: &LogSpec,
@@ -328,7 +396,7 @@ fn recover_segment(
     first_index: u64,
     file: &dyn DiskFile,
     bytes: u64,
-) -> Result<(Tail, Option<TornTail>), LogError> {
+) -> Result<(Tail, Option<Torn>), LogError> {
     let walked = walked(spec, identity, first_index);
     let path = &walked.path;
     let mut index = FrameIndex::default();
@@ -339,27 +407,32 @@ fn recover_segment(
     })?;
     check_not_cut(spec, first_index, cursor.offset, cursor.index)?;
     let file = disk.open_write(path).during("open", path)?;
-    let mut report = None;
-    if torn.is_some() {
-        let segment = segment_name(first_index);
-        let aside = free_name(disk, spec, &segment, cursor.offset)?;
-        keep_aside(disk, &*file, cursor.offset..bytes, &aside).during("write", &aside)?;
-        disk.sync_dir(&spec.dir).during("sync", &spec.dir)?;
-        file.set_len(cursor.offset).during("cut", path)?;
-        file.sync_data().during("sync", path)?;
-        report = Some(TornTail {
-            segment,
-            offset: cursor.offset,
-            bytes: bytes - cursor.offset,
-            next_index: cursor.index,
-            set_aside: Some(aside),
-        });
-    }
     write_again(&*file, cursor.batch_offset..cursor.offset).during("write", path)?;
     file.sync_data().during("sync", path)?;
     disk.sync_dir(&spec.dir).during("sync", &spec.dir)?;
-    let (next_index, bytes) = (cursor.index, cursor.offset);
-    Ok((Tail { file: file.into(), first_index, next_index, bytes, index }, report))
+    let (next_index, offset) = (cursor.index, cursor.offset);
+    let torn = torn.map(|_| Torn::Frame { end: bytes });
+    Ok((Tail { file: file.into(), first_index, next_index, bytes: offset, index }, torn))
+}
+
+/// Moves what follows the whole frames out of the segment.
+fn set_rest_aside(
+    disk: &dyn Disk,
+    spec: &LogSpec,
+    file: &dyn DiskFile,
+    path: &Path,
+    at: TailAt,
+    end: u64,
+) -> Result<TornTail, LogError> {
+    let TailAt { first_index, offset, next_index } = at;
+    let segment = segment_name(first_index);
+    let aside = free_name(disk, spec, &segment, offset)?;
+    keep_aside(disk, file, offset..end, &aside).during("write", &aside)?;
+    disk.sync_dir(&spec.dir).during("sync", &spec.dir)?;
+    file.set_len(offset).during("cut", path)?;
+    file.sync_data().during("sync", path)?;
+    let bytes = end - offset;
+    Ok(TornTail { segment, offset, bytes, next_index, set_aside: Some(aside) })
 }
 
 /// Refuses a log that ends before the known durable frames, before anything is changed.

@@ -252,6 +252,10 @@ mod torn {
     fn recovers(disk: &SimDisk, frames: &[Vec<u8>], tail: &[u8]) -> TornTail {
         let (end, scanned) = scan_all(disk).unwrap();
         assert_eq!(scanned, frames);
+        let before = disk.files();
+        let looked = FrameLog::look(Arc::new(disk.clone()), spec(220), ID).unwrap();
+        assert_eq!(all(&looked), frames);
+        assert_eq!(disk.files(), before, "a look leaves everything where it is");
         let (mut log, torn) = open(disk, 220).unwrap();
         let torn = torn.expect("the tail is torn");
         assert_eq!(torn.next_index, frames.len() as u64);

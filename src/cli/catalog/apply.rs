@@ -17,14 +17,16 @@ use crate::{
     domain::QuietSpan,
     obligations::leave_no_moment,
     proto::{
-        Namespace, Party, Purpose, PutChannelRequest, PutNamespaceRequest, PutPartyRequest,
-        PutPurposeRequest, QuietHours, obligation::Kind,
+        Namespace, Party, PartyRole, Purpose, PutChannelRequest, PutNamespaceRequest,
+        PutPartyRequest, PutPurposeRequest, QuietHours, obligation::Kind,
     },
 };
 
 const AFTER_HELP: &str = "\
 Namespaces, parties, purposes and channels that are not in the file stay as they are. To retire a purpose or
 channel, write `retired = true`.
+
+With --dry-run the server validates every change by its rules, and writes nothing.
 
 After an error, what was written before is listed and stays. --reconsent needs a change of the purpose:
 only with a new version can the grants of the older ones stop counting.
@@ -40,7 +42,7 @@ Examples:
 pub struct ApplyArgs {
     /// TOML file with namespaces, parties, purposes and channels
     file: PathBuf,
-    /// Print the changes without writing them
+    /// Print the changes without writing them; the server refuses what it would refuse
     #[arg(long)]
     dry_run: bool,
     /// Require new consent for this purpose: grants of earlier versions no longer count; may be
@@ -76,7 +78,8 @@ struct AppliedEntry {
     result: &'static str,
     /// The fields that changed, by their names in the file.
     fields: Vec<&'static str>,
-    /// The version of a party or purpose after the call; `null` for all others and dry runs.
+    /// The version of a party or purpose after the call; in a dry run, the one that it would have; `null` for all
+    /// others.
     version: Option<u32>,
     /// First revision with this entry; `null` for dry runs.
     revision: Option<u64>,
@@ -160,6 +163,7 @@ async fn apply(
             check_reconsent(now, wanted)?;
         }
     }
+    let validate_only = args.dry_run;
     let total =
         file.namespaces.len() + file.channels.len() + file.parties.len() + file.purposes.len();
     let bar = progress::bar(u64::try_from(total).ok(), "applying");
@@ -167,11 +171,9 @@ async fn apply(
         let now = namespaces.get(&namespace.key);
         let fields = now.map(|now| differences_of_namespace(now, namespace));
         let mut entry = entry("namespace", &namespace.key, fields);
-        if !args.dry_run {
-            let request = PutNamespaceRequest { namespace: Some(namespace.clone()) };
-            let answer = client.put_namespace(request).await?.into_inner();
-            entry.settle(answer.changed, answer.revision);
-        }
+        let request = PutNamespaceRequest { namespace: Some(namespace.clone()), validate_only };
+        let answer = client.put_namespace(request).await?.into_inner();
+        entry.settle(answer.changed, (!validate_only).then_some(answer.revision));
         results.push(entry);
         bar.inc(1);
     }
@@ -183,42 +185,71 @@ async fn apply(
             ])
         });
         let mut entry = entry("channel", &channel.key, fields);
-        if !args.dry_run {
-            let request = PutChannelRequest { channel: Some(channel.clone()) };
-            let answer = client.put_channel(request).await?.into_inner();
-            entry.settle(answer.changed, answer.revision);
-        }
+        let request = PutChannelRequest { channel: Some(channel.clone()), validate_only };
+        let answer = client.put_channel(request).await?.into_inner();
+        entry.settle(answer.changed, (!validate_only).then_some(answer.revision));
         results.push(entry);
         bar.inc(1);
     }
     for party in &file.parties {
         let fields = parties.get(&party.key).map(|now| differences_of_party(now, party));
         let mut entry = entry("party", &party.key, fields);
-        if !args.dry_run {
-            let request = PutPartyRequest { party: Some(party.clone()) };
-            let answer = client.put_party(request).await?.into_inner();
-            entry.version = answer.party.map(|party| party.version);
-            entry.settle(answer.changed, answer.revision);
-        }
+        let request = PutPartyRequest { party: Some(party.clone()), validate_only };
+        let answer = client.put_party(request).await?.into_inner();
+        entry.version = answer.party.map(|party| party.version);
+        entry.settle(answer.changed, (!validate_only).then_some(answer.revision));
         results.push(entry);
         bar.inc(1);
     }
+    let unwritten: Vec<&Party> = match validate_only {
+        true => file.parties.iter().filter(|party| is_unwritten(party, &parties)).collect(),
+        false => Vec::new(),
+    };
     for purpose in &file.purposes {
         let requires_reconsent = args.reconsent.contains(&purpose.key);
         let now = purposes.get(&purpose.key);
         let fields = now.map(|now| differences(now, purpose, requires_reconsent));
         let mut entry = entry("purpose", &purpose.key, fields);
-        if !args.dry_run {
-            let request = PutPurposeRequest { purpose: Some(purpose.clone()), requires_reconsent };
-            let answer = client.put_purpose(request).await?.into_inner();
+        let mut wanted = purpose.clone();
+        let names_unwritten = validate_only && leave_out(&mut wanted, &unwritten);
+        let purpose = Some(wanted);
+        let request = PutPurposeRequest { purpose, requires_reconsent, validate_only };
+        let answer = client.put_purpose(request).await?.into_inner();
+        if !names_unwritten {
             entry.version = answer.purpose.map(|purpose| purpose.version);
-            entry.settle(answer.changed, answer.revision);
+            entry.settle(answer.changed, (!validate_only).then_some(answer.revision));
         }
         results.push(entry);
         bar.inc(1);
     }
     bar.finish_and_clear();
     Ok(())
+}
+
+/// Whether a dry run leaves the roles of a party unwritten, so that the server does not know them.
+fn is_unwritten(party: &Party, now: &HashMap<String, Party>) -> bool {
+    now.get(&party.key).is_none_or(|now| sorted(&now.roles) != sorted(&party.roles))
+}
+
+/// Leaves out of a purpose the parties that would be written before it, for the roles that they would have:
+/// a server that validates each change alone does not know them. Says whether it named any.
+fn leave_out(purpose: &mut Purpose, unwritten: &[&Party]) -> bool {
+    let will_be = |key: &str, role: PartyRole| {
+        let mut parties = unwritten.iter().filter(|party| party.key == key);
+        parties.any(|party| party.roles().any(|it| it == role))
+    };
+    let names_controller = will_be(&purpose.controller, PartyRole::Controller);
+    if names_controller {
+        purpose.controller.clear();
+    }
+    let recipients = purpose.recipients.as_mut().map(|recipients| &mut recipients.parties);
+    let is_known = |key: &String| !will_be(key, PartyRole::Recipient);
+    let names_recipient = recipients.is_some_and(|parties| {
+        let before = parties.len();
+        parties.retain(is_known);
+        parties.len() < before
+    });
+    names_controller || names_recipient
 }
 
 /// That a request for new consent does something: grants of the current version stay as they are, so a new
@@ -241,8 +272,8 @@ fn check_reconsent(now: &Purpose, wanted: &Purpose) -> Result<(), CliError> {
 impl AppliedEntry {
     /// Takes the server's result: another client may have changed the catalogue since the
     /// comparison.
-    fn settle(&mut self, changed: bool, revision: u64) {
-        self.revision = Some(revision);
+    fn settle(&mut self, changed: bool, revision: Option<u64>) {
+        self.revision = revision;
         self.result = match (changed, self.result) {
             (false, _) => UNCHANGED,
             (true, UNCHANGED) => CHANGED,
@@ -358,15 +389,6 @@ fn print(applied: &Applied, context: &mut Context) -> Result<(), CliError> {
         );
     }
     out.table(&table)?;
-    let is_fixed = |field: &&str| ["kind", "default_region", "fold_local_part"].contains(field);
-    let fixed = applied.results.iter().filter(|entry| entry.fields.iter().any(is_fixed));
-    if applied.dry_run {
-        for AppliedEntry { key, .. } in fixed.filter(|entry| entry.kind == "namespace") {
-            let text =
-                format!("the change of `{key}` will be refused if the namespace has persons");
-            out.line(out.paint(Tone::Careful, &text))?;
-        }
-    }
     let dry = if applied.dry_run { "dry run, nothing was written: " } else { "" };
     out.line(format!(
         "{dry}{} added, {} changed, {} unchanged",
@@ -410,13 +432,13 @@ mod tests {
     #[test]
     fn the_server_has_the_last_word() {
         let mut unchanged = entry("purpose", "a", Some(vec![]));
-        unchanged.settle(true, 7);
+        unchanged.settle(true, Some(7));
         assert_eq!((unchanged.result, unchanged.revision), (CHANGED, Some(7)));
         let mut added = entry("purpose", "a", None);
-        added.settle(true, 8);
+        added.settle(true, Some(8));
         assert_eq!(added.result, ADDED);
         let mut late = entry("purpose", "a", None);
-        late.settle(false, 8);
+        late.settle(false, None);
         assert_eq!(late.result, UNCHANGED);
     }
 }

@@ -89,18 +89,29 @@ impl CatalogFile {
     #[must_use]
     pub fn into_puts(self) -> Vec<CatalogPut> {
         let namespaces = self.namespaces.into_iter().map(|namespace| {
-            CatalogPut::Namespace(proto::PutNamespaceRequest { namespace: Some(namespace) })
+            CatalogPut::Namespace(proto::PutNamespaceRequest {
+                namespace: Some(namespace),
+                ..Default::default()
+            })
         });
         let channels = self.channels.into_iter().map(|channel| {
-            CatalogPut::Channel(proto::PutChannelRequest { channel: Some(channel) })
+            CatalogPut::Channel(proto::PutChannelRequest {
+                channel: Some(channel),
+                ..Default::default()
+            })
         });
         let purposes = self.purposes.into_iter().map(|purpose| {
             let (purpose, requires_reconsent) = (Some(purpose), false);
-            CatalogPut::Purpose(proto::PutPurposeRequest { purpose, requires_reconsent })
+            CatalogPut::Purpose(proto::PutPurposeRequest {
+                purpose,
+                requires_reconsent,
+                ..Default::default()
+            })
         });
         let parties = self.parties.into_iter();
-        let parties =
-            parties.map(|party| CatalogPut::Party(proto::PutPartyRequest { party: Some(party) }));
+        let parties = parties.map(|party| {
+            CatalogPut::Party(proto::PutPartyRequest { party: Some(party), ..Default::default() })
+        });
         namespaces.chain(channels).chain(parties).chain(purposes).collect()
     }
 

@@ -69,7 +69,8 @@ async fn parties(client: &mut Client) -> Result<Vec<proto::Party>, CliError> {
 pub(super) async fn of_namespaces(client: &mut Client) -> Result<Catalog, CliError> {
     let mut catalog = Catalog::default();
     for namespace in namespaces(client).await? {
-        let request = proto::PutNamespaceRequest { namespace: Some(namespace) };
+        let request =
+            proto::PutNamespaceRequest { namespace: Some(namespace), ..Default::default() };
         let draft = convert::namespace_draft(request).map_err(|invalid| {
             let key = &invalid.field;
             CliError::failed(format!("the server answered a namespace with an unknown {key}"))

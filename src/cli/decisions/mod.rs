@@ -125,7 +125,7 @@ pub(super) async fn run(args: DecisionsArgs, context: &mut Context) -> Result<Ex
     // After the head is known: the vault has every data subject of the entries before it.
     let opener = opener(&args)?;
     let entries = match &args.data_dir {
-        Some(dir) => Entries::from_dir(dir.clone(), 0, Some(plan.read_end())),
+        Some(dir) => Entries::from_dir(dir.clone(), 0, Some(plan.read_end()), |_| Ok(())),
         None => Entries::from_server(client, 0, plan.read_end()).await?,
     };
     // A second connection, so that entries and answers do not share one flow-control window.

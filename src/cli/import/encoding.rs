@@ -16,7 +16,7 @@ const PROBE_BYTES: usize = 64;
 const DECODED_BYTES_MAX: usize = 64 * 1024;
 
 /// Parses the name of an encoding, as web pages name it, for `--encoding`.
-pub(super) fn parse(label: &str) -> Result<&'static Encoding, String> {
+pub(in crate::cli) fn parse(label: &str) -> Result<&'static Encoding, String> {
     Encoding::for_label(label.as_bytes()).ok_or_else(|| {
         format!("`{label}` is not an encoding such as utf-8, windows-1252 or utf-16le")
     })

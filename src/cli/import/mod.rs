@@ -46,7 +46,7 @@ use crate::{
 
 mod csv;
 mod doubt;
-mod encoding;
+pub(super) mod encoding;
 pub(super) mod input;
 pub(super) mod lines;
 mod mapping;

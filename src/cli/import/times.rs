@@ -12,7 +12,10 @@ use jiff::{
 };
 use serde::Deserialize;
 
-use crate::node::LikelyCause;
+use crate::{
+    cli::words::{date_of_never, is_after_last_moment},
+    node::{LikelyCause, parse_time},
+};
 
 /// A column of times in the mapping.
 #[derive(Debug, Deserialize)]
@@ -137,12 +140,28 @@ impl TimeFormat {
             Self::UnixMillis => unix(Unit::Second(3), Timestamp::from_millisecond),
             Self::Pattern(pattern, zone) => read_pattern(text, pattern, zone.as_ref()),
         };
+        let read = read.or_else(|| self.after_calendar(text));
         read.ok_or_else(|| {
             let seconds = text.parse().ok().filter(|_| matches!(self, Self::UnixSeconds));
             let cause = seconds.and_then(LikelyCause::of_seconds);
             let hint = cause.map_or_else(String::new, |cause| format!("; it looks like {cause}"));
             format!("`{text}` is not a time in the form {}{hint}", self.name())
         })
+    }
+
+    /// The last moment, for a text of the last days of the year 9999: they stand for "never", and are
+    /// after all that [`Timestamp`] can hold. The server says what they look like.
+    fn after_calendar(&self, text: &str) -> Option<Readings> {
+        let is_after = match self {
+            Self::Rfc3339 => is_after_last_moment(text),
+            Self::UnixSeconds | Self::UnixMillis => false,
+            Self::Pattern(pattern, _) => {
+                let parts: Option<BrokenDownTime> = strtime::parse(pattern, text).ok();
+                let date = parts.and_then(|parts| parts.to_date().ok());
+                date.is_some_and(|day| day >= date_of_never())
+            }
+        };
+        is_after.then_some(Readings { earlier: Timestamp::MAX, later: Timestamp::MAX })
     }
 
     fn name(&self) -> &str {
@@ -177,7 +196,7 @@ fn read_pattern(text: &str, pattern: &str, zone: Option<&TimeZone>) -> Option<Re
 }
 
 fn read_rfc3339(text: &str) -> Option<Readings> {
-    let time: Timestamp = text.parse().ok()?;
+    let time = parse_time(text).ok()?;
     let clock = text.split_once(['T', 't', ' ']).map_or("", |(_, clock)| clock);
     let end = clock.find(|it: char| !it.is_ascii_digit() && it != ':').unwrap_or(clock.len());
     let digits = clock.bytes().take(end).filter(u8::is_ascii_digit).count();
@@ -342,6 +361,7 @@ mod tests {
     fn invalid_times_are_errors() {
         for (form, zone, text) in [
             ("rfc3339", None, "2026-07-01T12:00:00"),
+            ("rfc3339", None, "2026-07-01T12:00:00+02:00[America/New_York]"),
             ("unix_s", None, "1.5"),
             ("unix_s", None, "99999999999999"),
             ("%d.%m.%Y", Some("Europe/Berlin"), "31.02.2026"),
@@ -349,6 +369,20 @@ mod tests {
         ] {
             assert!(format(form, zone).unwrap().read(text).is_err(), "{form} {text}");
         }
+    }
+
+    #[test]
+    fn the_last_days_of_the_calendar_are_read_as_its_last_moment() {
+        for (form, zone, text) in [
+            ("rfc3339", None, "9999-12-31T23:59:59Z"),
+            ("rfc3339", None, "9999-12-31T00:00:00-08:00"),
+            ("%Y-%m-%d", Some("Europe/Berlin"), "9999-12-31"),
+            ("%d.%m.%Y %H:%M", Some("America/New_York"), "31.12.9999 23:59"),
+        ] {
+            let read = format(form, zone).unwrap().read(text).unwrap();
+            assert_eq!(read.earlier, Timestamp::MAX, "{form} {text}");
+        }
+        assert!(format("rfc3339", None).unwrap().read("9999-13-31T23:59:59Z").is_err());
     }
 
     #[test]

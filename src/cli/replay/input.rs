@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path, thread};
 
+use encoding_rs::Encoding;
 use tokio::sync::mpsc;
 
 use crate::cli::{
@@ -33,9 +34,12 @@ pub(in crate::cli) struct Input {
 }
 
 impl Input {
-    /// Opens a file, or standard input for `-`.
-    pub(in crate::cli) fn open(path: &Path) -> Result<Self, CliError> {
-        let source = input::open(path, None, Place::START)?;
+    /// Opens a file, or standard input for `-`. Without a given encoding, it is detected.
+    pub(in crate::cli) fn open(
+        path: &Path,
+        encoding: Option<&'static Encoding>,
+    ) -> Result<Self, CliError> {
+        let source = input::open(path, encoding, Place::START)?;
         let metadata = fs::metadata(path).ok().filter(|_| !input::is_stdin(path));
         let bytes = metadata.filter(fs::Metadata::is_file).map(|metadata| metadata.len());
         Ok(Self::read(Lines::new(source, Place::START), bytes))

@@ -1,4 +1,11 @@
 //! Schedules acts: many in flight, but only one for each data subject, in whichever spelling.
+//!
+//! Data subjects that are linked have lanes of their own. Only the ledger knows the links, and they may
+//! change while a file is replayed. Their acts may therefore arrive in another order than that of the file,
+//! and that changes nothing for acts that say when they took effect: all of them are reported late, and
+//! states do not depend on the order of arrival. An act without `effectiveAt` takes effect when it arrives,
+//! so a file of such acts about linked data subjects needs `--concurrency 1`; `import`, which sends rows in
+//! order, asks for the time where it matters.
 
 use std::{
     collections::{HashMap, VecDeque},

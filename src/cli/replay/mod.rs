@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
 use clap::Args;
+use encoding_rs::Encoding;
 use indicatif::ProgressBar;
 use serde::Serialize;
 
@@ -17,6 +18,7 @@ use self::{
 use super::{
     Context, Exit, catalog, client,
     error::CliError,
+    import::encoding,
     json_lines::{self, LineRead, Stops},
     output::{Table, Tone},
     progress,
@@ -47,8 +49,8 @@ recorded all the same, with a warning, and no grant beside it. Every act counts 
 stop takes effect when it says, even if the data subject did something since.
 
 Acts of one data subject, in whichever spelling, are recorded in order, others in parallel: also those of
-data subjects that are linked. An act is retried when the
-server is busy or unreachable for a moment; without `idempotencyKey`, only if it can not be
+data subjects that are linked, which is the same for acts with `effectiveAt`; for others, give
+--concurrency 1. An act is retried when the server is busy or unreachable for a moment; without `idempotencyKey`, only if it can not be
 recorded twice.
 
 Without --continue-on-error, the first rejected act ends the command with exit code 1; acts in
@@ -67,6 +69,9 @@ const IN_FLIGHT_MAX: u32 = 65_536;
 pub struct ReplayArgs {
     /// NDJSON file of acts; `-` for standard input
     file: PathBuf,
+    /// Encoding of the file, for example windows-1252 or utf-16le [default: by its byte order mark, or UTF-8]
+    #[arg(long, value_name = "NAME", value_parser = encoding::parse)]
+    encoding: Option<&'static Encoding>,
     /// Maximum number of acts in flight
     #[arg(long, value_name = "N", within = 1..=IN_FLIGHT_MAX, default_value_t = 64)]
     concurrency: u32,
@@ -133,7 +138,7 @@ struct Warned {
 
 pub(super) async fn run(args: ReplayArgs, context: &mut Context) -> Result<Exit, CliError> {
     // A missing file is reported before an unreachable server.
-    let input = Input::open(&args.file)?;
+    let input = Input::open(&args.file, args.encoding)?;
     let bar = match input.bytes {
         Some(bytes) => progress::bytes(bytes, "replaying"),
         None => progress::bar(None, "acts"),

@@ -12,7 +12,7 @@ use crate::{
         trust::{Cosigned, Trust, read_text},
     },
     ledger::verify::Good,
-    tlog::{BASE64, checkpoint::SignedCheckpoint},
+    tlog::{BASE64, checkpoint::SignedCheckpoint, hex},
     tree::{self, BOOK_FILE, KEY_FILE},
     vault,
 };
@@ -40,6 +40,8 @@ pub struct Held {
     pub name: String,
     /// The checkpoint, or why it is not valid.
     pub checkpoint: Result<SignedCheckpoint, String>,
+    /// A checkpoint that none of the trusted keys has signed.
+    unsigned: Option<SignedCheckpoint>,
     /// Whether its signature was verified with a trusted key.
     pub signed: bool,
     /// Whether everything that is trusted vouches for it: a key, and as many witnesses as are asked for.
@@ -94,13 +96,35 @@ impl Held {
             (Ok(signed), Some(trust)) => trust.cosigned(signed),
             _ => Vec::new(),
         };
-        Self { source, name, checkpoint, signed, trusted, released, cosigned }
+        Self { source, name, checkpoint, unsigned: None, signed, trusted, released, cosigned }
+    }
+
+    /// Keeps a checkpoint that is not trusted, for [`Self::explain`].
+    fn with_unsigned(self, note: &SignedCheckpoint) -> Self {
+        let unsigned = self.checkpoint.is_err().then(|| note.clone());
+        Self { unsigned, ..self }
+    }
+
+    /// Says once more why the checkpoint is not trusted, when more keys of the ledger are known.
+    pub fn explain(&mut self, trust: &Trust) {
+        if let Some(unsigned) = &self.unsigned
+            && let Err(error) = trust.verify_signature(unsigned)
+        {
+            self.checkpoint = Err(error.to_string());
+        }
     }
 
     /// A checkpoint from outside: valid only with the signature of a trusted key.
     pub fn outside(source: Source, name: String, text: &str, trust: &Trust) -> Self {
-        let checkpoint = trust.open(text).map_err(|error| error.to_string());
-        Self::new(source, name, checkpoint, true, Some(trust))
+        let parsed = SignedCheckpoint::parse(text).map_err(|error| error.to_string());
+        let checkpoint = parsed.clone().and_then(|parsed| {
+            trust.check(&parsed).map(|()| parsed).map_err(|error| error.to_string())
+        });
+        let held = Self::new(source, name, checkpoint, true, Some(trust));
+        match &parsed {
+            Ok(parsed) => held.with_unsigned(parsed),
+            Err(_) => held,
+        }
     }
 
     /// The finding that the book of a data directory is older than a checkpoint of the ledger, if it is:
@@ -152,7 +176,10 @@ impl Held {
         let both = [(signed, false), (book.released, true)];
         let both = both.into_iter().filter_map(|(signed, released)| Some((signed?, released)));
         let mut all: Vec<Self> = both
-            .map(|(signed, released)| held(checked(&signed.checkpoint, released, trust), released))
+            .map(|(signed, released)| {
+                let checkpoint = &signed.checkpoint;
+                held(checked(checkpoint, released, trust), released).with_unsigned(checkpoint)
+            })
             .collect();
         // The entries must be those of every change, too. Both keys have signed it.
         all.extend(book.key_changes.into_iter().map(|change| {
@@ -187,6 +214,18 @@ impl Held {
         let (names, origin) = (trust.names(), &opened.origin);
         let difference = format!("the key is of the ledger `{names}`, this one is `{origin}`");
         Some(Compared::of_keys(trust, difference))
+    }
+
+    /// The difference of a book that says that it belongs to another ledger.
+    pub fn foreign_book(ledger_id: Option<[u8; 16]>, good: &Good) -> Option<Compared> {
+        let (found, opened) = (ledger_id?, good.opened.as_ref()?);
+        (found != opened.ledger_id).then(|| {
+            let (found, wanted) = (hex(&found), hex(&opened.ledger_id));
+            let difference = format!("it is of the ledger {found}, the entries are of {wanted}");
+            let none = Err(String::new());
+            Self::new(Source::DataDir, BOOK_FILE.to_owned(), none, false, None)
+                .compared(Some(difference))
+        })
     }
 
     /// Number of entries under it, if it is valid.
@@ -265,6 +304,11 @@ impl Compared {
         }
     }
 
+    /// Number of entries under it, if it agrees with them.
+    pub fn covered_entries(&self, entries: u64) -> u64 {
+        self.size.filter(|_| self.agrees).map_or(0, |size| size.min(entries))
+    }
+
     /// Number of entries of which everything that is trusted says that they are the ledger's.
     pub fn signed_entries(&self, entries: u64) -> u64 {
         let vouches = self.trusted && self.agrees;
@@ -295,9 +339,7 @@ fn checked(
     match trust {
         // A checkpoint that is not released may still wait for its witnesses.
         Some(trust) if released => trust.check(signed).map_err(|error| error.to_string())?,
-        Some(trust) => {
-            signed.verify_any(&trust.keys).map_err(|error| error.to_string())?;
-        }
+        Some(trust) => trust.verify_signature(signed).map_err(|error| error.to_string())?,
         None => {}
     }
     Ok(signed.clone())

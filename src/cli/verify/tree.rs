@@ -31,11 +31,21 @@ pub struct TreeCompared {
     pub hashes: u64,
     /// Number of hashes of unsigned entries: no server reads them.
     pub unsynced: u64,
+    /// Number of hashes of entries that the ledger does not have. No server reads them either, but a tree
+    /// never grows before its ledger.
+    pub beyond: u64,
     /// Whether all compared hashes are right.
     pub agrees: bool,
     /// The first hash that is wrong, or the first level that lacks some.
     #[serde(rename = "what")]
     pub wrong: Option<String>,
+}
+
+impl TreeCompared {
+    /// Whether nothing says which of the hashes had to be there.
+    pub fn is_unknown(&self) -> bool {
+        self.agrees && self.hashes == 0 && self.unsynced + self.beyond > 0
+    }
 }
 
 /// The files of a tree, read as the entries are.
@@ -105,13 +115,15 @@ impl TreeFiles {
 
     /// The result, for a ledger of `entries`.
     pub fn end(self, entries: u64) -> TreeCompared {
-        let unsynced = self
-            .levels
-            .iter()
-            .map(|level| level.bytes.div_ceil(HASH_BYTES as u64).saturating_sub(level.hashes));
-        let unsynced = unsynced.sum();
+        let (mut unsynced, mut beyond) = (0, 0);
+        for (number, level) in (0..LEVELS_MAX).zip(&self.levels) {
+            let on_disk = level.bytes.div_ceil(HASH_BYTES as u64);
+            let of_entries = count_at(Kind::Level(number), entries).max(level.hashes);
+            unsynced += on_disk.min(of_entries).saturating_sub(level.hashes);
+            beyond += on_disk.saturating_sub(of_entries);
+        }
         let wrong = self.wrong.or_else(|| missing(&self.levels, self.signed.min(entries)));
-        TreeCompared { hashes: self.compared, unsynced, agrees: wrong.is_none(), wrong }
+        TreeCompared { hashes: self.compared, unsynced, beyond, agrees: wrong.is_none(), wrong }
     }
 }
 

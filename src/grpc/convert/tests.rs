@@ -13,7 +13,7 @@ use crate::{
         Region, ScopeKeys, Subject, SubjectError,
     },
     messages::{self, effect},
-    node::{Act, Linking, PurposeDraft},
+    node::{Act, LikelyCause, Linking, PurposeDraft},
     proto,
 };
 
@@ -242,9 +242,14 @@ fn bad_acts() -> Vec<(Spoil<proto::RecordConsentRequest>, Invalid)> {
             Problem::Timestamp,
         ),
         row(
-            |act| act.effective_at = moment_of(-62_135_596_801, 0),
+            |act| act.effective_at = moment_of(-62_167_219_201, 0),
             "effective_at",
             Problem::Timestamp,
+        ),
+        row(
+            |act| act.effective_at = moment_of(-62_135_596_801, 0),
+            "effective_at",
+            Problem::TimestampOf(LikelyCause::EmptyTime),
         ),
         row(|act| act.effective_at = moment_of(i64::MAX, 0), "effective_at", Problem::Timestamp),
         row(
@@ -666,7 +671,7 @@ fn every_way_in_which_a_channel_can_be_wrong_has_a_name_and_a_place() {
     let put = |key: &str, title: &str| {
         let (key, title) = (key.to_owned(), title.to_owned());
         let message = proto::Channel { key, title, retired: true };
-        channel(proto::PutChannelRequest { channel: Some(message) })
+        channel(proto::PutChannelRequest { channel: Some(message), ..Default::default() })
     };
     let good = put("email", "").unwrap();
     assert!(good.key.as_str() == "email" && good.retired);

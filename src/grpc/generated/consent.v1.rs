@@ -1340,7 +1340,8 @@ pub mod check_service_server {
         /// revision and one moment, whatever is written meanwhile. The first message is the query; each
         /// message of subjects is answered by one of verdicts, in order; when the client has sent all, a
         /// summary ends the stream.
-        /// The moment is that of the query. Data subjects that arrive too long after it (by default two
+        /// The moment is that of the query, for obligations too: quiet hours are those of that moment, and a use
+        /// that was recorded since does not count towards a frequency limit. Data subjects that arrive too long after it (by default two
         /// minutes) are refused with AUDIENCE_TOO_OLD. With `record_use`, who is allowed at the revision must
         /// be allowed when the use is recorded, too: else the verdict is that of the later moment.
         /// One person is allowed once, whatever the names: see `AudienceSummary.duplicates`.

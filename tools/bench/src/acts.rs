@@ -71,13 +71,15 @@ fn act(subject_number: u64, key: String) -> RecordConsentRequest {
 async fn put_catalog(channel: Channel) -> Result<(), CliError> {
     let mut catalog = CatalogServiceClient::new(channel);
     let channel = proto::Channel { key: CHANNEL.to_owned(), ..proto::Channel::default() };
-    catalog.put_channel(PutChannelRequest { channel: Some(channel) }).await?;
+    catalog.put_channel(PutChannelRequest { channel: Some(channel), ..Default::default() }).await?;
     let namespace = proto::Namespace {
         key: "user".to_owned(),
         kind: proto::NamespaceKind::Opaque.into(),
         ..proto::Namespace::default()
     };
-    catalog.put_namespace(PutNamespaceRequest { namespace: Some(namespace) }).await?;
+    catalog
+        .put_namespace(PutNamespaceRequest { namespace: Some(namespace), ..Default::default() })
+        .await?;
     let purpose = proto::Purpose {
         key: PURPOSE.to_owned(),
         title: "Newsletter".to_owned(),

@@ -296,13 +296,13 @@ impl World {
 async fn put_catalog(catalog: &CatalogFile, channel: Channel) -> Result<(), CliError> {
     let mut client = CatalogServiceClient::new(channel);
     for namespace in catalog.namespaces.iter().cloned().map(Some) {
-        client.put_namespace(PutNamespaceRequest { namespace }).await?;
+        client.put_namespace(PutNamespaceRequest { namespace, ..Default::default() }).await?;
     }
     for channel in catalog.channels.iter().cloned().map(Some) {
-        client.put_channel(PutChannelRequest { channel }).await?;
+        client.put_channel(PutChannelRequest { channel, ..Default::default() }).await?;
     }
     for party in catalog.parties.iter().cloned().map(Some) {
-        client.put_party(PutPartyRequest { party }).await?;
+        client.put_party(PutPartyRequest { party, ..Default::default() }).await?;
     }
     for purpose in catalog.purposes.iter().cloned().map(Some) {
         let request = PutPurposeRequest { purpose, ..PutPurposeRequest::default() };

@@ -215,6 +215,13 @@ pub struct Channel {
     pub retired: bool,
 }
 
+impl From<ChannelPut> for Channel {
+    fn from(put: ChannelPut) -> Self {
+        let ChannelPut { key, title, retired } = put;
+        Self { key, title, retired }
+    }
+}
+
 /// A key that the catalogue lacks.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum UnknownKey {

@@ -89,14 +89,11 @@ impl Catalog {
     /// The text has no namespace or no id, the catalogue lacks the namespace, or the namespace has no
     /// such id.
     pub fn subject(&self, given: &str) -> Result<Subject, SubjectError> {
-        let (key, id) = namespace_and_id(given)?;
-        let namespace = self.namespace(key.as_str());
-        let namespace = namespace.ok_or(SubjectError::UnknownNamespace(key))?;
-        Subject::canonical(&namespace.key, namespace.kind, id)
+        self.subject_unless_stored(given, |_| false)
     }
 
-    /// As [`Self::subject`], where it is known of some data subjects that they are stored. A phone number
-    /// that is stored is in its canonical form, and is not parsed again.
+    /// As [`Self::subject`], where it is known of some data subjects that they are stored. What is stored is in
+    /// its canonical form, which is not computed again.
     ///
     /// # Errors
     /// As [`Self::subject`].
@@ -105,16 +102,17 @@ impl Catalog {
         given: &str,
         is_stored: impl FnOnce(&Subject) -> bool,
     ) -> Result<Subject, SubjectError> {
-        let is_phone = |name: &str| {
-            self.namespace(name).is_some_and(|it| matches!(it.kind, NamespaceKind::Phone { .. }))
-        };
-        if given.split_once(':').is_some_and(|(name, _)| is_phone(name))
+        let (key, id) = namespace_and_id(given)?;
+        let namespace = self.namespace(key.as_str());
+        let namespace = namespace.ok_or(SubjectError::UnknownNamespace(key))?;
+        // An opaque id costs no more than the look-up.
+        if namespace.kind != NamespaceKind::Opaque
             && let Ok(subject) = Subject::parse(given)
             && is_stored(&subject)
         {
             return Ok(subject);
         }
-        self.subject(given)
+        Subject::canonical(&namespace.key, namespace.kind, id)
     }
 
     /// Whether a data subject has the form that its namespace, if the catalogue has it, asks for.

@@ -307,6 +307,7 @@ impl Judge<'_> {
         else {
             return Outcome::NoEffect;
         };
+        // Earlier than the mark only for a confirmation, if the clock was corrected since the request.
         let lift_mark = self.catalog.earliest(self.mark, u64::MAX);
         if let Some(index) = self.after.erased_by {
             return Outcome::BlockedByStop(Some(index));
@@ -374,8 +375,8 @@ impl Judge<'_> {
         }
     }
 
-    /// The place of a grant, if it is later than the judged one. After a correction of the clock, which
-    /// the request of a confirmation may have, grants are compared as the latest that they can be.
+    /// The place of a grant, if it is later than the judged one. Where a correction of the clock changed
+    /// their times, each counts as the latest that it can be.
     fn later(&self, grant: Option<&Grant>) -> Option<Mark> {
         let judged = self.catalog.latest(self.mark, u64::MAX);
         grant.map(|grant| grant.mark).filter(|&mark| mark > judged)

@@ -192,18 +192,27 @@ pub fn corrected(catalog: &Catalog, mut state: Arc<SubjectState>, end: u64) -> A
 
 /// As [`corrected`], in place.
 pub fn correct(catalog: &Catalog, state: &mut SubjectState, end: u64) {
-    let revision = state.revision;
-    for correction in catalog.clock_corrections() {
-        if (revision..end).contains(&correction.index) && state.is_changed_by(correction) {
+    for correction in corrections_after(catalog, state.revision, end) {
+        if state.is_changed_by(correction) {
             state.correct(correction, catalog);
         }
     }
 }
 
 fn needs_correction(catalog: &Catalog, state: &SubjectState, end: u64) -> bool {
-    let unknown = |correction: &&ClockCorrection| (state.revision..end).contains(&correction.index);
-    let mut corrections = catalog.clock_corrections().iter().filter(unknown);
+    let mut corrections = corrections_after(catalog, state.revision, end);
     corrections.any(|correction| state.is_changed_by(correction))
+}
+
+/// The corrections of the clock that a state of this revision does not know, before the entry at `end`.
+fn corrections_after(
+    catalog: &Catalog,
+    revision: u64,
+    end: u64,
+) -> impl Iterator<Item = &ClockCorrection> {
+    let unknown = revision..end;
+    let corrections = catalog.clock_corrections().iter();
+    corrections.filter(move |correction| unknown.contains(&correction.index))
 }
 
 /// Folds an entry into the state of one of its data subjects, after the corrections of the clock that

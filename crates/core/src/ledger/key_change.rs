@@ -5,11 +5,15 @@
 //! with nothing but that text. It says nothing of the entries beside it: those are under the checkpoints
 //! that the next key signs.
 
+use std::{ops::ControlFlow, path::Path};
+
 use thiserror::Error;
 
+use super::{ENTRY_BYTES_MAX, LOG_KIND};
 use crate::{
     entry::{EntryError, SigningKeyChanged},
     format::entry::{Body, Entry},
+    storage::{LogError, disk::Disk, scan},
     tlog::{
         checkpoint::CheckpointError,
         key::VerifierKey,
@@ -96,6 +100,71 @@ impl KeyChange {
     /// The error of the first that does not hold.
     pub fn parse_all(text: &str) -> Result<Vec<Self>, KeyChangeError> {
         TlogProof::split(text).map(Self::parse).collect()
+    }
+}
+
+/// The changes of the signing key in the entries of a ledger, in order: also those that nobody can follow,
+/// since the key before was lost.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recorded(Vec<(u64, SigningKeyChanged)>);
+
+impl Recorded {
+    /// Reads the whole ledger in `dir`. Verifies no chain.
+    ///
+    /// # Errors
+    /// The files can not be read, or are damaged.
+    pub fn read(disk: &dyn Disk, dir: &Path) -> Result<Self, LogError> {
+        let mut changes = Vec::new();
+        let frame_bytes_max = u32::try_from(ENTRY_BYTES_MAX).unwrap_or(u32::MAX);
+        scan(disk, dir, LOG_KIND, frame_bytes_max, 0, &mut |frame| {
+            let entry = match Entry::decode(frame.payload) {
+                Ok(entry) => entry,
+                Err(problem) => return ControlFlow::Break(problem.to_string()),
+            };
+            if let Body::KeyTransition(transition) = &entry.body {
+                match SigningKeyChanged::try_from(transition) {
+                    Ok(change) => changes.push((entry.index, change)),
+                    Err(problem) => return ControlFlow::Break(problem.to_string()),
+                }
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(Self(changes))
+    }
+
+    /// The last change, and the index of its entry.
+    #[must_use]
+    pub fn last(&self) -> Option<&(u64, SigningKeyChanged)> {
+        self.0.last()
+    }
+
+    /// The index of the entry that took a key out of use; none if it is the last that an entry names, or
+    /// no entry names it. No entry names the ledger's first key if that was lost.
+    #[must_use]
+    pub fn retired(&self, key: &VerifierKey) -> Option<u64> {
+        let mut in_use = None;
+        let mut retired = None;
+        for (index, change) in &self.0 {
+            let before = change.previous.as_ref().or(in_use);
+            if change.next == *key {
+                retired = None;
+            } else if before == Some(key) {
+                retired = Some(*index);
+            }
+            in_use = Some(&change.next);
+        }
+        retired
+    }
+
+    /// The index of the entry that brought a key into use.
+    #[must_use]
+    pub fn brought(&self, key: &VerifierKey) -> Option<u64> {
+        self.0.iter().find(|(_, change)| change.next == *key).map(|(index, _)| *index)
+    }
+
+    /// All keys that entries name.
+    pub fn keys(&self) -> impl Iterator<Item = &VerifierKey> {
+        self.0.iter().flat_map(|(_, change)| change.previous.iter().chain([&change.next]))
     }
 }
 
@@ -210,6 +279,23 @@ mod tests {
         assert_eq!(followed(&[4]).unwrap(), (vec![], 1));
         assert_eq!(followed(&[1, 4]).unwrap(), (vec![10, 20], 4));
         assert_eq!(followed(&[9]), Err(KeyChangeError::Untrusted(verifier(1).to_string())));
+    }
+
+    #[test]
+    fn a_key_is_retired_by_the_entry_after_it_also_if_it_was_lost() {
+        let to = |previous: Option<u8>, next| SigningKeyChanged {
+            next: verifier(next),
+            previous: previous.map(verifier),
+        };
+        let recorded =
+            Recorded(vec![(10, to(Some(1), 2)), (20, to(None, 3)), (30, to(Some(3), 4))]);
+        let retired = |seed| recorded.retired(&verifier(seed));
+        assert_eq!([1, 2, 3, 4, 9].map(retired), [Some(10), Some(20), Some(30), None, None]);
+        let brought = |seed| recorded.brought(&verifier(seed));
+        assert_eq!([1, 2, 3, 4].map(brought), [None, Some(10), Some(20), Some(30)]);
+        // A ledger of a version that let a key come back.
+        let back = Recorded(vec![(10, to(Some(1), 2)), (20, to(Some(2), 1))]);
+        assert_eq!([1, 2].map(|seed| back.retired(&verifier(seed))), [None, Some(20)]);
     }
 
     #[test]

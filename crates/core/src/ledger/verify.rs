@@ -54,6 +54,14 @@ pub enum VerifyError {
     /// Damage, or files that can not be read.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// A bundle does not begin with entry 0.
+    #[error("{name} begins with entry {index}, and only a file from entry 0 on can be verified")]
+    Beginning {
+        /// The file.
+        name: String,
+        /// Its first entry.
+        index: u64,
+    },
 }
 
 /// Verifies the segments in `dir`. `visit` sees every entry, in order.

@@ -1469,6 +1469,9 @@ pub struct PutPartyRequest {
     /// The party as it should be. Required.
     #[prost(message, optional, tag = "1")]
     pub party: ::core::option::Option<Party>,
+    /// As `PutNamespaceRequest.validate_only`.
+    #[prost(bool, tag = "2")]
+    pub validate_only: bool,
 }
 impl ::prost::Name for PutPartyRequest {
     const NAME: &'static str = "PutPartyRequest";
@@ -1552,6 +1555,10 @@ pub struct PutNamespaceRequest {
     /// The namespace as it should be. Required.
     #[prost(message, optional, tag = "1")]
     pub namespace: ::core::option::Option<Namespace>,
+    /// Write nothing, and answer what the call would answer, or fail as it would fail. `changed` then says
+    /// whether an entry would be written, and `revision` is the one that was read.
+    #[prost(bool, tag = "2")]
+    pub validate_only: bool,
 }
 impl ::prost::Name for PutNamespaceRequest {
     const NAME: &'static str = "PutNamespaceRequest";
@@ -1639,6 +1646,9 @@ pub struct PutPurposeRequest {
     /// same as `purpose.oldest_compatible_version` set to the version that the call creates.
     #[prost(bool, tag = "2")]
     pub requires_reconsent: bool,
+    /// As `PutNamespaceRequest.validate_only`.
+    #[prost(bool, tag = "3")]
+    pub validate_only: bool,
 }
 impl ::prost::Name for PutPurposeRequest {
     const NAME: &'static str = "PutPurposeRequest";
@@ -1679,6 +1689,9 @@ pub struct PutChannelRequest {
     /// The channel as it should be. Required.
     #[prost(message, optional, tag = "1")]
     pub channel: ::core::option::Option<Channel>,
+    /// As `PutNamespaceRequest.validate_only`.
+    #[prost(bool, tag = "2")]
+    pub validate_only: bool,
 }
 impl ::prost::Name for PutChannelRequest {
     const NAME: &'static str = "PutChannelRequest";

@@ -252,6 +252,21 @@ fn a_stop_wins_over_a_grant_of_the_same_row() {
 }
 
 #[test]
+fn a_cell_may_stop_a_class_and_wins_over_the_grants_below_it() {
+    let class =
+        "[[cells]]\ncolumn = \"all\"\npurpose = \"shop.*\"\nchannel = \"*\"\nobject = [\"x\"]\n";
+    let grant = |purpose: &str| MAPPING.replace("\"a\"", &format!("\"{purpose}\"")) + class;
+    for (purpose, left) in [("shop.news", 1), ("shop", 2)] {
+        let compiled = compile(&grant(purpose), b"id,news,all\n1,yes,x\n").remove(0);
+        let row = cells(&compiled.rows[0]);
+        assert_eq!((row[0].as_str(), row.len()), ("Object shop.*:*", left), "{purpose}");
+    }
+    let of_class = grant("shop.*");
+    let refused = Mapping::parse(&of_class).unwrap_err();
+    assert!(refused.contains("exactly one purpose"), "{refused}");
+}
+
+#[test]
 fn in_a_repeated_hour_a_stop_takes_the_later_reading_and_a_grant_the_earlier() {
     let time = |row: &ImportRow| {
         let at = row.effective_at.unwrap();
