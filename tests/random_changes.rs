@@ -299,9 +299,8 @@ async fn random_changes_are_found_and_told_as_what_they_are() {
         }
         // Vault, tree and book are not those of another ledger's entries: that is said of them, and true.
         let is_other_ledger = part == Part::Ledger && what == OTHER_LEDGER;
-        let follows = |found: Part| {
-            is_other_ledger && [Part::Vault, Part::Tree, Part::Book].contains(&found)
-        };
+        let follows =
+            |found: Part| is_other_ledger && [Part::Vault, Part::Tree, Part::Book].contains(&found);
         if parts.iter().any(|found| *found != part && !follows(*found)) {
             wrong.push(format!("ANOTHER FAULT {said}"));
         }

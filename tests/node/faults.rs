@@ -12,9 +12,7 @@ use consent_ledger::{
     tree::Signed,
 };
 
-use crate::support::node::{
-    check, config, grant, once_free, put_catalog, with_key, withdraw,
-};
+use crate::support::node::{check, config, grant, once_free, put_catalog, with_key, withdraw};
 
 /// The acts of the run, in order, with their keys: some of known subjects, some of new ones.
 fn acts() -> Vec<(&'static str, Act)> {
