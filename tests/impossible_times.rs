@@ -413,8 +413,9 @@ async fn of_an_hour_that_clocks_repeat_or_skip_a_stop_takes_the_later_reading_an
     let refused = record("user:6", &both, "2026-10-25T02:30:00[Europe/Vienna]").expect_code(2);
     assert!(refused.stderr.contains("offset"), "{}", refused.stderr);
     record("user:6", &both, "2026-10-25T02:30:00+02:00[Europe/Vienna]").expect_code(0);
-    let asked = ["check", "user:1", CELL, "--true-at", "2026-10-25T02:30:00[Europe/Vienna]"];
-    let refused = server.cli(&asked).expect_code(2).stderr;
+    let of = ["check", "--subject", "user:1", "--purpose", NEWS, "--channel", "email"];
+    let moment = ["--true-at", "2026-10-25T02:30:00[Europe/Vienna]"];
+    let refused = server.cli(&[&of[..], &moment].concat()).expect_code(2).stderr;
     assert!(refused.contains("--true-at") && refused.contains("ambiguous"), "{refused}");
 
     // The same in a file.
