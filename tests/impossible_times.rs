@@ -386,6 +386,53 @@ async fn a_time_whose_offset_is_not_one_of_its_zone_is_refused() {
     record("2026-07-01T12:00:00-04:00[America/New_York]").expect_code(0);
 }
 
+/// Clocks of Vienna repeat the hour from 02:00 on 25 October 2026, and skip that of 29 March.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_an_hour_that_clocks_repeat_or_skip_a_stop_takes_the_later_reading_and_a_grant_the_earlier()
+ {
+    let (server, mut clients, dir) = ledger().await;
+    const CELL: &str = "marketing.newsletter:email";
+    let record = |person: &str, changes: &[&str], at: &str| {
+        let act = ["record", "--subject", person, "--reported-late", "--effective-at", at];
+        server.cli(&[&act[..], changes].concat())
+    };
+    for (n, grant, stop, is_given) in [
+        (1, "2026-10-25T00:45:00Z", "2026-10-25T02:30:00[Europe/Vienna]", false),
+        (2, "2026-10-25T02:30:00[Europe/Vienna]", "2026-10-25T00:45:00Z", false),
+        (3, "2026-03-29T01:15:00Z", "2026-03-29T02:30:00[Europe/Vienna]", false),
+        (4, "2026-03-29T02:30:00[Europe/Vienna]", "2026-03-29T00:45:00Z", false),
+        (5, "2026-10-25T02:30:00+01:00[Europe/Vienna]", "2026-10-25T00:45:00Z", true),
+    ] {
+        let person = format!("user:{n}");
+        record(&person, &["--grant", CELL], grant).expect_code(0);
+        record(&person, &["--withdraw", CELL], stop).expect_code(0);
+        let given = effect(&mut clients, &person, NEWS).await == Effect::Allow;
+        assert_eq!(given, is_given, "{grant} {stop}");
+    }
+    let both = ["--grant", CELL, "--withdraw", "marketing.newsletter:sms"];
+    let refused = record("user:6", &both, "2026-10-25T02:30:00[Europe/Vienna]").expect_code(2);
+    assert!(refused.stderr.contains("offset"), "{}", refused.stderr);
+    record("user:6", &both, "2026-10-25T02:30:00+02:00[Europe/Vienna]").expect_code(0);
+    let of = ["check", "--subject", "user:1", "--purpose", NEWS, "--channel", "email"];
+    let moment = ["--true-at", "2026-10-25T02:30:00[Europe/Vienna]"];
+    let refused = server.cli(&[&of[..], &moment].concat()).expect_code(2).stderr;
+    assert!(refused.contains("--true-at") && refused.contains("ambiguous"), "{refused}");
+
+    // The same in a file.
+    record("user:7", &["--grant", CELL], "2026-10-25T00:45:00Z").expect_code(0);
+    let (file, mapping) = (dir.path().join("list.csv"), dir.path().join("map.toml"));
+    fs::write(&file, "id,news,at\n7,no,2026-10-25T02:30:00[Europe/Vienna]\n").unwrap();
+    let text = "subject = \"user:{id}\"\n[[cells]]\ncolumn = \"news\"\n\
+                purpose = \"marketing.newsletter\"\nchannel = \"email\"\nwithdraw = [\"no\"]\n\
+                [effective_at]\ncolumn = \"at\"\n";
+    fs::write(&mapping, text).unwrap();
+    let mut command = binary();
+    command.args(["--addr", &server.address, "import"]).arg(&file);
+    command.args(["--source", "list"]).arg("--mapping").arg(&mapping);
+    Process::spawn(command).wait(LONG_PATIENCE).expect_code(0);
+    assert_eq!(effect(&mut clients, "user:7", NEWS).await, Effect::Deny);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_whose_times_stand_for_never_says_so_in_every_form() {
     let (server, mut clients, dir) = ledger().await;

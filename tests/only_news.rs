@@ -93,6 +93,7 @@ async fn a_repeated_stop_is_recorded_once_a_day() {
     ledger.expect(false, 37, stop("user:1")).await;
     ledger.expect(true, 36, stop("user:1")).await;
     ledger.expect(false, 36, stop("user:1")).await;
+    // A live claim from before the standing one takes effect after it.
     ledger.expect(false, 48, stop("user:1")).await;
     // A late grant from between the last two lifts neither.
     let late = RecordConsentRequest {
@@ -102,6 +103,16 @@ async fn a_repeated_stop_is_recorded_once_a_day() {
     let late = ledger.clients.record(late).await;
     assert_eq!(late.results[0].outcome(), Outcome::SupersededByLater);
     ledger.expect(true, 2, stop("user:1")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_stop_from_before_the_standing_one_is_recorded() {
+    let mut ledger = Ledger::new().await;
+    let late = |request| RecordConsentRequest { reported_late: true, ..request };
+    ledger.expect(true, 9, late(grant("user:1"))).await;
+    ledger.expect(true, 1, late(stop("user:1"))).await;
+    // It says more of the time between the two.
+    ledger.expect(true, 7, late(stop("user:1"))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -450,15 +450,17 @@ async fn a_catalogue_file_puts_parties_before_the_purposes_that_name_them() {
         ledger.server.cli(&[&command[..], more].concat()).expect_code(0).json()
     };
     assert_eq!(apply("Acme", &["--dry-run"])["added"], 3);
-    // What no party of the file or of the server is, the dry run refuses as the real one does.
-    std::fs::write(
-        &file,
-        text("Acme").replace("roles = [\"recipient\"]", "roles = [\"controller\"]"),
-    )
-    .unwrap();
-    let command = ["catalog", "apply", file.to_str().unwrap(), "--dry-run", "--json"];
-    let refused = ledger.server.cli(&command).expect_code(1);
-    assert!(refused.stderr.contains("UNKNOWN_PARTY"), "{}", refused.stderr);
+    // What the real run refuses, the dry run does, too.
+    for (sound, wrong, why) in [
+        ("roles = [\"recipient\"]", "roles = [\"controller\"]", "recipient"),
+        ("[\"mailer\"]", "[\"mailer\", \"mailer\"]", "recipients"),
+        ("[\"mailer\"]", "[\"nobody\"]", "nobody"),
+    ] {
+        std::fs::write(&file, text("Acme").replace(sound, wrong)).unwrap();
+        let command = ["catalog", "apply", file.to_str().unwrap(), "--dry-run", "--json"];
+        let refused = ledger.server.cli(&command).expect_code(1);
+        assert!(refused.stderr.contains(why), "{wrong}: {}", refused.stderr);
+    }
     let applied = apply("Acme", &[]);
     assert_eq!((&applied["added"], &applied["results"][0]["kind"]), (&json!(3), &json!("party")));
     assert_eq!(apply("Acme", &[])["unchanged"], 3);

@@ -297,9 +297,10 @@ async fn random_changes_are_found_and_told_as_what_they_are() {
         if parts.is_empty() && refusal.is_none() {
             wrong.push(format!("NOT FOUND {said}"));
         }
-        // Vault and tree are not those of another ledger's entries: that is said of them, and true.
+        // Vault, tree and book are not those of another ledger's entries: that is said of them, and true.
         let is_other_ledger = part == Part::Ledger && what == OTHER_LEDGER;
-        let follows = |found: Part| is_other_ledger && [Part::Vault, Part::Tree].contains(&found);
+        let follows =
+            |found: Part| is_other_ledger && [Part::Vault, Part::Tree, Part::Book].contains(&found);
         if parts.iter().any(|found| *found != part && !follows(*found)) {
             wrong.push(format!("ANOTHER FAULT {said}"));
         }

@@ -1,7 +1,6 @@
 //! `confirm`: completes a double opt-in.
 
 use clap::Args;
-use jiff::Timestamp;
 
 use super::{Context, Exit, client, error::CliError, record::results_table, words};
 use crate::proto::{ConfirmConsentRequest, Evidence, consent_service_client::ConsentServiceClient};
@@ -30,8 +29,8 @@ pub struct ConfirmArgs {
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     method: String,
     /// When it took effect (RFC 3339) [default: now]
-    #[arg(long, value_name = "TIME", value_parser = words::time)]
-    effective_at: Option<Timestamp>,
+    #[arg(long, value_name = "TIME", value_parser = words::readings)]
+    effective_at: Option<words::Readings>,
     /// Key of your choice for this confirmation: with it, the command can safely be repeated
     #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
     idempotency_key: String,
@@ -44,7 +43,7 @@ pub(super) async fn run(args: ConfirmArgs, context: &mut Context) -> Result<Exit
     let request = ConfirmConsentRequest {
         token: args.token,
         subject: args.subject,
-        effective_at: args.effective_at.map(words::wire_time),
+        effective_at: args.effective_at.map(|at| words::wire_time(at.earlier)),
         evidence: Some(evidence),
         idempotency_key: args.idempotency_key,
     };

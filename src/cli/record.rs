@@ -61,9 +61,10 @@ pub struct RecordArgs {
     /// Free attribute of the evidence; may be given many times
     #[arg(long, value_name = "KEY=VALUE", value_parser = attribute)]
     attribute: Vec<(String, String)>,
-    /// When it took effect (RFC 3339) [default: now]
-    #[arg(long, value_name = "TIME", value_parser = words::time)]
-    effective_at: Option<Timestamp>,
+    /// When it took effect (RFC 3339) [default: now]. Of an hour that the clocks of a zone in brackets repeat
+    /// or skip, stops take the later reading, and grants the earlier
+    #[arg(long, value_name = "TIME", value_parser = words::readings)]
+    effective_at: Option<words::Readings>,
     /// The act is reported after the fact: a stop takes effect at --effective-at, although the data
     /// subject may have done something since
     #[arg(long, requires = "effective_at")]
@@ -296,7 +297,23 @@ fn check_attributes(args: &RecordArgs) -> Result<(), CliError> {
     }
 }
 
+/// The moment of an act at a time that its clocks may repeat or skip: the later for stops, the earlier for
+/// grants.
+fn moment(changes: &[(Action, Scope)], at: words::Readings) -> Result<Timestamp, CliError> {
+    let grants = changes.iter().filter(|(action, _)| *action == Action::Grant).count();
+    if grants == 0 {
+        return Ok(at.later);
+    }
+    if grants == changes.len() || at.earlier == at.later {
+        return Ok(at.earlier);
+    }
+    let message = "the clocks of the zone of --effective-at repeat or skip this hour, and grants take another \
+                   reading of it than stops";
+    Err(CliError::usage(message).with_hint("write its offset from UTC, or record two acts"))
+}
+
 fn request(args: RecordArgs) -> Result<RecordConsentRequest, CliError> {
+    let effective_at = args.effective_at.map(|at| moment(&args.changes.0, at)).transpose()?;
     let confirmation_validity = args.confirmation_validity.map(words::wire_span).transpose()?;
     let change = |(action, scope): (Action, Scope)| {
         let grant = action == Action::Grant;
@@ -312,7 +329,7 @@ fn request(args: RecordArgs) -> Result<RecordConsentRequest, CliError> {
         subject: args.subject,
         actor: args.actor.into(),
         changes: args.changes.0.into_iter().map(change).collect(),
-        effective_at: args.effective_at.map(words::wire_time),
+        effective_at: effective_at.map(words::wire_time),
         reported_late: args.reported_late,
         evidence: Some(Evidence {
             touchpoint: args.touchpoint,

@@ -16,7 +16,7 @@ pub use crate::tlog::hex;
 use crate::{
     domain::{Key, PurposeName},
     json,
-    node::parse_time,
+    node::{parse_time, parse_time_readings},
     proto::{
         Action, Actor, CatalogEffect, Effect, EventKind, Evidence, FrequencyLimit, HistoryKind,
         LegalBasis, LinkConfidence, NamespaceKind, ObligationKind, Outcome, OutcomeCount,
@@ -176,10 +176,34 @@ pub fn scope_text(scope: Option<&Scope>) -> String {
 /// # Errors
 /// The text is not a time.
 pub fn time(text: &str) -> Result<Timestamp, String> {
-    parse_time(text).or_else(|error| {
-        let message = format!("must be a time in RFC 3339 such as 2026-01-31T12:00:00Z ({error})");
-        is_after_last_moment(text).then_some(Timestamp::MAX).ok_or(message)
-    })
+    parse_time(text).or_else(|error| after_last_moment(text, &error))
+}
+
+/// As [`time`], also if the clocks of its zone show it twice, or skip it.
+///
+/// # Errors
+/// The text is not a time.
+pub fn readings(text: &str) -> Result<Readings, String> {
+    let read = parse_time_readings(text).or_else(|error| {
+        let last = after_last_moment(text, &error)?;
+        Ok::<_, String>([last; 2])
+    });
+    let [earlier, later] = read?;
+    Ok(Readings { earlier, later })
+}
+
+fn after_last_moment(text: &str, error: &jiff::Error) -> Result<Timestamp, String> {
+    let message = format!("must be a time in RFC 3339 such as 2026-01-31T12:00:00Z ({error})");
+    is_after_last_moment(text).then_some(Timestamp::MAX).ok_or(message)
+}
+
+/// The first and the last moment that a text can mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Readings {
+    /// The reading for grants.
+    pub earlier: Timestamp,
+    /// The reading for stops.
+    pub later: Timestamp,
 }
 
 /// The first of the days that stand for "never".

@@ -5,7 +5,12 @@ use std::{path::PathBuf, time::Duration};
 use clap::Args;
 use humantime::parse_duration;
 use ipnet::IpNet;
-use jiff::{Timestamp, ZonedDateTime, civil::Date, tz::TimeZone};
+use jiff::{
+    Timestamp,
+    civil::Date,
+    fmt::temporal::DateTimeParser,
+    tz::{Disambiguation, TimeZone},
+};
 
 use super::LedgerId;
 use crate::{
@@ -201,13 +206,31 @@ fn parse_moment(text: &str) -> Result<Millis, jiff::Error> {
     Ok(Millis(at.as_millisecond()))
 }
 
-/// A time in RFC 3339. If it names a time zone in brackets, too, the offset must be one of this zone.
+/// A time in RFC 3339. If it names a time zone in brackets, too, the offset must be one of this zone, or the
+/// zone must have the time once.
 ///
 /// # Errors
 /// The text is no such time.
 pub fn parse_time(text: &str) -> Result<Timestamp, jiff::Error> {
+    read_time(text, Disambiguation::Reject)
+}
+
+/// As [`parse_time`], also if the clocks of the zone show the time twice, or skip it. Returns the earlier and
+/// the later moment that it can be.
+///
+/// # Errors
+/// As [`parse_time`].
+pub fn parse_time_readings(text: &str) -> Result<[Timestamp; 2], jiff::Error> {
+    let [earlier, later] = [Disambiguation::Earlier, Disambiguation::Later];
+    Ok([read_time(text, earlier)?, read_time(text, later)?])
+}
+
+fn read_time(text: &str, repeated: Disambiguation) -> Result<Timestamp, jiff::Error> {
     match text.contains('[') {
-        true => text.parse::<ZonedDateTime>().map(|zoned| zoned.timestamp()),
+        true => {
+            let parser = DateTimeParser::new().disambiguation(repeated);
+            Ok(parser.parse_zoned_datetime(text)?.timestamp())
+        }
         false => text.parse(),
     }
 }

@@ -54,7 +54,7 @@ pub use act::{
 pub use audience::{Audience, AudienceQuery, Member, Person};
 pub use catalog::{NamespaceDraft, PurposeDraft, Put};
 pub use check::{Checked, Question};
-pub use config::{NodeConfig, ORIGIN_DEFAULT, parse_origin, parse_time};
+pub use config::{NodeConfig, ORIGIN_DEFAULT, parse_origin, parse_time, parse_time_readings};
 pub use consume::{CREDITS_MAX, Consumer, Consuming, Delivery, IN_FLIGHT_MAX};
 pub use correct_clock::{ClockCorrectionOutcome, CorrectClock};
 pub use decisions::{Decisions, PAGE_DECISIONS_MAX, PAGE_ENTRIES_MAX};

@@ -2,7 +2,8 @@
 //!
 //! A grant is no news where the same one counts already. A repeated stop is no news only where it has
 //! stood for less than a day: it takes effect later than the standing one, so a grant of the time between
-//! the two, still on its way, would lift the standing one alone. A day bounds that gap.
+//! the two, still on its way, would lift the standing one alone. A day bounds that gap. A stop from before
+//! the standing one is news: it says more of the time between them.
 //!
 //! In doubt an act is news. It is recorded whole, or not at all.
 
@@ -109,7 +110,7 @@ impl Known<'_> {
     }
 
     /// Index of the entry with the same stop, if that stands in every cell, has stood for less than a
-    /// day, and the repeated one changes nothing for linked data subjects either.
+    /// day at the repeated one's time, and the repeated one changes nothing for linked data subjects either.
     fn stop(&self, prepared: &Prepared, change: &ChangeRecord) -> Option<u64> {
         let scope = self.scope(change)?;
         let body = &prepared.body;
@@ -122,7 +123,7 @@ impl Known<'_> {
         let stop = self.state.stops().iter().find(is_same)?;
         let later_ms = body.effective_at.0.saturating_sub(stop.mark.effective_at.0);
         let stands = change.outcome != Outcome::Applied
-            && later_ms < STANDING_STOP_MS_MAX
+            && (0..STANDING_STOP_MS_MAX).contains(&later_ms)
             && !self.state.is_lifted_in(self.catalog, scope);
         stands.then_some(stop.mark.index)
     }

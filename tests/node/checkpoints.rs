@@ -21,14 +21,14 @@ use consent_ledger::{
 
 use crate::support::{
     PATIENCE,
-    node::{config, grant, init_if_empty, open, put_catalog, subject, with_key},
+    node::{config, grant, init_if_empty, once_free, open, put_catalog, subject, with_key},
     wait_until,
 };
 
 fn open_with(config: &NodeConfig) -> (Result<Arc<Node>, OpenError>, Arc<Metrics>) {
     init_if_empty(config);
     let metrics = Arc::new(Metrics::default());
-    (Node::open(config, Arc::clone(&metrics)), metrics)
+    (once_free(|| Node::open(config, Arc::clone(&metrics))), metrics)
 }
 
 /// Records acts of new data subjects, one after the other.

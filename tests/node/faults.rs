@@ -12,7 +12,7 @@ use consent_ledger::{
     tree::Signed,
 };
 
-use crate::support::node::{check, config, grant, put_catalog, with_key, withdraw};
+use crate::support::node::{check, config, grant, once_free, put_catalog, with_key, withdraw};
 
 /// The acts of the run, in order, with their keys: some of known subjects, some of new ones.
 fn acts() -> Vec<(&'static str, Act)> {
@@ -37,8 +37,10 @@ fn small(dir: &Path) -> NodeConfig {
 }
 
 fn open_on(disk: &SimDisk, dir: &Path) -> Result<Arc<Node>, consent_ledger::node::OpenError> {
-    let disk = Arc::new(disk.clone());
-    Node::open_on(disk, &small(dir), Arc::new(Metrics::default()), &mut |_| {})
+    once_free(|| {
+        let disk = Arc::new(disk.clone());
+        Node::open_on(disk, &small(dir), Arc::new(Metrics::default()), &mut |_| {})
+    })
 }
 
 /// The answers that a run got.

@@ -14,7 +14,7 @@ use consent_ledger::{
 
 use crate::support::{
     PATIENCE,
-    node::{config, grant, put_catalog},
+    node::{config, grant, once_free, put_catalog},
     wait_until,
 };
 
@@ -43,14 +43,10 @@ fn after(dir: &Path) -> NodeConfig {
 fn open_on(disk: &SimDisk, config: &NodeConfig) -> Result<Arc<Node>, OpenError> {
     let open = || {
         let disk = Arc::new(disk.clone());
-        match Node::open_on(disk, config, Arc::new(Metrics::default()), &mut |_| {}) {
-            // Other tests start children, which hold the lock of this process until they are another's.
-            Err(OpenError::InUse { .. }) => None,
-            opened => Some(opened),
-        }
+        Node::open_on(disk, config, Arc::new(Metrics::default()), &mut |_| {})
     };
     // The entry of a change is waited for.
-    tokio::task::block_in_place(|| wait_until("the lock", PATIENCE, open))
+    tokio::task::block_in_place(|| once_free(open))
 }
 
 /// A closed ledger with some entries, and its key.

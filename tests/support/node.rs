@@ -8,10 +8,12 @@ use consent_ledger::{
         Action, Actor, Change, ChannelPut, ContactChange, Effect, Evidence, Key, LegalBasis,
         PurposeVersion, Reason, ScopeKeys, Subject,
     },
-    node::{Act, Idempotency, Node, NodeConfig, PurposeDraft, Question, init},
+    node::{Act, Idempotency, Node, NodeConfig, OpenError, PurposeDraft, Question, init},
     telemetry::Metrics,
     vault::Kek,
 };
+
+use super::{PATIENCE, wait_until};
 
 /// The key-encryption key of every node of a test.
 pub fn kek() -> Kek {
@@ -40,7 +42,16 @@ pub fn config(dir: &Path) -> NodeConfig {
 pub fn open(dir: &Path) -> Arc<Node> {
     let config = config(dir);
     init_if_empty(&config);
-    Node::open(&config, Arc::new(Metrics::default())).unwrap()
+    once_free(|| Node::open(&config, Arc::new(Metrics::default()))).unwrap()
+}
+
+/// Opens a node once its directory is free: children that other tests start hold the lock of this process
+/// until they are another program.
+pub fn once_free(open: impl Fn() -> Result<Arc<Node>, OpenError>) -> Result<Arc<Node>, OpenError> {
+    wait_until("the lock", PATIENCE, || match open() {
+        Err(OpenError::InUse { .. }) => None,
+        opened => Some(opened),
+    })
 }
 
 /// Makes a ledger in the data directory, if that is empty.

@@ -13,8 +13,10 @@ use crate::{
         error::CliError,
         output::{Table, Tone},
         progress,
+        words::Word as _,
     },
     domain::QuietSpan,
+    grpc::convert,
     obligations::leave_no_moment,
     proto::{
         Namespace, Party, PartyRole, Purpose, PutChannelRequest, PutNamespaceRequest,
@@ -26,7 +28,8 @@ const AFTER_HELP: &str = "\
 Namespaces, parties, purposes and channels that are not in the file stay as they are. To retire a purpose or
 channel, write `retired = true`.
 
-With --dry-run the server validates every change by its rules, and writes nothing.
+With --dry-run the server validates every change by its rules, and writes nothing. A purpose that
+names a party which the file adds, or whose roles it changes, is validated by the file alone.
 
 After an error, what was written before is listed and stays. --reconsent needs a change of the purpose:
 only with a new version can the grants of the older ones stop counting.
@@ -210,12 +213,10 @@ async fn apply(
         let now = purposes.get(&purpose.key);
         let fields = now.map(|now| differences(now, purpose, requires_reconsent));
         let mut entry = entry("purpose", &purpose.key, fields);
-        let mut wanted = purpose.clone();
-        let names_unwritten = validate_only && leave_out(&mut wanted, &unwritten);
-        let purpose = Some(wanted);
+        let purpose = Some(purpose.clone());
         let request = PutPurposeRequest { purpose, requires_reconsent, validate_only };
-        let answer = client.put_purpose(request).await?.into_inner();
-        if !names_unwritten {
+        if !validate_here(&request, &unwritten, &parties)? {
+            let answer = client.put_purpose(request).await?.into_inner();
             entry.version = answer.purpose.map(|purpose| purpose.version);
             entry.settle(answer.changed, (!validate_only).then_some(answer.revision));
         }
@@ -231,25 +232,36 @@ fn is_unwritten(party: &Party, now: &HashMap<String, Party>) -> bool {
     now.get(&party.key).is_none_or(|now| sorted(&now.roles) != sorted(&party.roles))
 }
 
-/// Leaves out of a purpose the parties that would be written before it, for the roles that they would have:
-/// a server that validates each change alone does not know them. Says whether it named any.
-fn leave_out(purpose: &mut Purpose, unwritten: &[&Party]) -> bool {
-    let will_be = |key: &str, role: PartyRole| {
-        let mut parties = unwritten.iter().filter(|party| party.key == key);
-        parties.any(|party| party.roles().any(|it| it == role))
-    };
-    let names_controller = will_be(&purpose.controller, PartyRole::Controller);
-    if names_controller {
-        purpose.controller.clear();
+/// Validates a purpose that names parties of the file which a dry run leaves unwritten: a server does not know
+/// them, so the file answers for them. Says whether it names any.
+fn validate_here(
+    request: &PutPurposeRequest,
+    unwritten: &[&Party],
+    known: &HashMap<String, Party>,
+) -> Result<bool, CliError> {
+    let Some(purpose) = &request.purpose else { return Ok(false) };
+    let recipients = purpose.recipients.iter().flat_map(|recipients| &recipients.parties);
+    let controller = Some(&purpose.controller).filter(|key| !key.is_empty());
+    let controller = controller.into_iter().map(|key| (PartyRole::Controller, key));
+    let named: Vec<_> =
+        controller.chain(recipients.map(|key| (PartyRole::Recipient, key))).collect();
+    let of_file = |key: &String| unwritten.iter().copied().find(|party| party.key == *key);
+    if named.iter().all(|(_, key)| of_file(key).is_none()) {
+        return Ok(false);
     }
-    let recipients = purpose.recipients.as_mut().map(|recipients| &mut recipients.parties);
-    let is_known = |key: &String| !will_be(key, PartyRole::Recipient);
-    let names_recipient = recipients.is_some_and(|parties| {
-        let before = parties.len();
-        parties.retain(is_known);
-        parties.len() < before
-    });
-    names_controller || names_recipient
+    let refused = |problem: String| {
+        CliError::failed(format!("the purpose `{}` would be refused: {problem}", purpose.key))
+    };
+    for (role, key) in named {
+        let party = of_file(key).or_else(|| known.get(key));
+        let party = party.ok_or_else(|| refused(format!("no party `{key}`")))?;
+        if party.roles().all(|it| it != role) {
+            let role = role.word();
+            return Err(refused(format!("the party `{key}` does not have the role {role}")));
+        }
+    }
+    let draft = convert::purpose_draft(request.clone());
+    draft.map(|_| true).map_err(|invalid| refused(invalid.to_string()))
 }
 
 /// That a request for new consent does something: grants of the current version stay as they are, so a new

@@ -13,8 +13,8 @@ use jiff::{
 use serde::Deserialize;
 
 use crate::{
-    cli::words::{date_of_never, is_after_last_moment},
-    node::{LikelyCause, parse_time},
+    cli::words::{Readings, date_of_never, is_after_last_moment},
+    node::{LikelyCause, parse_time_readings},
 };
 
 /// A column of times in the mapping.
@@ -43,19 +43,10 @@ pub(super) enum TimeFormat {
     Pattern(String, Option<TimeZone>),
 }
 
-/// The first and the last moment that a text can mean, to the millisecond.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Readings {
-    /// The reading for grants.
-    pub earlier: Timestamp,
-    /// The reading for stops.
-    pub later: Timestamp,
-}
-
 impl Readings {
     /// A time that is known to its unit.
     fn within(unit: Unit, time: Timestamp) -> Self {
-        Self { earlier: time, later: time.checked_add(unit.rest()).unwrap_or(Timestamp::MAX) }
+        Self { earlier: time, later: unit.last_moment(time) }
     }
 }
 
@@ -79,6 +70,11 @@ impl Unit {
             Self::Second(decimals) => 1_000 / 10_i64.pow(decimals.min(3)),
         };
         SignedDuration::from_millis(length_ms - 1)
+    }
+
+    /// The last moment of the unit that begins at a time.
+    fn last_moment(self, time: Timestamp) -> Timestamp {
+        time.checked_add(self.rest()).unwrap_or(Timestamp::MAX)
     }
 
     /// The unit of a time whose seconds have decimals, if its text has any.
@@ -196,7 +192,7 @@ fn read_pattern(text: &str, pattern: &str, zone: Option<&TimeZone>) -> Option<Re
 }
 
 fn read_rfc3339(text: &str) -> Option<Readings> {
-    let time = parse_time(text).ok()?;
+    let [earlier, later] = parse_time_readings(text).ok()?;
     let clock = text.split_once(['T', 't', ' ']).map_or("", |(_, clock)| clock);
     let end = clock.find(|it: char| !it.is_ascii_digit() && it != ':').unwrap_or(clock.len());
     let digits = clock.bytes().take(end).filter(u8::is_ascii_digit).count();
@@ -205,7 +201,7 @@ fn read_rfc3339(text: &str) -> Option<Readings> {
         3..=4 => Unit::Minute,
         _ => Unit::of_seconds(text),
     };
-    Some(Readings::within(unit, time))
+    Some(Readings { earlier, later: unit.last_moment(later) })
 }
 
 /// Whether a pattern reads decimals of seconds: `%f`, `%.f`, `%3f`, `%N` and the like.

@@ -2719,8 +2719,8 @@ pub struct RecordConsentRequest {
     /// recorded whole, or not at all. A grant is no news where one of the same version, data categories and
     /// side (of those who speak for the data subject, or of others) counts, and no other `expires_at` is
     /// asked for: it does not renew the standing one. A stop is no news where the same one stands for the
-    /// same scope, is less than 24 hours older, and nothing has lifted it since. `preferences` are always
-    /// recorded. With `idempotency_key`, a key is kept only with an entry.
+    /// same scope, is not newer and less than 24 hours older, and nothing has lifted it since. `preferences`
+    /// are always recorded. With `idempotency_key`, a key is kept only with an entry.
     #[prost(bool, tag = "11")]
     pub record_only_news: bool,
 }

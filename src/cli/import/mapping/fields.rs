@@ -9,13 +9,12 @@ use super::{
         csv::{Record, Shape},
         doubt::Doubt,
         input::Compiled,
-        times::Readings,
     },
     Mapping,
     parts::{Column, Text},
 };
 use crate::{
-    cli::words::wire_time,
+    cli::words::{Readings, wire_time},
     domain::{PurposeName, keep_unreadable},
     proto::{self, Action, Actor, ImportReject, ImportRow, ImportWarning},
 };

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::{
-    super::times::{RawTime, Readings, TimeFormat},
+    super::times::{RawTime, TimeFormat},
     RawActor, RawCell, RawEvidence, RawText,
     fields::{Fields, Invalid, trimmed},
 };
 use crate::{
-    cli::words,
+    cli::words::{self, Readings},
     proto::{self, Action, Actor},
 };
 
