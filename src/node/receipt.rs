@@ -211,7 +211,7 @@ impl Search {
         };
         let mut parts: Vec<ScopeKeys> = Vec::new();
         for change in changes.iter().filter(had_effect) {
-            let is_new = |part: &ScopeKeys| !self.covered.iter().any(|wide| contains(wide, part));
+            let is_new = |part: &ScopeKeys| !self.covered.iter().any(|wide| wide.contains(part));
             parts.extend(overlap(scope, &change.scope).filter(is_new));
         }
         if !parts.is_empty() {
@@ -233,10 +233,6 @@ fn overlap(one: &ScopeKeys, other: &ScopeKeys) -> Option<ScopeKeys> {
         (Some(_), Some(_)) => return None,
     };
     Some(ScopeKeys { purpose, channel: key(&one.channel, &other.channel)? })
-}
-
-fn contains(wide: &ScopeKeys, narrow: &ScopeKeys) -> bool {
-    overlap(wide, narrow).as_ref() == Some(narrow)
 }
 
 #[cfg(test)]
