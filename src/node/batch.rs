@@ -17,7 +17,7 @@ use super::{
     error::{CatalogError, ClockNotTrusted, RecordError, WriteError},
     names::NamespaceUse,
     news,
-    parties::check_named,
+    parties::check_parties,
     stops::UnclearStop,
 };
 use crate::{
@@ -815,7 +815,7 @@ pub(super) fn purpose_put(
     catalog: &Catalog,
     draft: PurposeDraft,
 ) -> Result<Option<PurposePut>, CatalogError> {
-    check_named(catalog, &draft.content)?;
+    check_parties(catalog, &draft.content)?;
     let existing = catalog.purpose_id(draft.key.as_str()).and_then(|id| catalog.purpose(id));
     let (version, oldest_compatible) = match existing {
         None => (1, 1),

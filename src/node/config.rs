@@ -212,7 +212,10 @@ fn parse_moment(text: &str) -> Result<Millis, jiff::Error> {
 /// # Errors
 /// The text is no such time.
 pub fn parse_time(text: &str) -> Result<Timestamp, jiff::Error> {
-    read_time(text, Disambiguation::Reject)
+    match text.contains('[') {
+        true => in_zone(text, Disambiguation::Reject),
+        false => text.parse(),
+    }
 }
 
 /// As [`parse_time`], also if the clocks of the zone show the time twice, or skip it. Returns the earlier and
@@ -221,18 +224,17 @@ pub fn parse_time(text: &str) -> Result<Timestamp, jiff::Error> {
 /// # Errors
 /// As [`parse_time`].
 pub fn parse_time_readings(text: &str) -> Result<[Timestamp; 2], jiff::Error> {
-    let [earlier, later] = [Disambiguation::Earlier, Disambiguation::Later];
-    Ok([read_time(text, earlier)?, read_time(text, later)?])
-}
-
-fn read_time(text: &str, repeated: Disambiguation) -> Result<Timestamp, jiff::Error> {
     match text.contains('[') {
         true => {
-            let parser = DateTimeParser::new().disambiguation(repeated);
-            Ok(parser.parse_zoned_datetime(text)?.timestamp())
+            Ok([in_zone(text, Disambiguation::Earlier)?, in_zone(text, Disambiguation::Later)?])
         }
-        false => text.parse(),
+        false => text.parse().map(|time| [time; 2]),
     }
+}
+
+fn in_zone(text: &str, repeated: Disambiguation) -> Result<Timestamp, jiff::Error> {
+    let parser = DateTimeParser::new().disambiguation(repeated);
+    Ok(parser.parse_zoned_datetime(text)?.timestamp())
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ pub use init::{Init, InitError, NewLedger, init};
 pub use link::{CELL_CHANGES_MAX, CellChange, LinkOutcome, Linking};
 pub use names::NamespaceUse;
 pub use open::{KEK_FILE, OpenError, Progress, VIEW_DIR, rebuild_view};
-pub use parties::PartyDraft;
+pub use parties::{PartyDraft, check_parties, parties_named};
 pub use past::AsOf;
 pub use preferences::{CellPreference, LinkedName, Name, Naming, Preferences, StandingStop, Whose};
 pub use preview::{Flips, Preview};

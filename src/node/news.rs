@@ -33,8 +33,8 @@ impl Asked {
     pub(super) fn of(act: &Act) -> Option<Self> {
         let is_asked =
             act.record_only_news && act.contact.is_empty() && act.evidence.unreadable.is_empty();
-        let expires_at = act.changes.iter().map(|change| change.expires_at).collect();
-        is_asked.then_some(Self { expires_at })
+        let expires_at = act.changes.iter().map(|change| change.expires_at);
+        is_asked.then(|| Self { expires_at: expires_at.collect() })
     }
 }
 

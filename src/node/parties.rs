@@ -72,7 +72,7 @@ fn check_roles_in_use(
     content: &PartyVersion,
 ) -> Result<(), CatalogError> {
     for (_, purpose) in catalog.purposes() {
-        for (role, named, _) in named_by(purpose.current()) {
+        for (role, named, _) in parties_named(purpose.current()) {
             if named == party && !content.roles.contains(&role) {
                 let purpose = purpose.key.clone();
                 return Err(CatalogError::PartyInUse { key: party.clone(), role, purpose });
@@ -86,8 +86,8 @@ fn check_roles_in_use(
 ///
 /// # Errors
 /// The first that is not.
-pub(super) fn check_named(catalog: &Catalog, content: &PurposeVersion) -> Result<(), CatalogError> {
-    for (role, key, at) in named_by(content) {
+pub fn check_parties(catalog: &Catalog, content: &PurposeVersion) -> Result<(), CatalogError> {
+    for (role, key, at) in parties_named(content) {
         let Some(party) = catalog.party(key.as_str()) else {
             return Err(CatalogError::UnknownParty { key: key.clone(), at });
         };
@@ -99,7 +99,9 @@ pub(super) fn check_named(catalog: &Catalog, content: &PurposeVersion) -> Result
 }
 
 /// The parties that a purpose names, for which role, and where.
-fn named_by(content: &PurposeVersion) -> impl Iterator<Item = (PartyRole, &Key, NamedParty)> {
+pub fn parties_named(
+    content: &PurposeVersion,
+) -> impl Iterator<Item = (PartyRole, &Key, NamedParty)> {
     let controller = content.controller.iter();
     let controller = controller.map(|key| (PartyRole::Controller, key, NamedParty::Controller));
     let recipients = content.recipients.iter().flatten().enumerate();

@@ -30,6 +30,10 @@ pub fn decide(catalog: &Catalog, state: &SubjectState, query: &Query<'_>, now: M
     let current = purpose.current();
     let basis = current.basis_in(query.region);
     let standing = Standing::of(catalog, state, purpose_id, channel_id, now);
+    let covering = match standing {
+        Standing::Given(grants) => grants.covering(purpose, query.data_categories),
+        _ => None,
+    };
 
     #[rustfmt::skip]
     let (reason, decided_by, valid_until) = match standing {
@@ -58,7 +62,7 @@ pub fn decide(catalog: &Catalog, state: &SubjectState, query: &Query<'_>, now: M
         Standing::CameOfAge(grant) => {
             (Reason::ReconsentRequired, Some(grant.decided_by()), grant.expires_at)
         }
-        Standing::Given(grants) => match grants.covering(purpose, query.data_categories) {
+        Standing::Given(grants) => match covering {
             Some(Given { latest, .. }) => {
                 (Reason::Granted, Some(latest.decided_by()), latest.ends_at())
             }
@@ -73,13 +77,8 @@ pub fn decide(catalog: &Catalog, state: &SubjectState, query: &Query<'_>, now: M
         Effect::Allow => current.obligations.clone(),
         Effect::Deny | Effect::NotNow => Vec::new(),
     };
-    let data_categories = match standing {
-        Standing::Given(grants) => grants
-            .covering(purpose, query.data_categories)
-            .filter(|_| reason == Reason::Granted)
-            .and_then(|grants| grants.latest.data_categories.clone()),
-        _ => None,
-    };
+    let granted = covering.filter(|_| reason == Reason::Granted);
+    let data_categories = granted.and_then(|grants| grants.latest.data_categories.clone());
     Decision {
         reason,
         status: standing.status(),

@@ -1,10 +1,14 @@
 //! `catalog apply`: adds and changes namespaces, parties, purposes and channels as a file says.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+};
 
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
+use tonic::Status;
 
 use super::{Client, channels, file::CatalogFile, namespaces, parties, purposes};
 use crate::{
@@ -13,14 +17,14 @@ use crate::{
         error::CliError,
         output::{Table, Tone},
         progress,
-        words::Word as _,
     },
-    domain::QuietSpan,
+    domain::{Catalog, Key, PartyPut, QuietSpan},
     grpc::convert,
+    node::{PartyDraft, check_parties, parties_named},
     obligations::leave_no_moment,
     proto::{
-        Namespace, Party, PartyRole, Purpose, PutChannelRequest, PutNamespaceRequest,
-        PutPartyRequest, PutPurposeRequest, QuietHours, obligation::Kind,
+        Namespace, Party, Purpose, PutChannelRequest, PutNamespaceRequest, PutPartyRequest,
+        PutPurposeRequest, QuietHours, obligation::Kind,
     },
 };
 
@@ -204,9 +208,9 @@ async fn apply(
         results.push(entry);
         bar.inc(1);
     }
-    let unwritten: Vec<&Party> = match validate_only {
-        true => file.parties.iter().filter(|party| is_unwritten(party, &parties)).collect(),
-        false => Vec::new(),
+    let planned = match validate_only {
+        true => Some(Planned::new(&file.parties, &parties)?),
+        false => None,
     };
     for purpose in &file.purposes {
         let requires_reconsent = args.reconsent.contains(&purpose.key);
@@ -215,7 +219,11 @@ async fn apply(
         let mut entry = entry("purpose", &purpose.key, fields);
         let purpose = Some(purpose.clone());
         let request = PutPurposeRequest { purpose, requires_reconsent, validate_only };
-        if !validate_here(&request, &unwritten, &parties)? {
+        let is_judged = match &planned {
+            Some(planned) => planned.judges(&request)?,
+            None => false,
+        };
+        if !is_judged {
             let answer = client.put_purpose(request).await?.into_inner();
             entry.version = answer.purpose.map(|purpose| purpose.version);
             entry.settle(answer.changed, (!validate_only).then_some(answer.revision));
@@ -227,41 +235,42 @@ async fn apply(
     Ok(())
 }
 
-/// Whether a dry run leaves the roles of a party unwritten, so that the server does not know them.
-fn is_unwritten(party: &Party, now: &HashMap<String, Party>) -> bool {
-    now.get(&party.key).is_none_or(|now| sorted(&now.roles) != sorted(&party.roles))
+/// The parties as the server will have them after the file, for a dry run that does not write them.
+struct Planned<'a> {
+    /// Those whose roles the server does not know yet.
+    unwritten: HashSet<&'a str>,
+    catalog: Catalog,
 }
 
-/// Validates a purpose that names parties of the file which a dry run leaves unwritten: a server does not know
-/// them, so the file answers for them. Says whether it names any.
-fn validate_here(
-    request: &PutPurposeRequest,
-    unwritten: &[&Party],
-    known: &HashMap<String, Party>,
-) -> Result<bool, CliError> {
-    let Some(purpose) = &request.purpose else { return Ok(false) };
-    let recipients = purpose.recipients.iter().flat_map(|recipients| &recipients.parties);
-    let controller = Some(&purpose.controller).filter(|key| !key.is_empty());
-    let controller = controller.into_iter().map(|key| (PartyRole::Controller, key));
-    let named: Vec<_> =
-        controller.chain(recipients.map(|key| (PartyRole::Recipient, key))).collect();
-    let of_file = |key: &String| unwritten.iter().copied().find(|party| party.key == *key);
-    if named.iter().all(|(_, key)| of_file(key).is_none()) {
-        return Ok(false);
-    }
-    let refused = |problem: String| {
-        CliError::failed(format!("the purpose `{}` would be refused: {problem}", purpose.key))
-    };
-    for (role, key) in named {
-        let party = of_file(key).or_else(|| known.get(key));
-        let party = party.ok_or_else(|| refused(format!("no party `{key}`")))?;
-        if party.roles().all(|it| it != role) {
-            let role = role.word();
-            return Err(refused(format!("the party `{key}` does not have the role {role}")));
+impl<'a> Planned<'a> {
+    fn new(file: &'a [Party], now: &HashMap<String, Party>) -> Result<Self, CliError> {
+        let mut catalog = Catalog::default();
+        // The first version of a key stays.
+        for party in file.iter().chain(now.values()) {
+            let request = PutPartyRequest { party: Some(party.clone()), ..Default::default() };
+            let draft = convert::party_draft(request).map_err(CliError::failed)?;
+            let PartyDraft { key, content } = draft;
+            catalog.put_party(0, PartyPut { key, version: 1, content });
         }
+        let is_unwritten = |party: &&Party| {
+            now.get(&party.key).is_none_or(|now| sorted(&now.roles) != sorted(&party.roles))
+        };
+        let unwritten = file.iter().filter(is_unwritten).map(|party| party.key.as_str());
+        Ok(Self { unwritten: unwritten.collect(), catalog })
     }
-    let draft = convert::purpose_draft(request.clone());
-    draft.map(|_| true).map_err(|invalid| refused(invalid.to_string()))
+
+    /// Checks the parties of a purpose as the server will, if it names one that the server can not judge yet.
+    /// Says whether it does.
+    fn judges(&self, request: &PutPurposeRequest) -> Result<bool, CliError> {
+        // What is no purpose the server refuses.
+        let Ok(draft) = convert::purpose_draft(request.clone()) else { return Ok(false) };
+        let is_unwritten = |key: &Key| self.unwritten.contains(key.as_str());
+        if !parties_named(&draft.content).any(|(_, key, _)| is_unwritten(key)) {
+            return Ok(false);
+        }
+        check_parties(&self.catalog, &draft.content).map_err(Status::from)?;
+        Ok(true)
+    }
 }
 
 /// That a request for new consent does something: grants of the current version stay as they are, so a new

@@ -283,10 +283,11 @@ impl Records {
         let first_end = starts.first().copied().unwrap_or(text.len());
         let first = text.get(..first_end).unwrap_or_default();
         let last = starts.pop();
-        // A row whose quote is not closed is a row up to the end of its line. A first field that spans lines
-        // names nobody.
-        let is_cut = scan.record.field(0).iter().any(|byte| is_line_end(*byte));
-        if is_cut || shape.fits(&Record::plain(first, self.delimiter)) {
+        // A row whose quote is not closed is a row up to the end of its line. A first field that is blank or
+        // spans lines names nobody.
+        let named = scan.record.field(0).trim_ascii();
+        let names_nobody = named.is_empty() || named.iter().any(|byte| is_line_end(*byte));
+        if names_nobody || shape.fits(&Record::plain(first, self.delimiter)) {
             for start in starts.into_iter().chain(last) {
                 let rows = self.rows_at(start, &text)?;
                 if rows.iter().any(|row| shape.changes_something(row, &scan.record)) {

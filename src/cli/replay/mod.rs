@@ -50,8 +50,8 @@ stop takes effect when it says, even if the data subject did something since.
 
 Acts of one data subject, in whichever spelling, are recorded in order, others in parallel: also those of
 data subjects that are linked, which is the same for acts with `effectiveAt`; for others, give
---concurrency 1. An act is retried when the server is busy or unreachable for a moment; without `idempotencyKey`, only if it can not be
-recorded twice.
+--concurrency 1. An act is retried when the server is busy or unreachable for a moment; without
+`idempotencyKey`, only if it can not be recorded twice.
 
 Without --continue-on-error, the first rejected act ends the command with exit code 1; acts in
 flight are still recorded.

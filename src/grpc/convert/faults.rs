@@ -136,13 +136,7 @@ fn is_stop(change: &Change) -> bool {
 
 /// Whether a stop covers the cell of a grant.
 fn covers(stop: &Change, grant: &Change) -> bool {
-    let (wide, cell) = (&stop.scope, &grant.scope);
-    let covers_purpose = wide
-        .purpose
-        .as_ref()
-        .is_none_or(|name| cell.purpose.as_ref().is_some_and(|purpose| name.contains(purpose)));
-    let covers_channel = wide.channel.is_none() || wide.channel == cell.channel;
-    is_stop(stop) && covers_purpose && covers_channel
+    is_stop(stop) && stop.scope.contains(&grant.scope)
 }
 
 /// The changes of a request that can be read, each with its position in the request.

@@ -823,9 +823,10 @@ pub mod check_service_client {
         /// message of subjects is answered by one of verdicts, in order; when the client has sent all, a
         /// summary ends the stream.
         /// The moment is that of the query, for obligations too: quiet hours are those of that moment, and a use
-        /// that was recorded since does not count towards a frequency limit. Data subjects that arrive too long after it (by default two
-        /// minutes) are refused with AUDIENCE_TOO_OLD. With `record_use`, who is allowed at the revision must
-        /// be allowed when the use is recorded, too: else the verdict is that of the later moment.
+        /// that was recorded since does not count towards a frequency limit. Data subjects that arrive too long
+        /// after it (by default two minutes) are refused with AUDIENCE_TOO_OLD. With `record_use`, who is allowed
+        /// at the revision must be allowed when the use is recorded, too: else the verdict is that of the later
+        /// moment.
         /// One person is allowed once, whatever the names: see `AudienceSummary.duplicates`.
         /// Errors: INVALID_FIELD, LIMIT_EXCEEDED (INVALID_ARGUMENT), REVISION_NOT_REACHED, WRITES_STOPPED,
         /// SHUTTING_DOWN (UNAVAILABLE), AUDIENCE_TOO_OLD (ABORTED), TOO_MANY_APPENDS (RESOURCE_EXHAUSTED),

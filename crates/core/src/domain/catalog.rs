@@ -322,12 +322,12 @@ impl Catalog {
 
     /// Folds in a channel entry.
     pub fn put_channel(&mut self, put: ChannelPut) {
-        let channel = Channel { key: put.key.clone(), title: put.title, retired: put.retired };
-        match self.channel_ids.get(&put.key) {
+        let channel = Channel::from(put);
+        match self.channel_ids.get(&channel.key) {
             Some(id) => self.channels[id.0 as usize] = channel,
             None => {
                 let id = ChannelId(u32::try_from(self.channels.len()).unwrap_or(u32::MAX));
-                self.channel_ids.insert(put.key, id);
+                self.channel_ids.insert(channel.key.clone(), id);
                 self.channels.push(channel);
             }
         }

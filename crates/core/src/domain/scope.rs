@@ -171,6 +171,17 @@ pub struct ScopeKeys {
     pub channel: Option<Key>,
 }
 
+impl ScopeKeys {
+    /// Whether every cell of the other is one of this one.
+    #[must_use]
+    pub fn contains(&self, other: &Self) -> bool {
+        let has_purposes = self.purpose.as_ref().is_none_or(|name| {
+            other.purpose.as_ref().is_some_and(|purpose| name.contains(purpose))
+        });
+        has_purposes && (self.channel.is_none() || self.channel == other.channel)
+    }
+}
+
 impl fmt::Display for ScopeKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fn text(name: Option<&impl ToString>) -> String {

@@ -226,6 +226,11 @@ fn rows_that_a_quote_may_hold_are_in_doubt() {
             "1,\"a\nb\n2,Bo\",no\n".to_owned(),
             vec![("1", Some(HoldsRow(3))), ("2", Some(IsHeld(1)))],
         ),
+        // What names nobody is no row.
+        (
+            "0,\",yes\n1,\",\n,,\",\n2,,no\n3,\"\n".to_owned(),
+            vec![("0", None), ("", Some(HoldsRow(4))), ("2", Some(IsHeld(3)))],
+        ),
         // The first line is no row: the line inside is a text.
         ("1,\"see\n2,Bo,yes\nbye\",no\n3,Cy,no\n".to_owned(), vec![("1", None), ("3", None)]),
         // A long text is a text.
