@@ -261,7 +261,7 @@ impl Vault {
     /// # Errors
     /// The disk failed.
     pub fn settle(&self) -> Result<Option<TornTail>, VaultError> {
-        Ok(self.log.lock().settle()?)
+        Ok(self.log.lock().frames.settle()?)
     }
 
     /// Indexes all frames. Calls `progress` with the number of indexed frames and their total.
