@@ -30,7 +30,7 @@ use consent_ledger::{
         checkpoint::{Checkpoint, SignedCheckpoint},
         key::SignerKey,
         merkle::{self, Hash, Range, leaf_hash},
-        tile::{Kind, Tile},
+        tile::{Kind, Tile, bundle},
     },
 };
 use prost::Message as _;
