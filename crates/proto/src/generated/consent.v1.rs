@@ -921,7 +921,7 @@ pub struct GetCheckpointResponse {
     /// `hash(size - 1)`, 32 bytes.
     #[prost(bytes = "vec", tag = "4")]
     pub chain_hash: ::prost::alloc::vec::Vec<u8>,
-    /// When the last of these entries was recorded.
+    /// When the last of these entries was recorded, in whole seconds, as the entry says it.
     #[prost(message, optional, tag = "5")]
     pub recorded_at: ::core::option::Option<::prost_types::Timestamp>,
     /// The latest checkpoint that was released: the text of a C2SP tlog-checkpoint, a note signed by
@@ -1219,7 +1219,8 @@ pub struct ListDecisionsResponse {
     /// recorded, for no region and no data category.
     #[prost(uint64, tag = "1")]
     pub index: u64,
-    /// Random reference of the data subject, 16 bytes, as the entries have it.
+    /// Which data subject: the random id of its frame in the vault, 16 bytes. No entry has it. Cells with
+    /// the same value are of one person, so this answer is for those who may know that.
     #[prost(bytes = "vec", tag = "2")]
     pub subject_ref: ::prost::alloc::vec::Vec<u8>,
     /// Purpose key.
