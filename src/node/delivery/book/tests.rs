@@ -414,7 +414,7 @@ fn any_op() -> impl Strategy<Value = Op> {
 }
 
 fn acknowledged(indexes: &[u64], next_index: Option<u64>) -> Acknowledged {
-    Acknowledged { next_index, indexes: indexes.to_vec(), snapshot: false }
+    Acknowledged { next_index, indexes: indexes.to_vec(), ..Acknowledged::default() }
 }
 
 proptest! {
