@@ -439,4 +439,43 @@ mod tests {
         let _taken = node.admission.take_all_places();
         expect_expired(&node, revision).await;
     }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn ends_fill_entries_up_to_their_size_with_one_end_of_a_data_subject_each() {
+        const PERSONS: usize = 300;
+        let dir = tempfile::tempdir().unwrap();
+        let node = open(dir.path());
+        put_catalog(&node).await;
+        // Appends wait for one another, so the ends are written here before they are due.
+        for number in 0..PERSONS {
+            grant(&node, &format!("user:{number}")).await;
+        }
+        grant(&node, "user:7").await;
+        let head = node.revision();
+        let ends = |node: &Node| -> Vec<Vec<SubjectRef>> {
+            let bodies = (head..node.revision()).map(|index| node.core.entry(index).unwrap().body);
+            let of = |body| match body {
+                Body::Expired(expired) => expired.named().to_vec(),
+                other => panic!("{other:?}"),
+            };
+            bodies.map(of).collect()
+        };
+        let due = node.core.view.due(None, Millis(i64::MAX), usize::MAX).unwrap();
+        let unrecorded = node
+            .write(move |batch| Ok::<_, WriteError>(batch.expire(&due, false)))
+            .await
+            .unwrap();
+        assert_eq!(unrecorded.failed, []);
+        let entries = ends(&node);
+        let all: usize = entries.iter().map(Vec::len).sum();
+        assert!(entries.len() == 2 && entries[0].len() > 200 && all <= PERSONS, "{}", entries.len());
+        for (index, named) in (head..).zip(&entries) {
+            let bytes = node.core.entry_bytes(index).unwrap();
+            assert!(bytes.len() <= crate::ledger::ENTRY_BYTES_MAX);
+            let distinct: HashSet<_> = named.iter().collect();
+            assert_eq!(distinct.len(), named.len());
+        }
+        let bytes = node.core.entry_bytes(head).unwrap().len();
+        assert!(bytes > crate::ledger::ENTRY_BYTES_MAX - 600, "{bytes}: it is full");
+    }
 }

@@ -261,6 +261,28 @@ mod tests {
         all
     }
 
+    #[test]
+    fn each_event_of_an_entry_has_an_id_of_its_own() {
+        let detail = |place| {
+            let part = Some(Part { place, more: place == 0 });
+            EventDetail::Consent(ConsentDetail {
+                part,
+                ..consent(vec![record(Action::Expire, Outcome::Applied)])
+            })
+        };
+        let ids: Vec<String> = [0, 4]
+            .map(|place| envelope().event(&event(detail(place)), &[0]).unwrap())
+            .iter()
+            .map(|message| {
+                let value = value(message);
+                assert_eq!(value["data"]["moreInEntry"].as_bool().unwrap_or_default(), value["data"]["place"].is_null());
+                message.id.clone()
+            })
+            .collect();
+        let prefix = format!("{}-7-12", "ab".repeat(16));
+        assert_eq!(ids, [format!("{prefix}-0"), format!("{prefix}-4")]);
+    }
+
     /// What `watch --json` prints for the same event.
     fn printed(event: &Event, passing: &[usize]) -> (String, Value) {
         let line = serde_json::to_value(ProtoJson(&convert::event(event, passing))).unwrap();

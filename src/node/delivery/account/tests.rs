@@ -147,3 +147,60 @@ fn only_dead_letters_can_be_delivered_after_all() {
     account.redelivered(&[4], NOW, |_| true);
     assert_eq!(account.unrecorded.count(), 1, "it is acknowledged already");
 }
+
+#[test]
+fn an_entry_is_settled_once_each_of_its_events_is_acknowledged() {
+    let one_by_one: [&[Acknowledged]; 3] = [
+        &[single(&[4]), single(&[4]), single(&[4])],
+        &[before(5), before(5), before(5)],
+        &[single(&[4, 4]), before(5)],
+    ];
+    for acknowledgements in one_by_one {
+        let mut account = account(10);
+        account.deliver(2, 1, 2, Duration::ZERO).unwrap();
+        account.deliver(4, 3, 4, Duration::ZERO).unwrap();
+        account.acknowledge(&single(&[2]), NOW).unwrap();
+        let (last, first) = acknowledgements.split_last().unwrap();
+        for acknowledged in first {
+            assert_eq!(account.acknowledge(acknowledged, NOW), Ok(0));
+            assert_eq!(account.settled().next(), 4, "{acknowledged:?}");
+        }
+        assert_eq!(account.acknowledge(last, NOW), Ok(1));
+        assert_eq!(account.settled().next(), 5);
+    }
+    let whole = [
+        Acknowledged { whole_entries: true, ..single(&[4]) },
+        Acknowledged { whole_entries: true, ..before(5) },
+        // It comes from behind a later entry.
+        before(8),
+    ];
+    for acknowledged in whole {
+        let mut account = account(10);
+        account.deliver(4, 3, 4, Duration::ZERO).unwrap();
+        account.deliver(7, 1, 7, Duration::ZERO).unwrap();
+        account.acknowledge(&acknowledged, NOW).unwrap();
+        assert!(account.settled().contains(4), "{acknowledged:?}");
+    }
+}
+
+#[test]
+fn the_events_of_an_entry_come_again_together_and_are_counted_anew() {
+    let mut account = account(20);
+    account.deliver(4, 3, 4, Duration::ZERO).unwrap();
+    account.acknowledge(&single(&[4, 4]), NOW).unwrap();
+    assert_eq!(account.redeliver(TIMEOUT), Some(Sent { event: 4, attempt: 2 }));
+    account.acknowledge(&single(&[4, 4]), NOW).unwrap();
+    assert!(!account.settled().contains(4), "one of them may not be dealt with");
+    account.acknowledge(&single(&[4]), NOW).unwrap();
+    assert!(account.settled().contains(4));
+}
+
+#[test]
+fn the_events_of_an_entry_take_a_credit_each_although_they_come_together() {
+    let mut account = account(2);
+    account.deliver(4, 5, 4, Duration::ZERO).unwrap();
+    account.credit(3);
+    assert!(!account.has_room(), "the credits are owed");
+    account.credit(1);
+    assert!(account.has_room());
+}
