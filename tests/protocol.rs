@@ -595,13 +595,16 @@ async fn the_other_services_name_the_faulty_field_too() {
     let request = proto::GetPurposeRequest { key: "no.such".to_owned(), ..Default::default() };
     let error = typed(&ledger.clients.catalog.get_purpose(request).await.unwrap_err());
     assert_eq!((error.code, error.reason.as_str()), (Code::NotFound, "UNKNOWN_PURPOSE"));
-    let purpose = proto::Purpose { title: String::new(), ..support::consent_purpose("a.b") };
-    let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-    let error = typed(&ledger.clients.catalog.put_purpose(request).await.unwrap_err());
-    assert_eq!(
-        (error.reason.as_str(), error.fields),
-        ("INVALID_FIELD", vec!["purpose.title".to_owned()])
-    );
+    for title in ["", " \u{200b}"] {
+        let purpose =
+            proto::Purpose { title: title.to_owned(), ..support::consent_purpose("a.b") };
+        let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
+        let error = typed(&ledger.clients.catalog.put_purpose(request).await.unwrap_err());
+        assert_eq!(
+            (error.reason.as_str(), error.fields),
+            ("INVALID_FIELD", vec!["purpose.title".to_owned()])
+        );
+    }
     let request = proto::PutChannelRequest { channel: None, ..Default::default() };
     let error = typed(&ledger.clients.catalog.put_channel(request).await.unwrap_err());
     assert_eq!(error.fields, ["channel"]);

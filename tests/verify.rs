@@ -30,7 +30,7 @@ use consent_ledger::{
         checkpoint::{Checkpoint, SignedCheckpoint},
         key::SignerKey,
         merkle::{self, Hash, Range, leaf_hash},
-        tile::{Kind, Tile},
+        tile::{Kind, Tile, bundle},
     },
 };
 use prost::Message as _;
@@ -489,6 +489,7 @@ fn a_wrong_tree_on_disk_is_named() {
     assert_eq!((&found["tree"]["hashes"], &found["tree"]["unsynced"]), (&301.into(), &301.into()));
     // A tree never grows before its ledger.
     assert_eq!(found["tree"]["beyond"], 50);
+    assert!(found["notChecked"].as_array().unwrap().contains(&"lostEntries".into()), "{found}");
     let text = run(["verify", "--data-dir", dir.path().to_str().unwrap()]).expect_code(0).stdout;
     assert!(text.contains("50 more are of entries that the ledger does not have"), "{text}");
 }

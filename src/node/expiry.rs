@@ -332,8 +332,9 @@ mod tests {
         config::ServeConfig,
         domain::{
             Change, ChannelPut, ContactChange, Evidence, Key, Millis, PurposeVersion, ScopeKeys,
-            Subject,
+            Subject, SubjectRef,
         },
+        entry::Kind as _,
         node::{Act, Node, NodeConfig, PurposeDraft},
         vault::Kek,
         view::keys::Key as Row,
