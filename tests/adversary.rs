@@ -156,8 +156,7 @@ fn values(payload: &Value) -> HashSet<Vec<u8>> {
 }
 
 async fn receipt(clients: &mut Clients, index: u64) -> HashSet<Vec<u8>> {
-    let request =
-        proto::GetReceiptRequest { act: Some(Act::Index(index)), ..Default::default() };
+    let request = proto::GetReceiptRequest { act: Some(Act::Index(index)), ..Default::default() };
     let answer = clients.audit.get_receipt(request).await.unwrap().into_inner();
     values(&serde_json::from_str(&answer.payload).unwrap())
 }

@@ -177,7 +177,8 @@ impl Consumer {
             next_index,
             indexes: indexes.to_vec(),
             whole_entries: false,
-        })).await;
+        }))
+        .await;
     }
 
     async fn credit(&self, credits: u32) {
@@ -394,7 +395,11 @@ async fn an_entry_with_several_events_is_acknowledged_event_by_event_or_whole() 
     let index = ends_of_one_entry(&mut ledger, "device", 4).await;
     let mut third = ledger.consume(start(100)).await;
     assert_eq!(third.events(4).await, [index; 4]);
-    let whole = proto::ConsumeAck { next_index: Some(index + 1), whole_entries: true, ..Default::default() };
+    let whole = proto::ConsumeAck {
+        next_index: Some(index + 1),
+        whole_entries: true,
+        ..Default::default()
+    };
     third.send(Request::Ack(whole)).await;
     ledger.on_record(index).await;
     third.close().await;

@@ -165,7 +165,9 @@ async fn ends_of_one_time_stand_in_one_entry_once_also_after_a_crash() {
 
     // Without keys it is a list of tags that ascend, each with a record of one size and no evidence.
     let (_, entry) = clients.entries(first.index).await.remove(0);
-    let Some(proto::ledger::entry::Body::Persons(persons)) = entry.body else { panic!("{entry:?}") };
+    let Some(proto::ledger::entry::Body::Persons(persons)) = entry.body else {
+        panic!("{entry:?}")
+    };
     assert!(persons.slots.is_sorted_by(|one, next| one.tag < next.tag));
     assert!(persons.slots.iter().all(|slot| slot.record.len() == 208 && slot.evidence.is_empty()));
     assert_eq!(persons.slots.len(), 20);

@@ -596,8 +596,7 @@ async fn the_other_services_name_the_faulty_field_too() {
     let error = typed(&ledger.clients.catalog.get_purpose(request).await.unwrap_err());
     assert_eq!((error.code, error.reason.as_str()), (Code::NotFound, "UNKNOWN_PURPOSE"));
     for title in ["", " \u{200b}"] {
-        let purpose =
-            proto::Purpose { title: title.to_owned(), ..support::consent_purpose("a.b") };
+        let purpose = proto::Purpose { title: title.to_owned(), ..support::consent_purpose("a.b") };
         let request = proto::PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
         let error = typed(&ledger.clients.catalog.put_purpose(request).await.unwrap_err());
         assert_eq!(

@@ -2,7 +2,8 @@
 //! the kinds of their entries, not in their sizes, and not in what stands in clear.
 
 use consent_ledger::proto::{
-    self, Action, Actor, LinkConfidence, import_consents_request::Message,
+    self, Action, Actor, LinkConfidence,
+    import_consents_request::Message,
     ledger::{self, entry::Body},
 };
 use futures_util::stream;
@@ -90,12 +91,9 @@ async fn entries_of(people: &People) -> Vec<ledger::Entry> {
         ..proto::ImportRow::default()
     });
     let start = proto::ImportStart { source: "crm-2026".to_owned(), dry_run: false };
-    let messages = [
-        Message::Start(start),
-        Message::Rows(proto::ImportRows { rows: rows.collect() }),
-    ];
     let messages =
-        messages.map(|message| proto::ImportConsentsRequest { message: Some(message) });
+        [Message::Start(start), Message::Rows(proto::ImportRows { rows: rows.collect() })];
+    let messages = messages.map(|message| proto::ImportConsentsRequest { message: Some(message) });
     clients.consent.import_consents(stream::iter(messages)).await.unwrap();
     // Grants of three end in one entry.
     let ends_at = now_ms() + 2_500;

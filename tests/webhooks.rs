@@ -448,7 +448,8 @@ async fn each_end_of_an_entry_is_posted_alone_and_one_that_fails_makes_the_entry
     assert_eq!(state(&mut clients, index).await, Some(PropagationState::DeadLetter));
     // A replay sends all events of the entry again, under their ids.
     endpoint.answers(|_, _| StatusCode::OK);
-    let replay = proto::ReplayDeadLettersRequest { subscription: "crm".into(), indexes: vec![index] };
+    let replay =
+        proto::ReplayDeadLettersRequest { subscription: "crm".into(), indexes: vec![index] };
     clients.watch.replay_dead_letters(replay).await.unwrap();
     let received = endpoint.until("the replay", |all| all.len() >= 10).await;
     assert_eq!(received.iter().map(|it| it.id.clone()).collect::<BTreeSet<_>>(), ids);

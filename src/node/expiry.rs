@@ -462,14 +462,16 @@ mod tests {
             bodies.map(of).collect()
         };
         let due = node.core.view.due(None, Millis(i64::MAX), usize::MAX).unwrap();
-        let unrecorded = node
-            .write(move |batch| Ok::<_, WriteError>(batch.expire(&due, false)))
-            .await
-            .unwrap();
+        let unrecorded =
+            node.write(move |batch| Ok::<_, WriteError>(batch.expire(&due, false))).await.unwrap();
         assert_eq!(unrecorded.failed, []);
         let entries = ends(&node);
         let all: usize = entries.iter().map(Vec::len).sum();
-        assert!(entries.len() == 2 && entries[0].len() > 200 && all <= PERSONS, "{}", entries.len());
+        assert!(
+            entries.len() == 2 && entries[0].len() > 200 && all <= PERSONS,
+            "{}",
+            entries.len()
+        );
         for (index, named) in (head..).zip(&entries) {
             let bytes = node.core.entry_bytes(index).unwrap();
             assert!(bytes.len() <= crate::ledger::ENTRY_BYTES_MAX);

@@ -275,7 +275,10 @@ mod tests {
             .iter()
             .map(|message| {
                 let value = value(message);
-                assert_eq!(value["data"]["moreInEntry"].as_bool().unwrap_or_default(), value["data"]["place"].is_null());
+                assert_eq!(
+                    value["data"]["moreInEntry"].as_bool().unwrap_or_default(),
+                    value["data"]["place"].is_null()
+                );
                 message.id.clone()
             })
             .collect();

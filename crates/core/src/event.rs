@@ -622,7 +622,7 @@ mod tests {
         let passing = event.passing(filter).unwrap_or_default();
         let part = |(event, positions): (Arc<Event>, Vec<usize>)| {
             let EventDetail::Consent(consent) = &event.detail else { panic!("{event:?}") };
-            (consent.subject.to_string(), consent.part.unwrap(), positions)
+            (consent.subject.as_str().to_owned(), consent.part.unwrap(), positions)
         };
         Arc::new(event).parts(&passing).into_iter().map(part).collect()
     }
