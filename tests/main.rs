@@ -24,6 +24,7 @@ mod end_to_end;
 mod forgeries;
 mod format;
 mod format2;
+mod format_examples;
 mod hourly_ends;
 mod import;
 mod import_order;
