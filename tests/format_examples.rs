@@ -180,7 +180,13 @@ fn entries() -> Vec<Vec<u8>> {
     let (persons, _) = seal_persons(LEDGER, 4, &ends, None, stream).unwrap();
     append(Body::Persons(persons));
 
-    let used = Use { recorded_ms: 7, purpose: 1, channel: 1, reason: Reason::Granted.into(), ..Use::default() };
+    let used = Use {
+        recorded_ms: 7,
+        purpose: 1,
+        channel: 1,
+        reason: Reason::Granted.into(),
+        ..Use::default()
+    };
     let uses = seal_uses(&secret, LEDGER, 5, &[(&one.keys, 0)], &used, stream).unwrap();
     append(Body::Uses(uses));
     let subscription =
@@ -426,30 +432,43 @@ fn storage(entries: &[Vec<u8>], all: &mut BTreeMap<&'static str, String>) {
     assert_eq!(u32_at(header, 56), crc32c::crc32c(&header[..56]));
     let bytes = u32_at(frame, 1) as usize;
     let identity = crc32c::crc32c(&header[12..32]);
-    let over = |parts: &[&[u8]]| parts.iter().fold(identity, |sum, it| crc32c::crc32c_append(sum, it));
+    let over =
+        |parts: &[&[u8]]| parts.iter().fold(identity, |sum, it| crc32c::crc32c_append(sum, it));
     assert_eq!(u32_at(frame, 17), over(&[&frame[5..13], &frame[25..25 + bytes]]));
     assert_eq!(u32_at(frame, 21), over(&[&frame[..21]]));
-    all.insert("segment_header", parts(header, &[
-        (8, "magic: FRAMELOG"),
-        (4, "format: 1"),
-        (4, "kind: LEDG"),
-        (16, "log id"),
-        (8, "first index: 0"),
-        (8, "first index of the segment before: none, 0"),
-        (8, "bytes of the segment before: none, 0"),
-        (4, "CRC-32C of bytes 0 to 55"),
-    ]));
+    all.insert(
+        "segment_header",
+        parts(
+            header,
+            &[
+                (8, "magic: FRAMELOG"),
+                (4, "format: 1"),
+                (4, "kind: LEDG"),
+                (16, "log id"),
+                (8, "first index: 0"),
+                (8, "first index of the segment before: none, 0"),
+                (8, "bytes of the segment before: none, 0"),
+                (4, "CRC-32C of bytes 0 to 55"),
+            ],
+        ),
+    );
     let payload = format!("bytes of the payload: {bytes}");
-    all.insert("frame", parts(&frame[..26 + bytes], &[
-        (1, "mark: F"),
-        (4, &payload),
-        (8, "index: 0"),
-        (4, "place: 0"),
-        (4, "CRC-32C of kind, log id, index and payload"),
-        (4, "CRC-32C of kind, log id and bytes 0 to 20"),
-        (bytes, "payload: entry 0"),
-        (1, "end mark"),
-    ]));
+    all.insert(
+        "frame",
+        parts(
+            &frame[..26 + bytes],
+            &[
+                (1, "mark: F"),
+                (4, &payload),
+                (8, "index: 0"),
+                (4, "place: 0"),
+                (4, "CRC-32C of kind, log id, index and payload"),
+                (4, "CRC-32C of kind, log id and bytes 0 to 20"),
+                (bytes, "payload: entry 0"),
+                (1, "end mark"),
+            ],
+        ),
+    );
 }
 
 /// The slots of an entry.
@@ -467,33 +486,38 @@ fn seals(schema: &Schema, entries: &[Vec<u8>], all: &mut BTreeMap<&'static str, 
     let blind = |number: u64| keyed(&tags, &[&[1], &number.to_le_bytes()]);
     let next = |number: u64| derive("next tag", &[&blind(number)[..], &tag(number + 1)].concat());
     let use_tag = keyed(&leaf(MASTER + 2, 0), &[b"use"])[..16].to_vec();
-    all.insert("keys", named(&[
-        ("T", &tags),
-        ("R", &records),
-        ("tag(0)", &tag(0)),
-        ("blind(0)", &blind(0)),
-        ("next(0)", &next(0)),
-        ("tag(1)", &tag(1)),
-        ("leaf_E(0)", &leaf(MASTER + 1, 0)),
-        ("tag(0) of lane 1", &use_tag),
-    ]));
+    all.insert(
+        "keys",
+        named(&[
+            ("T", &tags),
+            ("R", &records),
+            ("tag(0)", &tag(0)),
+            ("blind(0)", &blind(0)),
+            ("next(0)", &next(0)),
+            ("tag(1)", &tag(1)),
+            ("leaf_E(0)", &leaf(MASTER + 1, 0)),
+            ("tag(0) of lane 1", &use_tag),
+        ]),
+    );
 
     let slot = &slots(&entries[2])[0];
     assert_eq!(slot.tag, tag(0));
     let context = aad(2, &slot.tag, 1);
-    let (one_time, text) =
-        open(&records, &slot.salt, &context, &slot.record, &slot.record_commit);
+    let (one_time, text) = open(&records, &slot.salt, &context, &slot.record, &slot.record_commit);
     let reference = derive("reference", &one_time)[..16].to_vec();
-    all.insert("sealing", named(&[
-        ("key: R", &records),
-        ("salt", &slot.salt),
-        ("one-time key", &one_time),
-        ("additional data", &context),
-        ("text", &text),
-        ("ciphertext and tag", &slot.record),
-        ("commitment", &slot.record_commit),
-        ("reference", &reference),
-    ]));
+    all.insert(
+        "sealing",
+        named(&[
+            ("key: R", &records),
+            ("salt", &slot.salt),
+            ("one-time key", &one_time),
+            ("additional data", &context),
+            ("text", &text),
+            ("ciphertext and tag", &slot.record),
+            ("commitment", &slot.record_commit),
+            ("reference", &reference),
+        ]),
+    );
     let bytes = message(&text);
     all.insert("record_of_an_act", schema.annotate("Record", bytes));
     let record = Record::decode(bytes).unwrap();
@@ -539,12 +563,15 @@ fn seals(schema: &Schema, entries: &[Vec<u8>], all: &mut BTreeMap<&'static str, 
     let context = aad(6, &[0; 16], 5);
     let (one_time, text) =
         open(&item_key, &sealed.salt, &context, &sealed.ciphertext, &sealed.commitment);
-    all.insert("confidential", named(&[
-        ("Lc", &root),
-        ("key of SUBSCRIPTION in epoch 0", &item_key),
-        ("one-time key", &one_time),
-        ("additional data", &context),
-    ]));
+    all.insert(
+        "confidential",
+        named(&[
+            ("Lc", &root),
+            ("key of SUBSCRIPTION in epoch 0", &item_key),
+            ("one-time key", &one_time),
+            ("additional data", &context),
+        ]),
+    );
     all.insert("item", schema.annotate("Item", message(&text)));
 }
 
@@ -593,14 +620,17 @@ fn vault(schema: &Schema, all: &mut BTreeMap<&'static str, String>) {
     ];
     let text = decrypt(&one_time, &bound.concat(), &second.ciphertext);
     all.insert("vault_content", schema.annotate("VaultContent", message(&text)));
-    all.insert("vault_keys", named(&[
-        ("key-encryption key", &[KEK; 32]),
-        ("V", &key),
-        ("L", &[SECRET; 32]),
-        ("key of the chain", &chain),
-        ("one-time key of frame 1", &one_time),
-        ("additional data of frame 1", &bound.concat()),
-    ]));
+    all.insert(
+        "vault_keys",
+        named(&[
+            ("key-encryption key", &[KEK; 32]),
+            ("V", &key),
+            ("L", &[SECRET; 32]),
+            ("key of the chain", &chain),
+            ("one-time key of frame 1", &one_time),
+            ("additional data of frame 1", &bound.concat()),
+        ]),
+    );
 }
 
 fn statements(entries: Vec<Vec<u8>>, all: &mut BTreeMap<&'static str, String>) {

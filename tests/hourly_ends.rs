@@ -205,6 +205,42 @@ async fn ends_of_one_time_stand_in_one_entry_once_also_after_a_crash() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_end_is_recorded_once_however_often_the_server_is_killed() {
+    const PERSONS: usize = 260;
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let mut clients = server.clients_with_catalog(&[NEWS], &["email"]).await;
+    let ends_at = now_ms() + 8_000;
+    for number in 0..PERSONS {
+        clients.record(until(ends_at, &format!("user:{number}"), "email")).await;
+    }
+    drop(clients);
+    server.kill();
+    support::wait_until_time(ends_at);
+    // The search comes a second after the start, and needs some time itself.
+    for after_ms in [990, 1_010, 1_030, 1_060] {
+        let server = Server::start(dir.path());
+        support::wait_until_time(now_ms() + after_ms);
+        server.kill();
+    }
+    let server = Server::start(dir.path());
+    let mut clients = server.clients().await;
+    let mut stream = ends_from(&mut clients, 0).await;
+    let mut told = BTreeSet::new();
+    for _ in 0..PERSONS {
+        let end = next_end(&mut stream).await;
+        assert!(told.insert(end.subject.clone()), "{} twice", end.subject);
+    }
+    drop(clients);
+    server.terminate();
+    let ends = recorded_ends(dir.path());
+    let all: Vec<[u8; 16]> = ends.iter().flat_map(|(_, of)| of.clone()).collect();
+    assert_eq!(all.len(), PERSONS, "nothing twice");
+    assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), PERSONS);
+    assert!(ends[0].1.len() > 200, "the first entry is full: {}", ends[0].1.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn all_ends_of_an_hour_stand_in_one_entry_that_says_nothing_of_their_acts() {
     let (dir, clock_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let clock = TestClock::new(clock_dir.path());
@@ -219,8 +255,8 @@ async fn all_ends_of_an_hour_stand_in_one_entry_that_says_nothing_of_their_acts(
     }
     let next_hour = clients.record(until(full_hour + HOUR_MS, "user:next", "email")).await;
     let head = next_hour.revision;
-    clock.set_synchronised(true);
     clock.set_ahead((full_hour - now_ms()) / 1_000 + 2);
+    clock.set_synchronised(true);
     let mut stream = ends_from(&mut clients, head).await;
     let mut told = Vec::new();
     while told.len() < 12 {

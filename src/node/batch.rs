@@ -526,16 +526,19 @@ impl<'a> Batch<'a> {
         Ok(NextEntry { entry: Entry { index, prev_hash, recorded_at, body }, frame, tip, slots })
     }
 
-    /// The tag and the size of the slot of an end in the next entry.
-    pub(super) fn slot_of_end(&self, end: &GrantExpired) -> Result<(Tag, usize), WriteError> {
-        let person = self.person(end.subject_ref, &[])?;
-        let number = self.landed(end.subject_ref, Lane::Records)?;
+    /// The tag of a subject's next record.
+    pub(super) fn next_tag(&self, subject: SubjectRef) -> Result<Tag, WriteError> {
+        let number = self.landed(subject, Lane::Records)?;
+        Ok(self.person(subject, &[])?.keys.tags().tag(number))
+    }
+
+    /// How many bytes of an entry an end takes.
+    pub(super) fn bytes_of_end(&self, end: &GrantExpired) -> Result<usize, WriteError> {
         let reference_of = |subject, index| self.reference_of(subject, index);
         let names = Names { catalog: self.catalog(), reference_of: &reference_of };
         let too_large =
             || WriteError::EntryTooLarge { bytes: ENTRY_BYTES_MAX + 1, limit: ENTRY_BYTES_MAX };
-        let bytes = bytes_among_several(&end.record(&names)?).ok_or_else(too_large)?;
-        Ok((person.keys.tags().tag(number), bytes))
+        bytes_among_several(&end.record(&names)?).ok_or_else(too_large)
     }
 
     /// The bytes of an entry of the ledger, or of this batch.

@@ -75,8 +75,6 @@ pub(super) struct Unrecorded {
 struct Planned {
     due: Due,
     end: GrantExpired,
-    /// The tag of its slot: the order within the entry.
-    tag: Tag,
     /// How many bytes of the entry it takes.
     bytes: usize,
 }
@@ -232,16 +230,23 @@ impl Batch<'_> {
 
     /// Records ends in one entry. If it can not be written, those whose fault that is fail alone.
     fn expire_together(&mut self, mut together: Vec<Planned>, unrecorded: &mut Unrecorded) {
-        together.sort_unstable_by_key(|planned| planned.tag);
-        let ends = together.iter().map(|planned| planned.end.clone()).collect();
-        let body = Body::Expired(GrantsExpired { ends });
-        let Err(error) = self.write(self.recorded_at(), body, &[]) else { return };
+        let Err(error) = self.write_ends(&together) else { return };
         if let [planned] = together.as_slice() {
             return unrecorded.fail(&planned.due, &error);
         }
         let rest = together.split_off(together.len() / 2);
         self.expire_together(together, unrecorded);
         self.expire_together(rest, unrecorded);
+    }
+
+    /// Adds the entry of some ends, which stand in the order of their tags.
+    fn write_ends(&mut self, planned: &[Planned]) -> Result<(), WriteError> {
+        let tagged = planned.iter().map(|it| Ok((self.next_tag(it.due.subject)?, it)));
+        let mut tagged: Vec<(Tag, &Planned)> = tagged.collect::<Result<_, WriteError>>()?;
+        tagged.sort_unstable_by_key(|(tag, _)| *tag);
+        let ends = tagged.into_iter().map(|(_, planned)| planned.end.clone()).collect();
+        self.write(self.recorded_at(), Body::Expired(GrantsExpired { ends }), &[])?;
+        Ok(())
     }
 
     /// The end of a grant as it is recorded; none if it changes nothing.
@@ -265,8 +270,8 @@ impl Batch<'_> {
             reason: if by_authority { Reason::ReconsentRequired } else { Reason::Expired },
             changes: ended,
         };
-        let (tag, bytes) = self.slot_of_end(&end)?;
-        Ok(Some(Planned { due: *due, end, tag, bytes }))
+        let bytes = self.bytes_of_end(&end)?;
+        Ok(Some(Planned { due: *due, end, bytes }))
     }
 
     /// The grants of an act that decided their cells until they ended.

@@ -279,8 +279,8 @@ mod tests {
     fn any_detail() -> impl Strategy<Value = EventDetail> {
         let linked = || vec(any_subject(), 0..3);
         let consent = (any_subject(), vec(any_change(), 0..4), any::<bool>(), linked());
-        let consent =
-            consent.prop_map(|(subject, changes, preferences_changed, linked)| ConsentDetail {
+        let consent = consent
+            .prop_map(|(subject, changes, preferences_changed, linked)| ConsentDetail {
                 subject,
                 actor: Actor::Subject,
                 effective_at: Millis(0),
@@ -290,7 +290,8 @@ mod tests {
                 reason: None,
                 linked,
                 part: None,
-            });
+            })
+            .boxed();
         let end = consent
             .clone()
             .prop_map(|consent| ConsentDetail { preferences_changed: false, ..consent });

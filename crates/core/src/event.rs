@@ -339,6 +339,13 @@ impl Event {
         if let EventDetail::Link(link) = &self.detail { Some(link) } else { None }
     }
 
+    /// How many events [`Self::parts`] makes.
+    #[must_use]
+    pub fn part_count(&self, positions: &[usize]) -> usize {
+        let EventDetail::Ends(ends) = &self.detail else { return 1 };
+        spans(ends).filter(|(span, _)| !in_span(positions, span).is_empty()).count()
+    }
+
     /// The events of its entry for one receiver, with the positions of their changes: one for each data
     /// subject with changes at the given positions, or else the event itself.
     #[must_use]

@@ -285,7 +285,7 @@ impl Consumer {
         match delivery {
             Delivery::Event { event, passing, .. } => {
                 let (index, now) = (event.index, self.since.elapsed());
-                let parts = event.parts(&passing).len();
+                let parts = event.part_count(&passing);
                 let sent =
                     self.account(|account| account.deliver(index, parts, (event, passing), now))?;
                 self.core.metrics.deliveries.inc_by(sent.as_ref().map_or(0, |_| parts as u64));
