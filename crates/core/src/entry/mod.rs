@@ -36,12 +36,12 @@ mod uses;
 
 use std::fmt;
 
-pub use act::{ConfirmationOffer, ConsentAct, Door};
+pub use act::{ConfirmationOffer, ConsentAct, Door, ImportOrigin};
 pub use channel::ChannelPut;
 pub use clock::ClockCorrected;
 pub use confirmed::ConsentConfirmed;
 pub use content::{Content, IndexOf, Meanings, Names, Numbers, ReferenceOf};
-pub use expired::GrantExpired;
+pub use expired::{GrantExpired, GrantsExpired};
 pub use fields::{
     EntryError, contact_to_proto, duration, duration_ms, evidence_of_message, evidence_to_message,
     timestamp, timestamp_ms,
@@ -132,7 +132,7 @@ pub enum Body {
     /// A double opt-in was completed.
     Confirmed(ConsentConfirmed),
     /// Grants expired.
-    Expired(GrantExpired),
+    Expired(GrantsExpired),
     /// Two data subjects were linked, or unlinked.
     Link(LinkChange),
     /// Data was used.
@@ -208,6 +208,10 @@ impl Body {
         records: Vec<(SubjectRef, Record)>,
         meanings: &Meanings<'_>,
     ) -> Result<Self, EntryError> {
+        let is_expiry = |(_, record): &(SubjectRef, Record)| record.kind() == RecordKind::Expiry;
+        if !records.is_empty() && records.iter().all(is_expiry) {
+            return GrantsExpired::of_records(records, meanings).map(Self::Expired);
+        }
         let mut records = records.into_iter();
         let (first, second) = (records.next(), records.next());
         if records.next().is_some() {
@@ -220,9 +224,6 @@ impl Body {
             }
             (RecordKind::Confirmation, None) => {
                 ConsentConfirmed::of_record(subject, record, meanings).map(Self::Confirmed)
-            }
-            (RecordKind::Expiry, None) => {
-                GrantExpired::of_record(subject, record, meanings).map(Self::Expired)
             }
             (kind @ (RecordKind::Link | RecordKind::Unlink), Some(other))
                 if other.1.kind() == kind =>
@@ -358,9 +359,10 @@ pub trait OfSubjects: Kind {
         subject: SubjectRef,
         state: &mut SubjectState,
     ) -> Result<(), UnknownKey>;
-    /// The cells that it touches.
-    fn touches(&self) -> Touched<'_>;
-    /// Claims in it that do not follow from the entries before it.
+    /// The cells of one of its data subjects that it touches.
+    fn touches(&self, subject: SubjectRef) -> Touched<'_>;
+    /// Claims in it about the judged data subject that do not follow from the entries before it. It is asked
+    /// for each of its data subjects.
     ///
     /// # Errors
     /// The first key that the catalogue lacks.
