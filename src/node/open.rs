@@ -22,11 +22,7 @@ use crate::{
     entry::{Entry, EntryError},
     fold::CatalogAt,
     format::entry::{Body as SealedBody, Entry as SealedEntry},
-    ledger::{
-        self, Tip, chain,
-        sealed,
-        verify,
-    },
+    ledger::{self, Tip, chain, sealed, verify},
     opener::{CatchUp, Opener},
     storage::{
         AtPath as _, FileError, LogError,

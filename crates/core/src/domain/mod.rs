@@ -56,7 +56,8 @@ pub use time::Millis;
 
 pub use crate::entry::{
     Body, ChannelPut, ClockCorrected, ConfirmationOffer, ConsentAct, ConsentConfirmed, Delivered,
-    DeliveryFailed, DeliveryOverdue, Door, Entry, FailedDelivery, GrantExpired, IdempotencyMark,
-    LedgerOpened, LinkChange, NamespacePut, ObligationKind, PartyPut, PurposePut,
-    SigningKeyChanged, SubscriptionCreated, SubscriptionDeleted, SubscriptionEntry, UseRecorded,
+    DeliveryFailed, DeliveryOverdue, DisclosureMade, Door, Entry, FailedDelivery, GrantExpired,
+    IdempotencyMark, LedgerOpened, LinkChange, NamespacePut, ObligationKind, PartyPut, PurposePut,
+    SigningKeyChanged, SubjectsDisclosed, SubscriptionCreated, SubscriptionDeleted,
+    SubscriptionEntry, UseRecorded,
 };
