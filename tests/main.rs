@@ -18,6 +18,7 @@ mod consumers;
 mod crash;
 mod decision_token;
 mod decisions;
+mod disclosure;
 mod dockerfile;
 mod end_to_end;
 mod forgeries;

@@ -42,8 +42,10 @@ pub(super) fn disclose(
     let (sender, messages) = mpsc::channel(MESSAGES_AHEAD_MAX);
     let node = Arc::clone(node);
     tokio::spawn(async move {
-        if let Err(fault) = run(&node, disclosing, &sender).await {
-            // The client may be gone.
+        // A client that is gone hears of no fault.
+        if let Err(fault) = run(&node, disclosing, &sender).await
+            && !sender.is_closed()
+        {
             drop(sender.send(Err(fault.into())).await);
         }
         drop(place);
@@ -62,6 +64,9 @@ async fn run(node: &Arc<Node>, disclosing: Disclosing, sender: &Sender) -> Resul
         Ok::<_, DiscloseError>((disclosing, bounds, spool))
     })
     .await?;
+    if sender.is_closed() {
+        return Ok(());
+    }
     let index = node.record_disclosure(&disclosing, &bounds, &spool).await?;
     let begun = Message::Begun(begun(&bounds, &spool, index));
     if sender.send(Ok(message(begun))).await.is_err() {

@@ -311,7 +311,6 @@ struct Audit {
     tree: Range,
     origin: Option<String>,
     replay: Replay,
-    records: u64,
     decisions: u64,
     not_judgeable: u64,
     untrue: u64,
@@ -327,7 +326,6 @@ impl Audit {
             tree: Range::empty(0),
             origin: None,
             replay: Replay::default(),
-            records: 0,
             decisions: 0,
             not_judgeable: 0,
             untrue: 0,
@@ -381,7 +379,6 @@ impl Audit {
         let fact = entry.fact();
         let Target::Subjects(target) = fact.kind.target() else { return Ok(()) };
         let subjects = target.named();
-        self.records += subjects.len() as u64;
         // What a link makes of one side may depend on somebody beyond the other.
         let mut reached = subjects.iter().flat_map(|it| {
             let linked = self.replay.connected(*it);
@@ -416,6 +413,7 @@ impl Audit {
         let checkpoint = self.check_root(signed)?;
         let Opened { items, uses } = self.ledger.opened();
         let counts = self.ledger.records().to_vec();
+        let records = counts.iter().sum();
         let verified = self.ledger.finish().map_err(not_true)?;
         let receipts = compare(receipts, disclosure, &verified)?;
         let is_missing = |it: &ComparedReceipt| it.state == ReceiptState::Missing;
@@ -439,7 +437,7 @@ impl Audit {
             ledger_id: Bytes(disclosure.ledger_id.clone()),
             revision: disclosure.revision,
             persons: persons.map(person).collect(),
-            records: self.records,
+            records,
             decisions: self.decisions,
             not_judgeable: self.not_judgeable,
             untrue: self.untrue,
