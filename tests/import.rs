@@ -276,22 +276,23 @@ async fn only_the_person_lifts_a_stop() {
         grant("user:2", by_subject),
         grant("user:3", json!({"rowKey": "3-1"})),
         grant("user:4", json!({"rowKey": "3-1"})),
+        grant("user:4", json!({"rowKey": "3-1", "evidence": {"touchpoint": "shop"}})),
         "{}".to_owned(),
     ];
     desk.write("rows.ndjson", &rows.join("\n"));
     let done = desk.import("rows.ndjson", &[]).expect_code(1);
-    assert_eq!(counts(&done), [3, 0, 0, 2]);
+    assert_eq!(counts(&done), [4, 0, 0, 2]);
     let outcome = |name: &str, count: &str| json!({"outcome": name, "count": count});
-    let want = [outcome("OUTCOME_APPLIED", "2"), outcome("OUTCOME_BLOCKED_BY_STOP", "1")];
+    let want = [outcome("OUTCOME_APPLIED", "3"), outcome("OUTCOME_BLOCKED_BY_STOP", "1")];
     assert_eq!(done.json()["outcomes"], json!(want));
     let rejects = desk.rejects("rows.ndjson");
-    assert_eq!((&rejects[0]["line"], &rejects[0]["field"]), (&json!("4"), &json!("row_key")));
+    assert_eq!((&rejects[0]["line"], &rejects[0]["field"]), (&json!("5"), &json!("row_key")));
     assert_eq!(rejects[0]["reason"], "IDEMPOTENCY_KEY_REUSED");
-    assert_eq!((&rejects[1]["line"], &rejects[1]["field"]), (&json!("5"), &json!("subject")));
+    assert_eq!((&rejects[1]["line"], &rejects[1]["field"]), (&json!("6"), &json!("subject")));
     assert_eq!(desk.check("user:1").await.reason(), Reason::Withdrawn);
     assert_eq!(desk.check("user:2").await.reason(), Reason::Granted);
     let head = desk.head().await;
-    assert_eq!(counts(&desk.import("rows.ndjson", &[]).expect_code(1)), [0, 0, 3, 2]);
+    assert_eq!(counts(&desk.import("rows.ndjson", &[]).expect_code(1)), [0, 0, 4, 2]);
     assert_eq!(desk.head().await, head);
 }
 

@@ -541,15 +541,17 @@ async fn a_dry_run_writes_nothing_and_predicts_the_import() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_key_stands_for_one_content_in_its_source() {
+async fn a_row_key_stands_for_one_content_about_its_person_in_its_source() {
     let mut ledger = Ledger::new().await;
     let keyed = |row| proto::ImportRow { row_key: "7".into(), ..row };
     assert_eq!(ledger.import("crm", &[keyed(grant("user:1"))]).await.counts(), [1, 0, 0, 0]);
-    let other = proto::ImportRow { line: 3, ..keyed(grant("user:2")) };
+    let stop = row("user:1", vec![change(Action::Withdraw, LETTER, "email")]);
+    let other = proto::ImportRow { line: 3, ..keyed(stop) };
     let answer = ledger.import("crm", &[keyed(grant("user:1")), other.clone()]).await;
     assert_eq!(answer.counts(), [0, 0, 1, 1]);
     assert_eq!(answer.rejects(), [(3, "row_key", "IDEMPOTENCY_KEY_REUSED")]);
     assert_eq!(ledger.import("web", &[other]).await.counts(), [1, 0, 0, 0]);
+    assert_eq!(ledger.import("crm", &[keyed(grant("user:2"))]).await.counts(), [1, 0, 0, 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

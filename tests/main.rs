@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used)] // a test may fail where it stands
 
+mod adversary;
 mod audience;
 mod blocked_grants;
 mod classes;

@@ -160,6 +160,7 @@ async fn bad_parties_are_refused_by_field_and_change_nothing() {
         (with(&|p| p.roles = vec![1, 9]), "INVALID_FIELD", "party.roles[1]"),
         (with(&|p| p.roles = vec![1, 1]), "INVALID_FIELD", "party.roles[1]"),
         (with(&|p| p.name.clear()), "INVALID_FIELD", "party.name"),
+        (with(&|p| p.name = " \u{200b}\u{a0}".into()), "INVALID_FIELD", "party.name"),
         (with(&|p| p.name = "a\nb".into()), "INVALID_FIELD", "party.name"),
         (with(&|p| p.name = "x".repeat(257)), "LIMIT_EXCEEDED", "party.name"),
         (with(&|p| p.contact = long.clone()), "LIMIT_EXCEEDED", "party.contact"),

@@ -5,8 +5,8 @@ use std::{fs, path::Path, sync::Arc};
 
 use consent_ledger::{
     backend::{LocalLog, LogBackend as _},
-    domain::{Body, ChannelPut, Key},
-    proto::Action,
+    format::entry::Body,
+    proto::{Action, ledger::ChannelPut},
     storage::disk::RealDisk,
     tlog::key::SignerKey,
 };
@@ -20,9 +20,8 @@ fn forge(data_dir: &Path) {
     let (log, opened) =
         LocalLog::open(disk, data_dir.join("ledger"), 64 << 20, [0; 16], 0).unwrap();
     log.settle().unwrap();
-    let key = Key::parse("forged").unwrap();
-    let body = Body::ChannelPut(ChannelPut { key, title: String::new(), retired: false });
-    let (_, bytes, _) = opened.tip.link(opened.tip.recorded_at, body).unwrap();
+    let put = ChannelPut { key: "forged".to_owned(), ..ChannelPut::default() };
+    let (_, bytes, _) = opened.tip.link(opened.tip.recorded_at_s, Body::Channel(put)).unwrap();
     log.append(opened.tip.next_index, &[bytes]).unwrap();
 }
 

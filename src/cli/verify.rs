@@ -151,6 +151,8 @@ enum NotChecked {
     OtherWitnesses,
     /// The entries after the last checkpoint.
     UncoveredEntries,
+    /// Whether the last entries were lost.
+    LostEntries,
     /// The tree on disk.
     Tree,
     /// The vault.
@@ -170,6 +172,9 @@ impl NotChecked {
                      the same; a few are usual while a server runs or after a crash"
                 )
                 .into();
+            }
+            Self::LostEntries => {
+                "whether the last entries were lost: the tree has hashes of more than the ledger has"
             }
             Self::Tree => {
                 "the tree: no checkpoint of the directory says which of its hashes were synced"
@@ -296,6 +301,7 @@ async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, Cl
             (NotChecked::UncoveredEntries, is_whole && agrees && covered < entries),
             (NotChecked::Rollback, args.checkpoint.is_empty() && args.against.is_none()),
             (NotChecked::OtherWitnesses, trust.as_ref().is_some_and(passes_over)),
+            (NotChecked::LostEntries, tree.as_ref().is_some_and(|tree| tree.beyond > 0)),
             (NotChecked::Tree, tree.as_ref().is_some_and(TreeCompared::is_unknown)),
             (NotChecked::Vault, args.ledger_only || args.raw_file.is_some()),
             (NotChecked::VaultContents, vault.is_some() && kek.is_none()),
@@ -434,11 +440,18 @@ fn print(verification: &Verification, context: &mut Context) -> Result<(), CliEr
 }
 
 fn print_vault(vault: &VaultCompared, out: &mut Output) -> Result<(), CliError> {
-    let VaultCompared { subjects, opened, torn_tail, fault, .. } = vault;
+    let VaultCompared { subjects, without_entry, opened, torn_tail, fault, .. } = vault;
     match fault {
         None => {
             let opened = if *opened { ", all opened, and the entries with their keys" } else { "" };
             out.line(format!("vault       {subjects} data subjects{opened}"))?;
+            if let Some(count @ 1..) = without_entry {
+                let careful = out.paint(Tone::Careful, &count.to_string());
+                out.line(format!(
+                    "            {careful} of them without an entry: a crash leaves such, and so does a \
+                     ledger that lost its last entries"
+                ))?;
+            }
         }
         Some(fault) => {
             let wrong = out.paint(Tone::Bad, "wrong");

@@ -210,7 +210,7 @@ mod tests {
             "\nwithdraw    marketing.newsletter:post\n",
             "\nevidence    onboarding, checkbox, privacy-notice@2026-05, de-DE, notice hash abab",
             ", from 192.0.2.7, with Browser/1, screen=2\n",
-            "\ncontroller  Example AG, as of 2026-10-26T06:14:20.250Z\n",
+            "\ncontroller  Example AG, as of 2026-10-26T06:13:21.250Z\n",
             "\ncosigned    by none of the given witnesses\n",
             "\ncheckpoint  11 entries, root ",
         ] {

@@ -490,7 +490,8 @@ impl<'a> Batch<'a> {
     ) -> Result<NextEntry, WriteError> {
         let kind = body.kind();
         let reference_of = |subject, index| self.reference_of(subject, index);
-        let names = Names { catalog: self.catalog(), reference_of: &reference_of };
+        let index = self.tip.next_index;
+        let names = Names { index, catalog: self.catalog(), reference_of: &reference_of };
         let content = kind.content(&names)?;
         let lane = if matches!(body, Body::Use(_)) { Lane::Uses } else { Lane::Records };
         let mut of_entry = Vec::new();
@@ -502,7 +503,7 @@ impl<'a> Batch<'a> {
         let at = At {
             ledger_id: vault.ledger_id(),
             confidential: vault.confidential(),
-            index: self.tip.next_index,
+            index,
             recorded_at,
         };
         let too_large = |bytes| WriteError::EntryTooLarge { bytes, limit: ENTRY_BYTES_MAX };
@@ -647,7 +648,9 @@ impl<'a> Batch<'a> {
             let position = usize::try_from(version - 1).unwrap_or(usize::MAX);
             let Some(&index) = purpose.version_indices.get(position) else { break };
             let recorded_at = self.entry(index)?.recorded_at;
-            if self.catalog().recorded_by(index, recorded_at) <= at {
+            // Its milliseconds are not known: before the end of its second, the version before may have been
+            // shown.
+            if self.catalog().recorded_by(index, recorded_at).plus_ms(999) <= at {
                 break;
             }
             version -= 1;

@@ -208,14 +208,14 @@ impl Batch<'_> {
         if let Some(&ClockCorrection { index, .. }) = held {
             return Err(ImplausibleRange::HoldsCorrection { index }.into());
         }
-        // Entries in clear have whole seconds. The span is rounded so that it still holds what it held.
+        // Entries in clear have whole seconds.
         let recorded_at = if is_ahead { now.second() } else { self.recorded_second() };
         Ok(ClockCorrection {
             index,
             recorded_at,
             entries: first_index..end,
-            right_until: right_until.second(),
-            right_again: right_again.plus_ms(999).second(),
+            right_until,
+            right_again,
         })
     }
 

@@ -304,8 +304,8 @@ impl Vault {
         Ok(())
     }
 
-    /// Reads the older segments, which opening does not, and answers whether it reached their end.
-    /// `visit` gets the bytes and number of each frame, and may stop the walk.
+    /// Reads all frames from the disk, follows their chain, and answers whether it reached their end. Opening
+    /// reads only what is new. `visit` gets the bytes and number of each frame, and may stop the walk.
     ///
     /// # Errors
     /// The first damage.
@@ -314,29 +314,38 @@ impl Vault {
         disk: &dyn Disk,
         visit: &mut dyn FnMut(&[u8], u64) -> ControlFlow<()>,
     ) -> Result<bool, VaultError> {
+        let frames = self.reader.next_index();
         let end = self.reader.first_index_of_last_segment();
         let (mut next, mut chain) = (0, self.opened.clone());
         let mut problem = None;
+        let mut step = |payload: &[u8], number| {
+            problem = match number {
+                0 => format::check_form(0, payload).err(),
+                _ => chain.pass(payload).err(),
+            };
+            problem.is_none() && visit(payload, number).is_continue()
+        };
         let walked = scan(disk, &self.dir, LOG_KIND, FRAME_BYTES_MAX, 0, &mut |frame| {
-            if frame.index == end {
+            if frame.index == end || !step(frame.payload, frame.index) {
                 return ControlFlow::Break(String::new());
             }
-            problem = match frame.index {
-                0 => format::check_form(0, frame.payload).err(),
-                _ => chain.pass(frame.payload).err(),
-            };
             next = frame.index + 1;
-            match (&problem, visit(frame.payload, frame.index)) {
-                (None, ControlFlow::Continue(())) => ControlFlow::Continue(()),
-                _ => ControlFlow::Break(String::new()),
-            }
+            ControlFlow::Continue(())
         });
-        match (problem, walked) {
-            (Some(problem), _) => Err(problem.into()),
+        match walked {
             // The walk was stopped here, in the middle or where the newest segment begins.
-            (None, Err(LogError::Damaged(damage))) if damage.problem.is_empty() => Ok(next == end),
-            (None, walked) => walked.map(|_| next == end).map_err(VaultError::from),
+            Err(LogError::Damaged(damage)) if damage.problem.is_empty() => {}
+            walked => drop(walked?),
         }
+        // The newest segment is being written: the reader knows where its last whole frame ends.
+        let mut goes_on = next == end;
+        while goes_on && next < frames {
+            for payload in self.reader.read_range(next, frames, INDEX_READ_BYTES_MAX)? {
+                goes_on = goes_on && step(&payload, next);
+                next += u64::from(goes_on);
+            }
+        }
+        problem.map_or(Ok(next == frames), |problem| Err(problem.into()))
     }
 
     /// Number of subjects in the vault.

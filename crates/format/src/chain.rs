@@ -294,8 +294,8 @@ mod tests {
         let correction = Body::ClockCorrected(ClockCorrected {
             first_index: 1,
             end_index: 2,
-            right_until_s: 5,
-            right_again_s: 7,
+            right_until_ms: 5_000,
+            right_again_ms: 7_000,
             reason: String::new(),
         });
         let (_, bytes, corrected) = next.link(5, correction).unwrap();

@@ -438,12 +438,12 @@ fn check_party(put: &PartyPut) -> Result<(), FieldError> {
 }
 
 fn check_correction(corrected: &ClockCorrected) -> Result<(), FieldError> {
-    let ClockCorrected { first_index, end_index, right_until_s, right_again_s, .. } = corrected;
+    let ClockCorrected { first_index, end_index, right_until_ms, right_again_ms, .. } = corrected;
     within("clock_corrected.first_index", *first_index, 1, u64::MAX)?;
     within("clock_corrected.end_index", *end_index, first_index.saturating_add(1), u64::MAX)?;
-    match right_until_s <= right_again_s {
+    match right_until_ms <= right_again_ms {
         true => Ok(()),
-        false => Err(FieldError::Order("clock_corrected.right_again_s")),
+        false => Err(FieldError::Order("clock_corrected.right_again_ms")),
     }
 }
 

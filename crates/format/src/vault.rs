@@ -46,8 +46,8 @@ use crate::{
 
 /// Version of the vault's format.
 pub const FORMAT_VERSION: u32 = 2;
-/// The longest identity, in bytes.
-pub const IDENTITY_BYTES_MAX: usize = 256;
+/// The longest identity, in bytes: a namespace of 128, a colon and an id of 256.
+pub const IDENTITY_BYTES_MAX: usize = 385;
 
 /// A person of the vault.
 #[derive(Clone, PartialEq, Eq)]

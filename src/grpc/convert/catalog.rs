@@ -19,7 +19,7 @@ use super::{
     party::{controller, recipients},
     scalar::{
         at_most, check_data_categories, key, legal_basis, line_within, region, span_ms_within,
-        text_within,
+        text_within, visible_line_within,
     },
 };
 
@@ -86,10 +86,7 @@ pub fn purpose_change(
 
 fn draft(message: proto::Purpose) -> Result<PurposeDraft, Invalid> {
     let key = key(&message.key, "key")?;
-    if message.title.is_empty() {
-        return Err(Problem::Required.at("title"));
-    }
-    check_title(&message.title)?;
+    visible_line_within(&message.title, TITLE_BYTES_MAX, "title")?;
     text_within(&message.description, DESCRIPTION_BYTES_MAX, "description")?;
     check_data_categories(&message.data_categories)?;
     let default_validity_ms = message

@@ -13,7 +13,7 @@ use crate::{
 use super::{
     DATA_CATEGORIES_MAX, Invalid, JURISDICTIONS_MAX, PARTY_TEXT_BYTES_MAX, Problem, RECIPIENTS_MAX,
     TITLE_BYTES_MAX,
-    scalar::{at_most, key, line_within, party_role},
+    scalar::{at_most, key, line_within, party_role, visible_line_within},
 };
 
 /// The party that a request asks for. `version` is not read: the ledger assigns it.
@@ -28,10 +28,7 @@ pub fn party_draft(request: proto::PutPartyRequest) -> Result<PartyDraft, Invali
 fn draft(message: proto::Party) -> Result<PartyDraft, Invalid> {
     let key = key(&message.key, "key")?;
     let roles = roles(&message.roles)?;
-    if message.name.is_empty() {
-        return Err(Problem::Required.at("name"));
-    }
-    line_within(&message.name, TITLE_BYTES_MAX, "name")?;
+    visible_line_within(&message.name, TITLE_BYTES_MAX, "name")?;
     for (text, field) in [
         (&message.contact, "contact"),
         (&message.address, "address"),

@@ -159,6 +159,18 @@ pub(super) fn line_within(text: &str, limit: usize, field: &'static str) -> Resu
     Ok(())
 }
 
+/// A line that people read, so not only spaces and invisible characters.
+pub(super) fn visible_line_within(
+    text: &str,
+    limit: usize,
+    field: &'static str,
+) -> Result<(), Invalid> {
+    if domain::trimmed(text).is_empty() {
+        return Err(Problem::Required.at(field));
+    }
+    line_within(text, limit, field)
+}
+
 /// Enums of the protocol as enums of the domain. Unknown numbers and UNSPECIFIED are errors: a request
 /// must be explicit.
 macro_rules! incoming {

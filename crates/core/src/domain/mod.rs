@@ -26,6 +26,7 @@ pub use catalog::{
 pub use clock::ClockCorrection;
 pub use consent_ledger_identity::{
     IdentityError, NamespaceKind, PhoneRegion, PhoneRegionError, VERSION as CANONICAL_FORM_VERSION,
+    trimmed,
 };
 pub use contact::{
     Contact, ContactChange, Field, FrequencyCap, LANGUAGE_BYTES_MAX, QuietSpan, Said,

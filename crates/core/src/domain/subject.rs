@@ -12,10 +12,14 @@ use super::{
     catalog::Catalog,
     scope::{KEY_BYTES_MAX, Key},
 };
+use crate::format::vault::IDENTITY_BYTES_MAX;
 
 /// The longest id of a data subject, in bytes of UTF-8, in its canonical form: every address has a place
 /// (RFC 5321, section 4.5.3.1.3), whatever its namespace.
 pub const SUBJECT_ID_BYTES_MAX: usize = 256;
+
+// The vault has a place for every data subject that comes through the door.
+const _: () = assert!(KEY_BYTES_MAX + 1 + SUBJECT_ID_BYTES_MAX <= IDENTITY_BYTES_MAX);
 
 /// A data subject in its canonical form: `namespace:id`, for example `user:42`.
 ///

@@ -31,8 +31,8 @@ impl NamesNoSubject for ClockCorrected {
         Content::Clear(ClearBody::ClockCorrected(ledger::ClockCorrected {
             first_index: self.first_index,
             end_index: self.end_index,
-            right_until_s: self.right_until.seconds(),
-            right_again_s: self.right_again.seconds(),
+            right_until_ms: self.right_until.0,
+            right_again_ms: self.right_again.0,
             reason: self.reason.clone(),
         }))
     }
@@ -74,8 +74,8 @@ impl TryFrom<&ledger::ClockCorrected> for ClockCorrected {
         Ok(Self {
             first_index: message.first_index,
             end_index: message.end_index,
-            right_until: Millis::of_seconds(message.right_until_s),
-            right_again: Millis::of_seconds(message.right_again_s),
+            right_until: Millis(message.right_until_ms),
+            right_again: Millis(message.right_again_ms),
             reason: message.reason.clone(),
         })
     }
@@ -90,11 +90,11 @@ pub(super) mod tests {
 
     pub(in crate::entry) fn any_clock_corrected() -> impl Strategy<Value = ClockCorrected> {
         (1..u64::MAX, 1..u64::MAX, any::<i32>(), 0..i32::MAX, ".{0,9}").prop_map(
-            |(first_index, count, right_until, span_s, reason)| ClockCorrected {
+            |(first_index, count, right_until, span_ms, reason)| ClockCorrected {
                 first_index,
                 end_index: first_index.saturating_add(count),
-                right_until: Millis::of_seconds(right_until.into()),
-                right_again: Millis::of_seconds(i64::from(right_until) + i64::from(span_s)),
+                right_until: Millis(right_until.into()),
+                right_again: Millis(i64::from(right_until) + i64::from(span_ms)),
                 reason,
             },
         )

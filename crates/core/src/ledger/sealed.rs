@@ -275,7 +275,7 @@ pub fn open(
     catalog: &Catalog,
 ) -> Result<Opened, EntryError> {
     let index_of = |reference: &Reference| persons.index_of(reference);
-    let meanings = Meanings { numbers: catalog, index_of: Some(&index_of) };
+    let meanings = Meanings { index: entry.index, numbers: catalog, index_of: Some(&index_of) };
     let (recorded_ms, body, slots) = match &entry.body {
         sealed::Body::Persons(of_persons) => records(entry.index, of_persons, persons, &meanings)?,
         sealed::Body::Uses(uses) => use_of(entry.index, uses, persons, &meanings)?,
@@ -562,7 +562,8 @@ pub(crate) mod tests {
         let subjects = entry.body.kind().named();
         let (everybody, catalog) = (Everybody::of(&subjects), catalog());
         let reference_of = |_: SubjectRef, index| Ok(reference_of_index(index));
-        let names = Names { catalog: &catalog, reference_of: &reference_of };
+        let index = entry.index;
+        let names = Names { index, catalog: &catalog, reference_of: &reference_of };
         let content = entry.body.kind().content(&names).unwrap();
         let named =
             |subject: &SubjectRef| Named { person: everybody.person(*subject).unwrap(), number: 0 };
@@ -603,7 +604,7 @@ pub(crate) mod tests {
     fn a_record_that_no_entry_has_is_named() {
         let nobody: &IndexOf<'_> = &|_| Ok(None);
         let catalog = catalog();
-        let meanings = Meanings { numbers: &catalog, index_of: Some(nobody) };
+        let meanings = Meanings { index: 9, numbers: &catalog, index_of: Some(nobody) };
         let record = Record {
             kind: crate::proto::ledger::RecordKind::Confirmation.into(),
             actor: 1,
