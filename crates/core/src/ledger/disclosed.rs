@@ -140,7 +140,8 @@ impl DisclosedLedger {
         }
         let index_of =
             |reference: &Reference| Ok::<_, LookupError>(self.references.get(reference).copied());
-        let meanings = Meanings { numbers: catalog, index_of: Some(&index_of) };
+        let index = sealed.index;
+        let meanings = Meanings { index, numbers: catalog, index_of: Some(&index_of) };
         let records = records.into_iter();
         let records = records.map(|(_, person, opened)| (subject_of(person), opened.record));
         Body::of_records(records.collect(), &meanings).map(|body| Some((recorded_ms, body)))

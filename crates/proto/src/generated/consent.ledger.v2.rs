@@ -1017,7 +1017,7 @@ impl ::prost::Name for PartyPut {
 }
 /// A clock that was ahead gave the times of some entries before this one, and the clock is right again.
 /// The entries stay as they are. From here on, each of their acts counts as one of the span from
-/// `right_until_s` to `right_again_s`: a stop as one of its end, a grant as one of its beginning where
+/// `right_until_ms` to `right_again_ms`: a stop as one of its end, a grant as one of its beginning where
 /// it would lift a stop. This entry alone may have a time before that of the entry before it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ClockCorrected {
@@ -1027,14 +1027,14 @@ pub struct ClockCorrected {
     /// One more than the last such entry; at most the index of this one.
     #[prost(uint64, tag = "2")]
     pub end_index: u64,
-    /// When the entry before `first_index` was recorded, in seconds since the Unix epoch, rounded down: the
-    /// last right time.
+    /// When the entry before `first_index` was recorded, in milliseconds since the Unix epoch: the last right
+    /// time.
     #[prost(int64, tag = "3")]
-    pub right_until_s: i64,
-    /// The first right time after them, in seconds since the Unix epoch, rounded up: when the entry at
-    /// `end_index` was recorded.
+    pub right_until_ms: i64,
+    /// The first right time after them, in milliseconds since the Unix epoch: when the entry at `end_index`
+    /// was recorded.
     #[prost(int64, tag = "4")]
-    pub right_again_s: i64,
+    pub right_again_ms: i64,
     /// Why, in the operator's words. Never personal data.
     #[prost(string, tag = "5")]
     pub reason: ::prost::alloc::string::String,
@@ -1390,7 +1390,8 @@ pub struct Change {
     #[prost(enumeration = "crate::Outcome", tag = "8")]
     pub outcome: i32,
     /// For BLOCKED_BY_STOP and SUPERSEDED_BY_LATER: reference of the record that is in the way; for
-    /// EXPIRY: of the record that gave the grant. 16 bytes; else empty.
+    /// EXPIRY: of the record that gave the grant. 16 bytes; else empty, also if another change of this
+    /// record is in the way.
     #[prost(bytes = "vec", tag = "9")]
     pub cause: ::prost::alloc::vec::Vec<u8>,
     /// The record that is in the way is one of a linked person's, and is not named.

@@ -269,7 +269,7 @@ pub struct Authority {
     #[prost(string, tag = "3")]
     pub proof: ::prost::alloc::string::String,
     /// First moment without the authority, for example the data subject's coming of age. From then on
-    /// the guardian's grants ask for consent again. Kept in clear beside the sealed evidence, because
+    /// the guardian's grants ask for consent again. Kept with the act, not with its evidence, because
     /// decisions depend on it. Only for GUARDIAN.
     #[prost(message, optional, tag = "4")]
     pub ends_at: ::core::option::Option<::prost_types::Timestamp>,
@@ -2815,7 +2815,7 @@ pub struct RecordConsentRequest {
     pub evidence: ::core::option::Option<Evidence>,
     /// The caller's key for this act, at most 256 bytes without control characters. The same key with
     /// the same request answers the stored result, for as long as the ledger lives; with another
-    /// request it is refused.
+    /// request about the same data subject it is refused. For another data subject, it is another key.
     #[prost(string, tag = "6")]
     pub idempotency_key: ::prost::alloc::string::String,
     /// How the data subject wants to be contacted. What is left out stays as it is.
@@ -3093,8 +3093,8 @@ pub struct ImportRow {
     /// How the data subject wants to be contacted.
     #[prost(message, optional, tag = "7")]
     pub preferences: ::core::option::Option<ContactPreferences>,
-    /// The row's own key in its source, for example its primary key and version; at most 128 bytes.
-    /// Empty: the row's content is its key, so that the same row twice is one act. Without
+    /// The row's own key in its source, for example its primary key and version; at most 128 bytes. It
+    /// counts for the row's data subject. Empty: the row's content is its key, so that the same row twice is one act. Without
     /// `effective_at`, such a row says how things are: if a later act lifted its stop, it stops again.
     #[prost(string, tag = "8")]
     pub row_key: ::prost::alloc::string::String,
@@ -3254,12 +3254,12 @@ pub struct RecordUseRequest {
     /// of `RecordConsentRequest.effective_at`.
     #[prost(message, optional, tag = "6")]
     pub used_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// Name of the segment, at most 128 bytes without control characters. Kept in clear: no personal
-    /// data.
+    /// Name of the segment, at most 128 bytes without control characters. No personal data: it
+    /// is kept when a data subject is erased.
     #[prost(string, tag = "7")]
     pub segment: ::prost::alloc::string::String,
-    /// Name of the campaign, at most 128 bytes without control characters. Kept in clear: no personal
-    /// data.
+    /// Name of the campaign, at most 128 bytes without control characters. No personal data: it
+    /// is kept when a data subject is erased.
     #[prost(string, tag = "8")]
     pub campaign: ::prost::alloc::string::String,
     /// The caller's key, as in RecordConsent.
@@ -3326,7 +3326,7 @@ pub struct ChangeResult {
     #[prost(enumeration = "Outcome", tag = "3")]
     pub outcome: i32,
     /// For BLOCKED_BY_STOP and SUPERSEDED_BY_LATER: index of the entry that is in the way. For
-    /// STANDS_ALREADY: of the entry that says it.
+    /// STANDS_ALREADY: of the entry that says it. Absent if that entry is about a linked data subject.
     #[prost(uint64, optional, tag = "4")]
     pub cause_index: ::core::option::Option<u64>,
     /// For grants: the version of the purpose that was agreed to.
@@ -3821,7 +3821,7 @@ pub enum ErrorReason {
     PurposeRetired = 7,
     /// The channel is retired and can not be granted.
     ChannelRetired = 8,
-    /// The idempotency key was used with another request.
+    /// The idempotency key was used with another request about the same data subject.
     IdempotencyKeyReused = 9,
     /// Too many appends are in flight; retry with backoff.
     TooManyAppends = 10,
@@ -4634,8 +4634,8 @@ pub struct Subscription {
     /// subscription is deleted.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// Who answers for it, for example a team. At most 256 bytes, and never personal data: it stands in
-    /// the ledger in clear.
+    /// Who answers for it, for example a team. At most 256 bytes, and never personal data: it is
+    /// sealed in the ledger under keys that no erasure destroys.
     #[prost(string, tag = "2")]
     pub owner: ::prost::alloc::string::String,
     /// Which events it must hear.
@@ -4679,8 +4679,8 @@ impl ::prost::Name for Subscription {
 /// Delivery by HTTP: CloudEvents 1.0 in JSON, signed as Standard Webhooks asks.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Webhook {
-    /// Where to: an https URL without user or fragment, at most 2,048 bytes. It stands in the ledger in
-    /// clear: no secrets.
+    /// Where to: an https URL without user or fragment, at most 2,048 bytes. It is sealed in the
+    /// ledger and never disclosed; whoever lists subscriptions reads it.
     #[prost(string, tag = "1")]
     pub url: ::prost::alloc::string::String,
 }
