@@ -394,7 +394,7 @@ impl<'a> Batch<'a> {
     }
 
     /// How many tags a subject has in a lane.
-    fn landed(&self, subject: SubjectRef, lane: Lane) -> Result<u64, WriteError> {
+    pub(super) fn landed(&self, subject: SubjectRef, lane: Lane) -> Result<u64, WriteError> {
         match self.landed.get(&(subject, lane)) {
             Some(landed) => Ok(*landed),
             None => Ok(self.core.view.landed(subject, lane)?),

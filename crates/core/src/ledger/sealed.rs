@@ -137,7 +137,7 @@ pub fn second_and_ms(at: Millis) -> (i64, u32) {
     (at.0.div_euclid(1_000), u32::try_from(at.0.rem_euclid(1_000)).unwrap_or_default())
 }
 
-fn moment(second: i64, ms: u32) -> Millis {
+pub(super) fn moment(second: i64, ms: u32) -> Millis {
     Millis(second.saturating_mul(1_000).saturating_add(ms.into()))
 }
 
@@ -550,6 +550,13 @@ pub(crate) mod tests {
         }
         if let Body::Expired(opened) = &mut opened.body {
             opened.ends.sort_by_key(|end| end.subject_ref);
+        }
+        if let (Body::Disclosed(opened), Body::Disclosed(disclosed)) =
+            (&mut opened.body, &entry.body)
+        {
+            let place =
+                |subject: &SubjectRef| disclosed.subject_refs.iter().position(|it| it == subject);
+            opened.subject_refs.sort_by_key(place);
         }
         Ok(opened)
     }

@@ -889,6 +889,125 @@ impl LinkConfidence {
         }
     }
 }
+/// Request of Disclose.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiscloseRequest {
+    /// Data subjects as `namespace:id`. Those that verified links connect with them are disclosed, too: they are
+    /// the same persons. Those that are only asserted to be are counted. Required, unless `all` is set. At most
+    /// 10,000.
+    #[prost(string, repeated, tag = "1")]
+    pub subjects: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// All data subjects that the ledger has records of.
+    #[prost(bool, tag = "2")]
+    pub all: bool,
+    /// Who can read the file: X25519 recipients of age, `age1…`. Required. At most 20.
+    #[prost(string, repeated, tag = "3")]
+    pub recipients: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Whether the file names the data subjects, and proves the names. Else it numbers them.
+    #[prost(bool, tag = "4")]
+    pub with_identities: bool,
+    /// Whether the file also holds the keys of what is confidential and about nobody: uses, subscriptions,
+    /// deliveries and disclosures, though never the addresses of webhooks. There is one key for each kind and each
+    /// 2^20 entries. So **these keys open entries of their kinds that are recorded after the revision, too**, up to
+    /// the next multiple of 2^20.
+    #[prost(bool, tag = "5")]
+    pub open_ended: bool,
+}
+impl ::prost::Name for DiscloseRequest {
+    const NAME: &'static str = "DiscloseRequest";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.DiscloseRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.DiscloseRequest".into()
+    }
+}
+/// Answer of Disclose: progress while the file is made, then `begun` once, then its content.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiscloseResponse {
+    /// What this message is.
+    #[prost(oneof = "disclose_response::Message", tags = "1, 2, 3")]
+    pub message: ::core::option::Option<disclose_response::Message>,
+}
+/// Nested message and enum types in `DiscloseResponse`.
+pub mod disclose_response {
+    /// What this message is.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Message {
+        /// How far the file is.
+        #[prost(message, tag = "1")]
+        Progress(super::DisclosureProgress),
+        /// The disclosure is recorded, and its content follows.
+        #[prost(message, tag = "2")]
+        Begun(super::DisclosureBegun),
+        /// The next bytes of the file, at most 64 KiB.
+        #[prost(bytes, tag = "3")]
+        Content(::prost::alloc::vec::Vec<u8>),
+    }
+}
+impl ::prost::Name for DiscloseResponse {
+    const NAME: &'static str = "DiscloseResponse";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.DiscloseResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.DiscloseResponse".into()
+    }
+}
+/// How far a disclosure is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DisclosureProgress {
+    /// Number of data subjects whose records are in the file.
+    #[prost(uint64, tag = "1")]
+    pub persons_done: u64,
+    /// Number of data subjects that are disclosed.
+    #[prost(uint64, tag = "2")]
+    pub persons: u64,
+}
+impl ::prost::Name for DisclosureProgress {
+    const NAME: &'static str = "DisclosureProgress";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.DisclosureProgress".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.DisclosureProgress".into()
+    }
+}
+/// A disclosure that is recorded.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DisclosureBegun {
+    /// Number of entries that it covers.
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+    /// Number of data subjects that it opens, with those that verified links add.
+    #[prost(uint64, tag = "2")]
+    pub persons: u64,
+    /// Number of data subjects that are only asserted to be the same persons, and are left out.
+    #[prost(uint64, tag = "3")]
+    pub asserted_links_left_out: u64,
+    /// Length of the file.
+    #[prost(uint64, tag = "4")]
+    pub file_bytes: u64,
+    /// SHA-256 of the file, 32 bytes.
+    #[prost(bytes = "vec", tag = "5")]
+    pub digest: ::prost::alloc::vec::Vec<u8>,
+    /// Index of the entry that records recipients and digest.
+    #[prost(uint64, tag = "6")]
+    pub index: u64,
+}
+impl ::prost::Name for DisclosureBegun {
+    const NAME: &'static str = "DisclosureBegun";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.DisclosureBegun".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.DisclosureBegun".into()
+    }
+}
 /// Request of GetCheckpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetCheckpointRequest {
@@ -3643,6 +3762,8 @@ pub enum HistoryKind {
     Unlink = 5,
     /// Data was used.
     Use = 6,
+    /// The records before this one were disclosed: see AuditService.Disclose.
+    Disclosure = 7,
 }
 impl HistoryKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -3658,6 +3779,7 @@ impl HistoryKind {
             Self::Link => "HISTORY_KIND_LINK",
             Self::Unlink => "HISTORY_KIND_UNLINK",
             Self::Use => "HISTORY_KIND_USE",
+            Self::Disclosure => "HISTORY_KIND_DISCLOSURE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -3670,6 +3792,7 @@ impl HistoryKind {
             "HISTORY_KIND_LINK" => Some(Self::Link),
             "HISTORY_KIND_UNLINK" => Some(Self::Unlink),
             "HISTORY_KIND_USE" => Some(Self::Use),
+            "HISTORY_KIND_DISCLOSURE" => Some(Self::Disclosure),
             _ => None,
         }
     }
@@ -3787,6 +3910,8 @@ pub enum ErrorReason {
     PartyWithoutRole = 47,
     /// A purpose names the party for a role that the change would take away.
     PartyInUse = 48,
+    /// The ledger has no record of the data subject, so that there is nothing to disclose.
+    SubjectUnknown = 49,
 }
 impl ErrorReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -3844,6 +3969,7 @@ impl ErrorReason {
             Self::UnknownParty => "ERROR_REASON_UNKNOWN_PARTY",
             Self::PartyWithoutRole => "ERROR_REASON_PARTY_WITHOUT_ROLE",
             Self::PartyInUse => "ERROR_REASON_PARTY_IN_USE",
+            Self::SubjectUnknown => "ERROR_REASON_SUBJECT_UNKNOWN",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -3902,6 +4028,7 @@ impl ErrorReason {
             "ERROR_REASON_UNKNOWN_PARTY" => Some(Self::UnknownParty),
             "ERROR_REASON_PARTY_WITHOUT_ROLE" => Some(Self::PartyWithoutRole),
             "ERROR_REASON_PARTY_IN_USE" => Some(Self::PartyInUse),
+            "ERROR_REASON_SUBJECT_UNKNOWN" => Some(Self::SubjectUnknown),
             _ => None,
         }
     }
@@ -4951,6 +5078,9 @@ pub struct GetPropagationRequest {
     /// Index of the entry.
     #[prost(uint64, tag = "1")]
     pub index: u64,
+    /// Whether each acknowledgement comes with its proof. The call waits until a checkpoint covers it.
+    #[prost(bool, tag = "2")]
+    pub with_proofs: bool,
 }
 impl ::prost::Name for GetPropagationRequest {
     const NAME: &'static str = "GetPropagationRequest";
@@ -5013,6 +5143,11 @@ pub struct Propagation {
     /// Index of the entry that created the subscription.
     #[prost(uint64, tag = "8")]
     pub created_index: u64,
+    /// With `with_proofs`, for ACKNOWLEDGED: message `Propagation` of `consent.ledger.v2`, for each shard that the
+    /// event went to. It opens the item that created the subscription and the item that acknowledges the event,
+    /// and nothing else of their entries; the address of a webhook is not in them.
+    #[prost(bytes = "vec", repeated, tag = "9")]
+    pub proofs: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 impl ::prost::Name for Propagation {
     const NAME: &'static str = "Propagation";
