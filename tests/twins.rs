@@ -146,7 +146,7 @@ fn shape(mut entry: ledger::Entry) -> ledger::Entry {
             persons.shared.as_mut().map_or((), hide_sealed);
         }
         Body::Uses(uses) => {
-            uses.tags.iter_mut().for_each(|tag| hide(tag));
+            hide(&mut uses.tags);
             uses.shared.as_mut().map_or((), hide_sealed);
         }
         Body::Confidential(confidential) => confidential.items.iter_mut().for_each(hide_sealed),
