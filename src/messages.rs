@@ -262,7 +262,7 @@ outgoing! {
         ClockCorrected;
     /// The kind of a line of a history.
     history_kind, LineKind, proto::HistoryKind:
-        Act Confirmation Expiry Link Unlink Use;
+        Act Confirmation Expiry Link Unlink Use Disclosure;
     /// The status of consent.
     status, Status, proto::Status:
         Unknown Requested Refused Given Withdrawn Revoked Expired Invalidated Objected;

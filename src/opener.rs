@@ -185,6 +185,17 @@ impl Offline {
         }
         Ok(opened)
     }
+
+    /// The number of subjects that none of the opened entries is about.
+    #[must_use]
+    pub fn without_entry(&self) -> u64 {
+        let tags = self.tags.borrow();
+        let is_expected = |tag| tags.contains_key(&tag);
+        let is_without = |person: &&Arc<Person>| {
+            is_expected(person.keys.tags().tag(0)) && person.keys.use_tag(0).is_none_or(is_expected)
+        };
+        self.people.persons.iter().filter(is_without).count() as u64
+    }
 }
 
 impl Persons for Offline {

@@ -293,9 +293,9 @@ mod tests {
     use super::*;
     use crate::domain::PartyRole;
     use crate::node::{
-        AsOfError, DeadLettersError, EffectiveAtImpossible, FindActError, ImplausibleRange,
-        ImpossibleTime, IssueError, NamedParty, PropagationError, ProveError, SnapshotError,
-        SubscribeError, SubscriptionNotFound, UnsubscribeError, WriteError,
+        AsOfError, DeadLettersError, DiscloseError, EffectiveAtImpossible, FindActError,
+        ImplausibleRange, ImpossibleTime, IssueError, NamedParty, PropagationError, ProveError,
+        SnapshotError, SubscribeError, SubscriptionNotFound, UnsubscribeError, WriteError,
     };
 
     fn key(text: &str) -> Key {
@@ -433,6 +433,11 @@ mod tests {
             (Fault::NotProven { index: 4 }, ErrorReason::CheckpointNotReached, ""),
             (FindActError::Unknown.into(), ErrorReason::ActUnknown, "idempotency_key"),
             (IssueError::NotAnAct { index: 4 }.into(), ErrorReason::NotAnAct, "index"),
+            (
+                DiscloseError::Unknown { position: 2 }.into(),
+                ErrorReason::SubjectUnknown,
+                "subjects[2]",
+            ),
             (
                 PropagationError::NotAnEvent { index: 7, noun: "a delivery receipt" }.into(),
                 ErrorReason::NotAnEvent,

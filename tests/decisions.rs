@@ -52,14 +52,14 @@ async fn decisions(
 // --- Traffic.
 
 /// Random acts, confirmations, imports, links and catalogue changes.
-struct Traffic {
+pub struct Traffic {
     rng: StdRng,
-    clients: Clients,
+    pub clients: Clients,
     tokens: Vec<String>,
 }
 
 impl Traffic {
-    async fn new(seed: u64, clients: Clients) -> Self {
+    pub async fn new(seed: u64, clients: Clients) -> Self {
         let mut traffic = Self { rng: StdRng::seed_from_u64(seed), clients, tokens: Vec::new() };
         traffic.clients.put_namespaces().await;
         for purpose in PURPOSES {
@@ -214,7 +214,7 @@ impl Traffic {
     }
 
     /// One of each kind that the random traffic may have missed, about subjects of their own.
-    async fn one_of_each(&mut self) {
+    pub async fn one_of_each(&mut self) {
         let (subject, other_subject) = ("user:one", "user:other");
         let fresh = |purpose| change(Action::Grant, purpose, "push");
         self.clients.put_catalog(&["polls"], &["push"]).await;
@@ -237,7 +237,7 @@ impl Traffic {
         self.clients.unlink(subject, other_subject).await;
     }
 
-    async fn step(&mut self) {
+    pub async fn step(&mut self) {
         match self.rng.random_range(0..40) {
             0..24 => self.record().await,
             24..28 => self.confirm().await,
@@ -275,6 +275,7 @@ fn kinds(dir: &Path) -> BTreeMap<&'static str, usize> {
             Body::Opened(_) => "opened",
             Body::Subscription(_) => "subscriptions",
             Body::SigningKeyChanged(_) => "signing key",
+            Body::Disclosed(_) | Body::DisclosureMade(_) => "disclosure",
         };
         *kinds.entry(kind).or_default() += 1;
     }

@@ -345,8 +345,7 @@ async fn an_older_vault_is_told_by_the_entries_that_it_lacks() {
     assert!(fault.starts_with("it lacks the keys of entry"), "{fault}");
 }
 
-/// Appends a frame to the vault, with right checksums, as somebody can who has no key.
-fn append_to_vault(dir: &Path, alter: impl FnOnce(&[Vec<u8>]) -> Vec<u8>) {
+fn vault_log(dir: &Path, new_id: [u8; 16]) -> FrameLog {
     let spec = LogSpec {
         dir: dir.join("vault"),
         kind: *b"VALT",
@@ -354,10 +353,70 @@ fn append_to_vault(dir: &Path, alter: impl FnOnce(&[Vec<u8>]) -> Vec<u8>) {
         frame_bytes_max: 36 << 10,
         frames_min: 0,
     };
-    let (mut log, _) = FrameLog::open(Arc::new(RealDisk), spec, [0; 16]).unwrap();
-    let end = log.next_index();
-    let frames: Vec<_> = (0..end).map(|at| log.reader().read(at).unwrap()).collect();
-    log.append(&[alter(&frames)]).unwrap();
+    FrameLog::open(Arc::new(RealDisk), spec, new_id).unwrap().0
+}
+
+fn frames_of(log: &FrameLog) -> Vec<Vec<u8>> {
+    (0..log.next_index()).map(|at| log.reader().read(at).unwrap()).collect()
+}
+
+/// Appends a frame to the vault, with right checksums, as somebody can who has no key.
+fn append_to_vault(dir: &Path, alter: impl FnOnce(&[Vec<u8>]) -> Vec<u8>) {
+    let mut log = vault_log(dir, [0; 16]);
+    let frame = alter(&frames_of(&log));
+    log.append(&[frame]).unwrap();
+}
+
+/// Writes the vault with other frames and right checksums.
+fn rewrite_vault(dir: &Path, alter: impl FnOnce(&mut Vec<Vec<u8>>)) {
+    let log = vault_log(dir, [0; 16]);
+    let (id, mut frames) = (log.id(), frames_of(&log));
+    drop(log);
+    fs::remove_dir_all(dir.join("vault")).unwrap();
+    fs::create_dir(dir.join("vault")).unwrap();
+    alter(&mut frames);
+    vault_log(dir, id).append(&frames).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_key_counts_whether_the_vault_can_have_the_entries_keys() {
+    let sound = Sound::new().await;
+    let emptied = sound.copy();
+    rewrite_vault(emptied.path(), |frames| frames.truncate(1));
+    let fault = vault_fault(emptied.path(), &[]);
+    assert!(fault.contains("it has 0 data subjects, and the entries are about 1"), "{fault}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_server_finds_frames_of_the_vault_that_were_exchanged() {
+    let sound = Sound::new().await;
+    let exchanged = sound.copy();
+    rewrite_vault(exchanged.path(), |frames| frames.swap(1, 2));
+    let server = Server::start(exchanged.path());
+    wait_until("the scrub finds it", PATIENCE, || {
+        let log = server.log();
+        (log.contains("a segment can not be verified") && log.contains("vault")).then_some(())
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_without_its_last_entries_is_seen_by_whom_the_vault_knows() {
+    let sound = Sound::new().await;
+    let kek = sound.dir.path().join("kek").display().to_string();
+    let later = sound.copy();
+    let server = Server::start(later.path());
+    let mut clients = server.clients().await;
+    clients.record_change("user:new", Action::Grant, "news", "email").await;
+    server.terminate();
+    let without = |found: &Value| found["vault"]["withoutEntry"].clone();
+    let found = sound.verify(later.path(), &["--kek-file", &kek]).expect_code(0).json();
+    assert_eq!(without(&found), 0);
+    let cut = sound.copy();
+    fs::copy(vault_segment(later.path()), vault_segment(cut.path())).unwrap();
+    let found = sound.verify(cut.path(), &["--kek-file", &kek]).expect_code(0).json();
+    assert_eq!(without(&found), 1);
+    let found = sound.verify(cut.path(), &[]).expect_code(0).json();
+    assert_eq!(without(&found), Value::Null);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,6 +19,7 @@ mod consumers;
 mod crash;
 mod decision_token;
 mod decisions;
+mod disclosure;
 mod dockerfile;
 mod end_to_end;
 mod forgeries;

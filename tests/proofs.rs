@@ -55,11 +55,12 @@ impl Ledger {
         entry: Entry,
         tree_size: Option<u64>,
     ) -> Result<proto::GetInclusionProofResponse, tonic::Status> {
-        let request = proto::GetInclusionProofRequest {
-            entry: Some(entry),
-            tree_size,
-            subject: "user:1".to_owned(),
+        let number = match &entry {
+            Entry::IdempotencyKey(key) => key.strip_prefix("signup-").unwrap_or("1"),
+            Entry::Index(_) => "1",
         };
+        let subject = format!("user:{number}");
+        let request = proto::GetInclusionProofRequest { subject, entry: Some(entry), tree_size };
         Ok(self.clients.audit.get_inclusion_proof(request).await?.into_inner())
     }
 

@@ -1,14 +1,23 @@
 //! Which subscriptions have acknowledged an event, asked of a real server.
 
+use std::path::Path;
+
 use consent_ledger::{
     domain::{Body, SubscriptionEntry},
+    format::{
+        confidential::{item_place, open_item_once},
+        entry::{Body as SealedBody, Entry},
+        seal::OneTimeKey,
+    },
     proto::{
         self, Action, ConsumeAck, ConsumeStart, ListDeadLettersRequest, PropagationState,
         Subscription, Webhook, consume_request::Message as Request,
-        consume_response::Message as Response, get_inclusion_proof_request::Entry,
+        consume_response::Message as Response, get_inclusion_proof_request::Entry as ToProve,
+        ledger,
     },
     tlog::{key::VerifierKey, merkle::leaf_hash, proof::TlogProof},
 };
+use prost::Message as _;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -83,7 +92,7 @@ async fn pending_subscriptions_are_listed_with_their_elapsed_time() {
         (ended, "NOT_AN_EVENT", "is the end of a subscription: nobody has to hear it"),
         (beyond, "INDEX_OUT_OF_RANGE", ""),
     ] {
-        let request = proto::GetPropagationRequest { index };
+        let request = proto::GetPropagationRequest { index, ..Default::default() };
         let error = clients.watch.get_propagation(request).await.unwrap_err();
         assert_eq!(typed(&error).reason, reason);
         assert!(error.message().contains(text), "{error:?}");
@@ -201,6 +210,10 @@ async fn acknowledgements_can_be_proven() {
     let server = Server::start_with(dir.path(), &flags);
     let mut clients = server.clients_with_catalog(&["news"], &["email"]).await;
     let created = subscribe(&mut clients, named("crm")).await;
+    // Covers nothing that happens here.
+    let filter = proto::WatchFilter { purposes: vec!["other".to_owned()], ..Default::default() };
+    let webhook = Some(Webhook { url: "https://crm.example.org/?token=SECRET".to_owned() });
+    subscribe(&mut clients, Subscription { webhook, filter: Some(filter), ..named("hook") }).await;
     let stop = record(&mut clients, Action::Withdraw).await;
     let index = stop.to_string();
     let pending = server.cli(&["propagation", &index, "--json"]).expect_code(1).json();
@@ -231,7 +244,7 @@ async fn acknowledgements_can_be_proven() {
     });
     support::run(["verify-proof", file, "--key", &key]).expect_code(0);
     let request = proto::GetInclusionProofRequest {
-        entry: Some(Entry::Index(receipt)),
+        entry: Some(ToProve::Index(receipt)),
         ..Default::default()
     };
     let proven = clients.audit.get_inclusion_proof(request).await.unwrap().into_inner();
@@ -245,6 +258,70 @@ async fn acknowledgements_can_be_proven() {
     let [delivered] = &delivered[..] else { panic!("{delivered:?}") };
     assert_eq!(delivered.subscription.0, created);
     assert!(delivered.ranges.iter().any(|range| range.contains(&stop)));
+    proofs_open_two_items_and_nothing_else(&server, &mut clients, dir.path(), &key, stop).await;
     server.terminate();
     support::verify(dir.path()).expect_code(0);
+}
+
+/// Writes the proofs of an event that `crm` has acknowledged, and verifies them with no server.
+async fn proofs_open_two_items_and_nothing_else(
+    server: &Server,
+    clients: &mut Clients,
+    dir: &Path,
+    key: &str,
+    event: u64,
+) {
+    let (index, proofs) = (event.to_string(), dir.join("proofs"));
+    let folder = proofs.to_str().unwrap();
+    server.cli(&["propagation", &index, "--proofs", folder]).expect_code(0);
+    let file = proofs.join(format!("{index}-crm-0.propagation"));
+    let path = file.to_str().unwrap();
+    let words = ["verify-propagation", path, "--key", key];
+    let told = support::run([&words[..], &["--event", &index]].concat()).expect_code(0).stdout;
+    assert!(told.starts_with(&format!("proven\nevent         #{index}\n")), "{told}");
+    assert!(told.contains("by crm of team, shard 0"), "{told}");
+    let proven = support::run([&words[..], &["--json"]].concat()).expect_code(0).json();
+    assert_eq!((&proven["proven"], &proven["eventIndex"]), (&true.into(), &event.into()));
+
+    let proof = ledger::Propagation::decode(&*std::fs::read(&file).unwrap()).unwrap();
+    let refused = |change: &dyn Fn(&mut ledger::Propagation)| {
+        let mut changed = proof.clone();
+        change(&mut changed);
+        std::fs::write(dir.join("changed"), changed.encode_to_vec()).unwrap();
+        let changed = dir.join("changed");
+        let words = ["verify-propagation", changed.to_str().unwrap(), "--key", key];
+        support::run(words).expect_code(1).stderr
+    };
+    assert!(refused(&|it| it.event_index += 1_000).contains("does not cover event"));
+    assert!(refused(&|it| it.shard = 1).contains("does not cover event"));
+    assert!(refused(&|it| it.delivery = it.subscription.clone()).contains("no acknowledgement"));
+    refused(&|it| it.delivery.as_mut().unwrap().item_key[0] ^= 1);
+    refused(&|it| it.ledger_id[0] ^= 1);
+    support::run([&words[..], &["--event", "0"]].concat()).expect_code(1);
+    let other = support::signer_key("other.example", 9).verifier().to_string();
+    support::run(["verify-propagation", path, "--key", &other]).expect_code(1);
+    support::run(["verify-propagation", path]).expect_code(2);
+
+    // The two keys open their items, and no other item of the ledger.
+    let ledger_id = proof.ledger_id.clone().try_into().unwrap();
+    let openings = [proof.subscription.as_ref().unwrap(), proof.delivery.as_ref().unwrap()];
+    let keys = openings.map(|it| OneTimeKey::from_slice(&it.item_key).unwrap());
+    let own = openings.map(|it| (Entry::decode(&it.entry).unwrap().index, it.item as usize));
+    let mut opened = Vec::new();
+    let request = proto::ListEntriesRequest { start_index: 0, end_index: None };
+    let mut entries = clients.audit.list_entries(request).await.unwrap().into_inner();
+    let mut items_seen = 0;
+    while let Some(entry) = entries.message().await.unwrap() {
+        let entry = Entry::decode(&entry.entry).unwrap();
+        let SealedBody::Confidential(items) = &entry.body else { continue };
+        for (number, sealed) in items.iter().enumerate() {
+            items_seen += 1;
+            let place = item_place(ledger_id, entry.index, number).unwrap();
+            if keys.iter().any(|key| open_item_once(key, &place, sealed).is_ok()) {
+                opened.push((entry.index, number));
+            }
+        }
+    }
+    assert_eq!(opened, own);
+    assert!(items_seen > 2, "the address of a webhook is an item, too");
 }

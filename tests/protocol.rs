@@ -235,7 +235,7 @@ async fn an_idempotency_key_returns_the_stored_result_forever() {
     assert!(!first.replayed);
     ledger.record_change("user:1", Action::Withdraw, "marketing.newsletter", "email").await;
     let mut other = request.clone();
-    other.subject = "user:2".to_owned();
+    other.changes[0].action = Action::Withdraw.into();
     let mut other_evidence = request.clone();
     other_evidence.evidence =
         Some(proto::Evidence { touchpoint: "shop".to_owned(), ..proto::Evidence::default() });
@@ -256,6 +256,11 @@ async fn an_idempotency_key_returns_the_stored_result_forever() {
         let check = ledger.check("user:1", "marketing.newsletter", "email").await;
         assert_eq!(check.reason(), Reason::Withdrawn, "a repetition changes nothing");
     }
+
+    // For another person, it is another key.
+    let elsewhere = proto::RecordConsentRequest { subject: "user:2".to_owned(), ..request.clone() };
+    assert!(!ledger.record(elsewhere.clone()).await.replayed);
+    assert!(ledger.record(elsewhere).await.replayed);
 
     // Of concurrent requests, one is recorded; the others get its result.
     request.idempotency_key = "form-2".to_owned();
@@ -549,8 +554,12 @@ async fn an_act_larger_than_an_entry_is_refused() {
     };
     let (purposes, channels) = (keys("pp"), keys("cc"));
     let words = |keys: &[String]| keys.to_vec();
+    let data_categories: Vec<String> =
+        (0..2).map(|n| format!("user.{n}{}", "x".repeat(90))).collect();
     for purpose in &words(&purposes) {
-        ledger.clients.put_catalog(&[purpose], &[]).await;
+        let data_categories = data_categories.clone();
+        let purpose = proto::Purpose { data_categories, ..support::consent_purpose(purpose) };
+        ledger.clients.put_purpose(purpose).await;
     }
     for channel in &words(&channels) {
         ledger.clients.put_catalog(&[], &[channel]).await;
@@ -575,6 +584,7 @@ async fn an_act_larger_than_an_entry_is_refused() {
     });
     for change in &mut request.changes {
         change.expires_at = Some(prost_types::Timestamp { seconds: 4_102_444_800, nanos: 0 });
+        change.data_categories = data_categories.clone();
     }
     let status =
         ledger.clients.consent.record_consent(request.clone()).await.map(drop).unwrap_err();

@@ -208,8 +208,10 @@ async fn a_faulty_use_is_refused_with_its_field() {
     let first = ledger.record_use(keyed.clone()).await;
     let again = ledger.record_use(keyed.clone()).await;
     assert_eq!((again.index, again.replayed, again.reason), (first.index, true, first.reason));
-    let other = proto::RecordUseRequest { subject: "user:9".into(), ..keyed };
+    let other = proto::RecordUseRequest { campaign: "spring".into(), ..keyed.clone() };
     assert_eq!(ledger.refused(other).await.reason, "IDEMPOTENCY_KEY_REUSED");
+    let elsewhere = proto::RecordUseRequest { subject: "user:9".into(), ..keyed };
+    assert!(!ledger.record_use(elsewhere).await.replayed, "it is another key");
 }
 
 #[tokio::test(flavor = "multi_thread")]

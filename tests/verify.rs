@@ -1013,7 +1013,7 @@ fn a_servers_proof_is_verified_before_it_is_written() {
     // Only the server ties an entry to a key, so the entry is named.
     let named_entry = desk.run(&by_key).expect_code(0).stderr;
     assert!(
-        named_entry.contains("entry 7: channel_put, recorded at 1970-01-01T00:00:00.017Z"),
+        named_entry.contains("entry 7: channel_put, recorded at 1970-01-01T00:00:17.000Z"),
         "{named_entry}"
     );
     assert!(

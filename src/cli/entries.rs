@@ -1,6 +1,10 @@
 //! A range of entries, from a server or from a data directory.
 
-use std::path::PathBuf;
+use std::{
+    fs::File,
+    io::{self, BufRead as _, BufReader, Read as _},
+    path::{Path, PathBuf},
+};
 
 use tokio::sync::mpsc;
 use tonic::{Streaming, transport::Channel};
@@ -20,6 +24,8 @@ pub enum Entries {
     Server(Box<Streaming<ListEntriesResponse>>),
     /// From a directory.
     Directory(mpsc::Receiver<Result<Vec<u8>, CliError>>),
+    /// From a file of `export --raw` that begins with entry 0.
+    Raw(PathBuf, BufReader<File>),
 }
 
 impl Entries {
@@ -59,6 +65,15 @@ impl Entries {
         Self::Directory(entries)
     }
 
+    /// Reads the entries of a file of `export --raw`. The caller verifies that each continues the one before.
+    ///
+    /// # Errors
+    /// The file can not be read.
+    pub fn from_raw(path: &Path) -> Result<Self, CliError> {
+        let file = File::open(path).map_err(|error| CliError::file(path, error).into_usage())?;
+        Ok(Self::Raw(path.to_owned(), BufReader::new(file)))
+    }
+
     /// The next entry; none at the end of the range or of the ledger.
     ///
     /// # Errors
@@ -67,6 +82,19 @@ impl Entries {
         match self {
             Self::Server(entries) => Ok(entries.message().await?.map(|message| message.entry)),
             Self::Directory(entries) => entries.recv().await.transpose(),
+            Self::Raw(path, file) => next_raw(file).map_err(|error| CliError::file(path, error)),
         }
     }
+}
+
+/// The next entry of a bundle; none at its end.
+fn next_raw(file: &mut BufReader<File>) -> io::Result<Option<Vec<u8>>> {
+    if file.fill_buf()?.is_empty() {
+        return Ok(None);
+    }
+    let mut length = [0; 2];
+    file.read_exact(&mut length)?;
+    let mut entry = vec![0; u16::from_be_bytes(length).into()];
+    file.read_exact(&mut entry)?;
+    Ok(Some(entry))
 }

@@ -24,7 +24,15 @@ pub enum Readers {
 /// # Errors
 /// A file operation failed; an existing file is then unchanged.
 pub fn write(path: &Path, text: &str, readers: Readers) -> Result<bool, CliError> {
-    replace(path, text.as_bytes(), readers).map_err(|error| CliError::file(path, error))
+    write_bytes(path, text.as_bytes(), readers)
+}
+
+/// As [`write`], for bytes.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_bytes(path: &Path, bytes: &[u8], readers: Readers) -> Result<bool, CliError> {
+    replace(path, bytes, readers).map_err(|error| CliError::file(path, error))
 }
 
 fn replace(path: &Path, bytes: &[u8], readers: Readers) -> io::Result<bool> {

@@ -34,6 +34,7 @@ mod completions;
 mod confirm;
 mod consume;
 mod decisions;
+mod disclose;
 mod entries;
 pub mod error;
 mod export;
@@ -65,6 +66,7 @@ mod useless;
 mod uses;
 mod verify;
 mod verify_proof;
+mod verify_propagation;
 mod verify_receipt;
 mod watch;
 mod webhooks;
@@ -197,6 +199,9 @@ pub enum Command {
     Verify(Box<verify::VerifyArgs>),
     /// Recompute decisions from the ledger, and compare them with the server's answers
     VerifyDecisions(decisions::DecisionsArgs),
+    /// Open records for an auditor without keys
+    #[command(subcommand)]
+    Audit(Box<disclose::AuditCommand>),
     /// Verify that an entry is in a ledger, with no server and no files of the ledger
     VerifyProof(Box<verify_proof::VerifyProofArgs>),
     /// Verify a decision token, with no server; the same as `token verify`
@@ -211,6 +216,8 @@ pub enum Command {
     Receipt(receipt::ReceiptArgs),
     /// Verify a receipt, with no server
     VerifyReceipt(Box<verify_receipt::VerifyReceiptArgs>),
+    /// Verify that a subscription acknowledged an event, with no server
+    VerifyPropagation(Box<verify_propagation::VerifyPropagationArgs>),
     /// Delete the view on disk and build it again from the ledger
     RebuildView(rebuild_view::RebuildViewArgs),
     /// Run a witness, which cosigns the checkpoints of other ledgers if they extend earlier ones
@@ -338,6 +345,8 @@ async fn run(command: Command, offline: bool, context: &mut Context) -> Result<E
         Command::Export(args) => Box::pin(export::run(args, offline, context)).await,
         Command::Receipt(args) => Box::pin(receipt::run(args, context)).await,
         Command::VerifyReceipt(args) => verify_receipt::run(&args, context),
+        Command::VerifyPropagation(args) => verify_propagation::run(&args, context),
+        Command::Audit(command) => Box::pin(disclose::run(*command, context)).await,
         Command::RebuildView(args) => rebuild_view::run(&args, context),
         Command::Witness(args) => Box::pin(witness::run(*args, context)).await,
         Command::Replay(args) => Box::pin(replay::run(args, context)).await,

@@ -11,7 +11,7 @@ use crate::{
     config::parse_kek,
     ledger::{
         self, ENTRY_BYTES_MAX, Tip,
-        verify::{self, Audited, Good, TakeHash, VerifyError, Wanted},
+        verify::{self, Audited, Good, OfPersons, TakeHash, VerifyError, Wanted},
     },
     node::KEK_FILE,
     storage::{self, LogError, disk::RealDisk, scan},
@@ -137,7 +137,14 @@ impl Files {
         };
         let root = empty_root();
         let roots = [(0, root)].into();
-        let good = Good { tip: Tip::genesis(), bytes: 0, root, opened: None, of_persons: 0, roots };
+        let good = Good {
+            tip: Tip::genesis(),
+            bytes: 0,
+            root,
+            opened: None,
+            of_persons: OfPersons::default(),
+            roots,
+        };
         Self { verified, good }
     }
 }

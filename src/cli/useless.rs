@@ -18,7 +18,7 @@ struct Useless {
     why: &'static str,
 }
 
-const USELESS: [Useless; 4] = [
+const USELESS: [Useless; 6] = [
     Useless {
         command: "verify",
         beside: "raw_file",
@@ -30,6 +30,18 @@ const USELESS: [Useless; 4] = [
         beside: "ledger_only",
         flags: &["kek_file"],
         why: "the key-encryption key opens the vault, which is not verified then",
+    },
+    Useless {
+        command: "verify-decisions",
+        beside: "disclosure",
+        flags: &["vault", "kek_file", "start", "end"],
+        why: "a disclosure opens the records of its data subjects up to its revision, without a vault",
+    },
+    Useless {
+        command: "verify-decisions",
+        beside: "raw_file",
+        flags: &["data_dir"],
+        why: "the entries come from one of them",
     },
     Useless {
         command: "checkpoint",

@@ -440,11 +440,18 @@ fn print(verification: &Verification, context: &mut Context) -> Result<(), CliEr
 }
 
 fn print_vault(vault: &VaultCompared, out: &mut Output) -> Result<(), CliError> {
-    let VaultCompared { subjects, opened, torn_tail, fault, .. } = vault;
+    let VaultCompared { subjects, without_entry, opened, torn_tail, fault, .. } = vault;
     match fault {
         None => {
             let opened = if *opened { ", all opened, and the entries with their keys" } else { "" };
             out.line(format!("vault       {subjects} data subjects{opened}"))?;
+            if let Some(count @ 1..) = without_entry {
+                let careful = out.paint(Tone::Careful, &count.to_string());
+                out.line(format!(
+                    "            {careful} of them without an entry: a crash leaves such, and so does a \
+                     ledger that lost its last entries"
+                ))?;
+            }
         }
         Some(fault) => {
             let wrong = out.paint(Tone::Bad, "wrong");

@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status, codegen::BoxStream};
 use super::{
     blocking,
     convert::{self, EntryRef},
-    decisions,
+    decisions, disclose,
 };
 use crate::{
     node::{Node, ReadError},
@@ -24,13 +24,19 @@ pub struct Audit {
     pub(super) node: Arc<Node>,
     /// Limits the calls of ListDecisions.
     audits: Arc<Semaphore>,
+    /// Limits the calls of Disclose.
+    disclosures: Arc<Semaphore>,
 }
 
 impl Audit {
     /// The service over a node.
     #[must_use]
     pub fn new(node: Arc<Node>) -> Self {
-        Self { node, audits: Arc::new(Semaphore::new(decisions::AUDITS_MAX)) }
+        Self {
+            node,
+            audits: Arc::new(Semaphore::new(decisions::AUDITS_MAX)),
+            disclosures: Arc::new(Semaphore::new(disclose::DISCLOSURES_MAX)),
+        }
     }
 }
 
@@ -100,6 +106,17 @@ impl AuditService for Audit {
             return Err(Fault::TooManyStreams { limit: decisions::AUDITS_MAX as u64 }.into());
         };
         decisions::list(&self.node, request.into_inner(), place).await
+    }
+
+    async fn disclose(
+        &self,
+        request: Request<proto::DiscloseRequest>,
+    ) -> Result<Response<BoxStream<proto::DiscloseResponse>>, Status> {
+        let Ok(place) = Arc::clone(&self.disclosures).try_acquire_owned() else {
+            let limit = disclose::DISCLOSURES_MAX as u64;
+            return Err(Fault::TooManyStreams { limit }.into());
+        };
+        Ok(disclose::disclose(&self.node, request.get_ref(), place)?)
     }
 
     async fn list_entries(

@@ -10,6 +10,7 @@ pub mod consent;
 mod consume;
 pub mod convert;
 pub mod decisions;
+mod disclose;
 pub mod import;
 pub mod layer;
 pub mod method;

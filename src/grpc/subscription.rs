@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     domain::Millis,
-    node::{Node, ReadError},
+    node::{Node, ProveError, ReadError},
     proto,
     status::Fault,
 };
@@ -79,7 +79,18 @@ pub(super) async fn propagation(
 ) -> Result<proto::GetPropagationResponse, Fault> {
     let reader = Arc::clone(node);
     let report = blocking(move || reader.propagation(request.index)).await?;
-    Ok(convert::propagation(&report))
+    let provable_from = report.provable_from();
+    if !request.with_proofs || provable_from == 0 {
+        return Ok(convert::propagation(&report, &[]));
+    }
+    let signed = node.released_at_least(provable_from).await?;
+    let prover = Arc::clone(node);
+    let (report, proofs) = blocking(move || {
+        let proofs = prover.prove_propagation(request.index, &report, &signed)?;
+        Ok::<_, ProveError>((report, proofs))
+    })
+    .await?;
+    Ok(convert::propagation(&report, &proofs))
 }
 
 /// Lists dead letters.

@@ -394,7 +394,7 @@ impl<'a> Batch<'a> {
     }
 
     /// How many tags a subject has in a lane.
-    fn landed(&self, subject: SubjectRef, lane: Lane) -> Result<u64, WriteError> {
+    pub(super) fn landed(&self, subject: SubjectRef, lane: Lane) -> Result<u64, WriteError> {
         match self.landed.get(&(subject, lane)) {
             Some(landed) => Ok(*landed),
             None => Ok(self.core.view.landed(subject, lane)?),
@@ -495,7 +495,8 @@ impl<'a> Batch<'a> {
     ) -> Result<NextEntry, WriteError> {
         let kind = body.kind();
         let reference_of = |subject, index| self.reference_of(subject, index);
-        let names = Names { catalog: self.catalog(), reference_of: &reference_of };
+        let index = self.tip.next_index;
+        let names = Names { index, catalog: self.catalog(), reference_of: &reference_of };
         let content = kind.content(&names)?;
         let lane = if matches!(body, Body::Use(_)) { Lane::Uses } else { Lane::Records };
         let mut of_entry = Vec::new();
@@ -507,7 +508,7 @@ impl<'a> Batch<'a> {
         let at = At {
             ledger_id: vault.ledger_id(),
             confidential: vault.confidential(),
-            index: self.tip.next_index,
+            index,
             recorded_at,
         };
         let too_large = |bytes| WriteError::EntryTooLarge { bytes, limit: ENTRY_BYTES_MAX };
@@ -668,7 +669,9 @@ impl<'a> Batch<'a> {
             let position = usize::try_from(version - 1).unwrap_or(usize::MAX);
             let Some(&index) = purpose.version_indices.get(position) else { break };
             let recorded_at = self.entry(index)?.recorded_at;
-            if self.catalog().recorded_by(index, recorded_at) <= at {
+            // Its milliseconds are not known: before the end of its second, the version before may have been
+            // shown.
+            if self.catalog().recorded_by(index, recorded_at).plus_ms(999) <= at {
                 break;
             }
             version -= 1;

@@ -427,6 +427,29 @@ impl ImplausibleRange {
     }
 }
 
+/// Why a disclosure was not made.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum DiscloseError {
+    /// The ledger has no records of a data subject.
+    #[error("the ledger has no records of this data subject: there is nothing to disclose")]
+    Unknown {
+        /// Its position in the request.
+        position: usize,
+    },
+    /// The file could not be written.
+    #[error("the disclosure could not be written to disk: {0}")]
+    NotWritten(String),
+    /// The caller is gone. Nothing was handed out.
+    #[error("the disclosure was broken off")]
+    BrokenOff,
+    /// The ledger could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The write failed.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
 /// Why it can not be said who has heard an entry.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PropagationError {

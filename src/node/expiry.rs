@@ -292,6 +292,8 @@ impl Batch<'_> {
                 outcome: Outcome::Applied,
                 // A correction of the clock may have changed it.
                 expires_at: given.latest.expires_at,
+                // Whom the grant applied to is told with the grant.
+                linked_subjects: 0,
                 ..change.clone()
             })
         };

@@ -11,6 +11,7 @@ mod consume;
 mod correct_clock;
 mod decisions;
 mod delivery;
+mod disclose;
 mod due;
 mod effective;
 mod error;
@@ -30,6 +31,7 @@ mod past;
 mod preferences;
 mod preview;
 mod proof;
+mod propagation;
 mod read;
 mod receipt;
 mod scrub;
@@ -45,7 +47,7 @@ mod watching;
 mod webhook;
 mod writer;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 pub use act::{
     Act, CHANGES_MAX, CLOCK_SKEW_MS_MAX, Confirm, Confirmation, Confirmed,
@@ -59,13 +61,14 @@ pub use consume::{CREDITS_MAX, Consumer, Consuming, Delivery, IN_FLIGHT_MAX};
 pub use correct_clock::{ClockCorrectionOutcome, CorrectClock};
 pub use decisions::{Decisions, PAGE_DECISIONS_MAX, PAGE_ENTRIES_MAX};
 pub use delivery::Acknowledged;
+pub use disclose::{Bounds, DISCLOSED_SUBJECTS_MAX, Disclosed, Disclosing, RECIPIENTS_MAX, Spool};
 pub use effective::{EffectiveAtImpossible, ImpossibleTime, LikelyCause, Moved};
 pub use error::{
     AsOfError, AudienceTooOld, CatalogError, CheckpointNotReached, ClockNotTrusted, ConfirmError,
-    ConsumeError, CorrectClockError, DeadLettersError, FindActError, ImplausibleRange, IssueError,
-    LinkError, NamedParty, PropagationError, ProveError, ReadError, RecordError,
-    RevisionNotReached, SnapshotError, SubscribeError, SubscriptionNotFound, UnsubscribeError,
-    UseError, WriteError,
+    ConsumeError, CorrectClockError, DeadLettersError, DiscloseError, FindActError,
+    ImplausibleRange, IssueError, LinkError, NamedParty, PropagationError, ProveError, ReadError,
+    RecordError, RevisionNotReached, SnapshotError, SubscribeError, SubscriptionNotFound,
+    UnsubscribeError, UseError, WriteError,
 };
 pub use history::{HistoryItem, LinkSeen};
 pub use import::{ImportAnswer, ImportRow, Imported};
@@ -170,6 +173,8 @@ struct Core {
     tokens: token::Tokens,
     /// Configured limits.
     limits: Limits,
+    /// The data directory, for files without a name.
+    data_dir: PathBuf,
 
     // Shared with everything that needs a time.
     /// The clock, and whether it is trusted. It has its own lock, which is held for a moment only.
@@ -285,6 +290,7 @@ impl Node {
             ledger: stores.ledger,
             tokens,
             limits: Limits::new(config),
+            data_dir: config.data_dir.clone(),
             clock: Clock::new(
                 source,
                 stores.recorded_at,

@@ -133,13 +133,13 @@ impl Scrub {
     fn is_sound<E: Display>(&self, store: &str, reached_end: Result<bool, E>) -> bool {
         match reached_end {
             Ok(true) => {
-                info!(store, "the older segments are verified");
+                info!(store, "the segments are verified");
                 true
             }
             // The node is closing.
             Ok(false) => false,
             Err(problem) => {
-                error!(store, %problem, "an older segment can not be verified");
+                error!(store, %problem, "a segment can not be verified");
                 self.core.stop_writes(&format!("{store}: {problem}"));
                 false
             }

@@ -103,6 +103,8 @@ pub struct Propagation {
     pub state: PropagationState,
     /// Time from the record of the event to its final state, or to now.
     pub elapsed: Duration,
+    /// The shards that have acknowledged it, each with the index of the entry that says so.
+    pub receipts: Vec<(u32, u64)>,
 }
 
 /// State of an event at a subscription; with several shards, at the shard that is furthest behind.
@@ -299,10 +301,12 @@ impl Core {
         let now = self.now();
         let count = subscription.spec.shards;
         let (filter, secret) = (&subscription.spec.filter, self.vault.ledger_secret());
-        let mut states = Vec::new();
+        let (mut states, mut receipts) = (Vec::new(), Vec::new());
         let hears = |shard: &u32| event.passing_in(filter, (*shard, count), secret).is_some();
         for shard in (0..count).filter(hears) {
             let settlement = self.view.settlement(subscription.id, shard, event.index)?;
+            let receipt = settlement.as_ref().filter(|settlement| !settlement.is_failure);
+            receipts.extend(receipt.map(|receipt| (shard, receipt.entry_index)));
             let mut state = state_of(subscription, event.recorded_at, settlement, now);
             // An acknowledgement that is not recorded yet is in time.
             if state == PropagationState::Overdue
@@ -322,7 +326,7 @@ impl Core {
             };
             let took = u64::try_from(ended.0.saturating_sub(event.recorded_at.0)).unwrap_or(0);
             let elapsed = Duration::from_millis(took);
-            Propagation { subscription: Arc::clone(subscription), state, elapsed }
+            Propagation { subscription: Arc::clone(subscription), state, elapsed, receipts }
         }))
     }
 

@@ -1,11 +1,12 @@
 //! The writer thread: takes all waiting jobs, writes them as one batch, and answers.
 //!
 //! While one batch is written to the disk, jobs for the next one gather; if nothing waits, a single
-//! job is written at once. The first failure stops all writes until restart: the content of the disk
+//! job is written at once. A series takes several batches, and no job comes between them. The first failure stops all writes until restart: the content of the disk
 //! is then unknown, and only recovery can determine it.
 
 use std::{
     io,
+    iter::Peekable,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -65,9 +66,53 @@ where
     })
 }
 
-/// A job, and its place among the appends in flight.
+/// Adds the entries of the next batch of a series. Returns the answer to send once the last batch is written;
+/// none if another batch follows.
+type Series = Box<dyn FnMut(&mut Batch<'_>) -> Result<Option<Reply>, Refusal> + Send>;
+
+/// A series that runs `step` for each of its batches, and answers over `reply`. If a batch is not written,
+/// the series ends without an answer, as writes are stopped then.
+fn series<T, E>(
+    mut step: impl FnMut(&mut Batch<'_>) -> Result<Option<T>, E> + Send + 'static,
+    reply: oneshot::Sender<Result<T, E>>,
+) -> Series
+where
+    T: Send + 'static,
+    E: From<WriteError> + Send + 'static,
+{
+    let mut reply = Some(reply);
+    Box::new(move |batch| {
+        let stepped = batch.core().check_writable().map_err(E::from).and_then(|()| step(batch));
+        match stepped {
+            Ok(None) => Ok(None),
+            Ok(Some(value)) => {
+                let reply = reply.take();
+                Ok(Some(Box::new(move |written: &Result<(), WriteError>| {
+                    let answer = written.clone().map(|()| value).map_err(E::from);
+                    reply.map(|reply| drop(reply.send(answer)));
+                })))
+            }
+            Err(error) => {
+                let reply = reply.take();
+                Err(Box::new(move || {
+                    reply.map(|reply| drop(reply.send(Err(error))));
+                }))
+            }
+        }
+    })
+}
+
+/// What the writer is asked to do.
+enum Task {
+    /// Shares a batch with other jobs.
+    Job(Job),
+    /// Has batches of its own.
+    Series(Series),
+}
+
+/// A task, and its place among the appends in flight.
 struct Admitted {
-    job: Job,
+    task: Task,
     place: Place,
 }
 
@@ -138,13 +183,18 @@ impl Admission {
         E: From<WriteError> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
+        self.send(core, Admitted { task: Task::Job(job(write, reply)), place })?;
+        Ok(answer)
+    }
+
+    fn send(&self, core: &Core, admitted: Admitted) -> Result<(), WriteError> {
         let jobs = self.jobs.read();
         let jobs = jobs.as_ref().ok_or(WriteError::ShuttingDown)?;
-        if jobs.try_send(Admitted { job: job(write, reply), place }).is_err() {
+        if jobs.try_send(admitted).is_err() {
             // The writer has ended, and has set the reason.
             return Err(core.check_writable().err().unwrap_or(WriteError::ShuttingDown));
         }
-        Ok(answer)
+        Ok(())
     }
 
     /// Admits no more jobs.
@@ -178,7 +228,7 @@ impl Jobs {
         let jobs = self.0.as_ref().and_then(mpsc::WeakSender::upgrade);
         let jobs = jobs.ok_or(WriteError::ShuttingDown)?;
         let place = Place { _append: None, _queued: None };
-        let admitted = Admitted { job: job(write, reply), place };
+        let admitted = Admitted { task: Task::Job(job(write, reply)), place };
         jobs.blocking_send(admitted).map_err(|_| WriteError::ShuttingDown)?;
         // The writer may end during the wait.
         drop(jobs);
@@ -221,6 +271,26 @@ impl Node {
         self.core.check_writable()?;
         let place = self.admission.wait_for_place().await?;
         self.admission.admit(&self.core, write, place)
+    }
+}
+
+impl Node {
+    /// Has the writer run a series of batches, with nothing between them. `step` adds the entries of the
+    /// next batch, and returns the answer with the last one. Waits for a place.
+    pub(super) async fn write_series<T, E>(
+        &self,
+        step: impl FnMut(&mut Batch<'_>) -> Result<Option<T>, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<WriteError> + Send + 'static,
+    {
+        self.core.check_writable()?;
+        let place = self.admission.wait_for_place().await?;
+        let (reply, answer) = oneshot::channel();
+        let task = Task::Series(series(step, reply));
+        self.admission.send(&self.core, Admitted { task, place })?;
+        answer.await.unwrap_or_else(|_| ended_early())
     }
 }
 
@@ -291,24 +361,30 @@ impl Writer {
     fn run(&mut self) {
         let mut jobs = Vec::new();
         while self.jobs.blocking_recv_many(&mut jobs, self.batch_entries_max) > 0 {
-            let mut jobs = jobs.drain(..);
-            while jobs.len() > 0 {
-                self.write(&mut jobs);
+            let mut tasks = jobs.drain(..).peekable();
+            while let Some(Admitted { task, place }) = tasks.next() {
+                match task {
+                    Task::Job(job) => self.write(job, place, &mut tasks),
+                    Task::Series(series) => self.write_series(series, place),
+                }
             }
         }
     }
 
-    /// Writes one batch: as many of the jobs as fit.
-    fn write(&mut self, jobs: &mut vec::Drain<'_, Admitted>) {
+    /// An empty batch at the end of the ledger.
+    fn batch<'c>(&self, core: &'c Core) -> Batch<'c> {
+        let end = End { tip: self.tip, recorded_at: core.writes.recorded_at() };
+        Batch::new(core, end, core.clock.read())
+    }
+
+    /// Writes one batch: a job, and as many of those after it as fit, up to the next series.
+    fn write(&mut self, job: Job, place: Place, tasks: &mut Peekable<vec::Drain<'_, Admitted>>) {
         let started = Instant::now();
         let core = Arc::clone(&self.core);
-        let end = End { tip: self.tip, recorded_at: core.writes.recorded_at() };
-        let mut batch = Batch::new(&core, end, core.clock.read());
-        let mut replies = Vec::with_capacity(jobs.len());
-        let mut places = Vec::with_capacity(jobs.len());
-        while batch.bytes < BATCH_BYTES_MAX
-            && let Some(Admitted { job, place }) = jobs.next()
-        {
+        let mut batch = self.batch(&core);
+        let (mut replies, mut places) = (Vec::new(), Vec::new());
+        let mut next = Some((job, place));
+        while let Some((job, place)) = next {
             match job(&mut batch) {
                 Ok(reply) => {
                     replies.push(reply);
@@ -319,12 +395,43 @@ impl Writer {
                     refuse();
                 }
             }
+            let is_full = batch.bytes >= BATCH_BYTES_MAX;
+            let is_job = |admitted: &Admitted| !is_full && matches!(admitted.task, Task::Job(_));
+            next = match tasks.next_if(is_job) {
+                Some(Admitted { task: Task::Job(job), place }) => Some((job, place)),
+                _ => None,
+            };
         }
         let result = self.land(batch, started);
         // Before the answers: a caller that writes again after its answer must find a place.
         drop(places);
         for reply in replies {
             reply(&result);
+        }
+    }
+
+    /// Writes the batches of a series.
+    fn write_series(&mut self, mut series: Series, place: Place) {
+        let core = Arc::clone(&self.core);
+        loop {
+            let started = Instant::now();
+            let mut batch = self.batch(&core);
+            let stepped = series(&mut batch);
+            let reply = match stepped {
+                Ok(reply) => reply,
+                Err(refuse) => {
+                    drop(place);
+                    return refuse();
+                }
+            };
+            let result = self.land(batch, started);
+            if let Some(reply) = reply {
+                drop(place);
+                return reply(&result);
+            }
+            if result.is_err() {
+                return;
+            }
         }
     }
 

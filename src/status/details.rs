@@ -9,10 +9,10 @@ use crate::{
     node::{
         AsOfError, AudienceTooOld, CLOCK_SKEW_MS_MAX, CatalogError, CheckpointNotReached,
         ClockNotTrusted, ConfirmError, ConsumeError, CorrectClockError, DeadLettersError,
-        EffectiveAtImpossible, FindActError, ImpossibleTime, IssueError, LikelyCause, LinkError,
-        Moved, NamedParty, PropagationError, ProveError, ReadError, RecordError,
-        RevisionNotReached, SnapshotError, SubscribeError, SubscriptionNotFound, UnsubscribeError,
-        UseError, WriteError,
+        DiscloseError, EffectiveAtImpossible, FindActError, ImpossibleTime, IssueError,
+        LikelyCause, LinkError, Moved, NamedParty, PropagationError, ProveError, ReadError,
+        RecordError, RevisionNotReached, SnapshotError, SubscribeError, SubscriptionNotFound,
+        UnsubscribeError, UseError, WriteError,
     },
     proto::ErrorReason,
     watch::WatchError,
@@ -374,6 +374,19 @@ impl Explain for IssueError {
             }
             Self::Prove(error) => error.details(),
             Self::Read(error) => error.details(),
+        }
+    }
+}
+
+impl Explain for DiscloseError {
+    fn details(&self) -> Details {
+        match self {
+            Self::Unknown { position } => {
+                Details::of(ErrorReason::SubjectUnknown).at(format!("subjects[{position}]"))
+            }
+            Self::NotWritten(_) | Self::BrokenOff => Details::of(ErrorReason::Internal),
+            Self::Read(error) => error.details(),
+            Self::Write(error) => error.details(),
         }
     }
 }

@@ -106,6 +106,9 @@ pub enum Problem {
     /// An item of a list that must not repeat.
     #[error("is given twice")]
     GivenTwice,
+    /// Not a recipient of age.
+    #[error("must be an X25519 recipient of age, which begins with `age1`")]
+    AgeRecipient,
     /// Not an email address.
     #[error("must be an address such as `dpo@example.org`")]
     Email,

@@ -16,7 +16,7 @@ use std::{
     sync::Arc,
 };
 
-use hashbrown::DefaultHashBuilder;
+use hashbrown::{DefaultHashBuilder, HashSet};
 pub use kek::{Kek, KekError, KekFile, LedgerNote};
 use keys::Key;
 pub use offline::{Inspected, People, inspect};
@@ -94,6 +94,15 @@ pub enum VaultError {
         frames: u64,
         /// Number of indexed frames.
         known: u64,
+    },
+    /// A frame is of a subject that an earlier frame has: by its identity, its id or its keys.
+    #[error(
+        "vault frame {number}: an earlier frame has the same data subject, id or keys, and no vault that a \
+         server wrote has that. Restore the vault from a backup"
+    )]
+    Repeated {
+        /// Number of the frame.
+        number: u64,
     },
     /// A row of the index is malformed.
     #[error("a look-up row of the vault is malformed")]
@@ -288,12 +297,19 @@ impl Vault {
         let mut next = known;
         while next < frames {
             let end = frames.min(next + INDEX_STEP);
-            let mut rows = Vec::new();
+            let (mut rows, mut met) = (Vec::new(), HashSet::new());
             for bytes in self.reader.read_range(next, end, INDEX_READ_BYTES_MAX)? {
                 let (id, content) = log.chain.follow(&bytes)?;
                 if let Content::Person(person) = content {
                     let lookup = self.opened.secrets().lookup(&person.identity);
-                    rows.extend(subject_rows(&lookup, SubjectRef(id), &person.keys, next));
+                    for (key, row) in subject_rows(&lookup, SubjectRef(id), &person.keys, next) {
+                        // A look-up that was written before a crash is the same again.
+                        let known = self.index.get(&key)?;
+                        if !met.insert(key.clone()) || known.is_some() && known != row {
+                            return Err(VaultError::Repeated { number: next });
+                        }
+                        rows.push((key, row));
+                    }
                 }
                 next += 1;
             }
@@ -304,8 +320,8 @@ impl Vault {
         Ok(())
     }
 
-    /// Reads the older segments, which opening does not, and answers whether it reached their end.
-    /// `visit` gets the bytes and number of each frame, and may stop the walk.
+    /// Reads all frames from the disk, follows their chain, and answers whether it reached their end. Opening
+    /// reads only what is new. `visit` gets the bytes and number of each frame, and may stop the walk.
     ///
     /// # Errors
     /// The first damage.
@@ -314,29 +330,38 @@ impl Vault {
         disk: &dyn Disk,
         visit: &mut dyn FnMut(&[u8], u64) -> ControlFlow<()>,
     ) -> Result<bool, VaultError> {
+        let frames = self.reader.next_index();
         let end = self.reader.first_index_of_last_segment();
         let (mut next, mut chain) = (0, self.opened.clone());
         let mut problem = None;
+        let mut step = |payload: &[u8], number| {
+            problem = match number {
+                0 => format::check_form(0, payload).err(),
+                _ => chain.pass(payload).err(),
+            };
+            problem.is_none() && visit(payload, number).is_continue()
+        };
         let walked = scan(disk, &self.dir, LOG_KIND, FRAME_BYTES_MAX, 0, &mut |frame| {
-            if frame.index == end {
+            if frame.index == end || !step(frame.payload, frame.index) {
                 return ControlFlow::Break(String::new());
             }
-            problem = match frame.index {
-                0 => format::check_form(0, frame.payload).err(),
-                _ => chain.pass(frame.payload).err(),
-            };
             next = frame.index + 1;
-            match (&problem, visit(frame.payload, frame.index)) {
-                (None, ControlFlow::Continue(())) => ControlFlow::Continue(()),
-                _ => ControlFlow::Break(String::new()),
-            }
+            ControlFlow::Continue(())
         });
-        match (problem, walked) {
-            (Some(problem), _) => Err(problem.into()),
+        match walked {
             // The walk was stopped here, in the middle or where the newest segment begins.
-            (None, Err(LogError::Damaged(damage))) if damage.problem.is_empty() => Ok(next == end),
-            (None, walked) => walked.map(|_| next == end).map_err(VaultError::from),
+            Err(LogError::Damaged(damage)) if damage.problem.is_empty() => {}
+            walked => drop(walked?),
         }
+        // The newest segment is being written: the reader knows where its last whole frame ends.
+        let mut goes_on = next == end;
+        while goes_on && next < frames {
+            for payload in self.reader.read_range(next, frames, INDEX_READ_BYTES_MAX)? {
+                goes_on = goes_on && step(&payload, next);
+                next += u64::from(goes_on);
+            }
+        }
+        problem.map_or(Ok(next == frames), |problem| Err(problem.into()))
     }
 
     /// Number of subjects in the vault.
@@ -664,6 +689,21 @@ mod tests {
         check(&place.open());
         std::fs::remove_dir_all(place.dir.path().join("view")).unwrap();
         check(&place.open());
+    }
+
+    #[test]
+    fn a_second_frame_of_a_subject_is_refused_by_whoever_reads_the_frames() {
+        for again in [1, 2] {
+            let place = Place::new();
+            let vault = place.open();
+            vault.persist(&[vault.create(&subject(1)), vault.create(&subject(again))]).unwrap();
+            drop(vault);
+            std::fs::remove_dir_all(place.dir.path().join("view")).unwrap();
+            match place.open_with(place.kek.clone()) {
+                Err(VaultError::Repeated { number: 2 }) => assert_eq!(again, 1),
+                opened => assert!(opened.is_ok() && again == 2),
+            }
+        }
     }
 
     #[test]

@@ -44,10 +44,10 @@ def main(address, proto_dir, stub_dir):
     from consent.v1 import check_service_pb2_grpc as check_grpc
     from consent.v1 import consent_service_pb2 as consent
     from consent.v1 import consent_service_pb2_grpc as consent_grpc
-    from consent.v1 import entry_pb2 as entry
     from consent.v1 import types_pb2 as types
     from consent.v1 import watch_service_pb2 as watch
     from consent.v1 import watch_service_pb2_grpc as watch_grpc
+    from consent.ledger.v2 import entry_pb2 as entry
 
     channel = grpc.insecure_channel(address)
     grpc.channel_ready_future(channel).result(timeout=TIMEOUT_S)

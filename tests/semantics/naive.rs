@@ -469,21 +469,33 @@ fn gives_all_of(purpose: &Purpose, wide: &Event<'_>, narrow: &Event<'_>) -> bool
     end(narrow) <= end(wide) && covers_categories(purpose, *wide, given)
 }
 
-/// The admissible outcomes of a change: one, or "superseded" by any of these entries.
+/// The admissible outcomes of a change: one, or "superseded" by any of these entries, of which those of
+/// linked data subjects have no index.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
     Is(Outcome),
-    SupersededByOneOf(Vec<u64>),
+    SupersededByOneOf(Vec<Option<u64>>),
 }
 
 impl Verdict {
     pub fn admits(&self, outcome: Outcome) -> bool {
         match (self, outcome) {
             (Self::Is(want), got) => *want == got,
-            (Self::SupersededByOneOf(causes), Outcome::SupersededByLater(Some(got))) => {
+            (Self::SupersededByOneOf(causes), Outcome::SupersededByLater(got)) => {
                 causes.contains(&got)
             }
             (Self::SupersededByOneOf(_), _) => false,
+        }
+    }
+
+    /// The verdict as the ledger tells it.
+    fn naming_only(self, is_own: impl Fn(u64) -> bool) -> Self {
+        match self {
+            Self::Is(outcome) => Self::Is(outcome.naming_only(is_own)),
+            Self::SupersededByOneOf(causes) => {
+                let told = |cause: Option<u64>| cause.filter(|index| is_own(*index));
+                Self::SupersededByOneOf(causes.into_iter().map(told).collect())
+            }
         }
     }
 }
@@ -504,7 +516,12 @@ pub fn verdict(
     let others = others.into_iter().filter(|other| *other != name);
     let applied = others.filter(|&other| verdict_for(other) == Verdict::Is(Outcome::Applied));
     match u32::try_from(applied.count()).unwrap() {
-        0 => (verdict_for(name), 0),
+        0 => {
+            let is_own = |index| {
+                entries.iter().any(|entry| entry.index == index && entry.names().contains(&name))
+            };
+            (verdict_for(name).naming_only(is_own), 0)
+        }
         count => (Verdict::Is(Outcome::Applied), count),
     }
 }
@@ -702,7 +719,7 @@ impl Judgement<'_> {
         if causes.is_empty() {
             Verdict::Is(Outcome::NoEffect)
         } else {
-            Verdict::SupersededByOneOf(causes)
+            Verdict::SupersededByOneOf(causes.into_iter().map(Some).collect())
         }
     }
 }

@@ -174,7 +174,7 @@ impl Clients {
 
     /// The delivery state of the event at an index, for each subscription that covers it.
     pub async fn propagation(&mut self, index: u64) -> proto::GetPropagationResponse {
-        let request = proto::GetPropagationRequest { index };
+        let request = proto::GetPropagationRequest { index, ..Default::default() };
         self.watch.get_propagation(request).await.expect("within the ledger").into_inner()
     }
 

@@ -76,7 +76,8 @@ impl Ledger {
         let unknown = || LookupError("no record".to_owned());
         let reference_of =
             |_: SubjectRef, index| references.get(&index).copied().ok_or_else(unknown);
-        let names = Names { catalog: &catalog.catalog, reference_of: &reference_of };
+        let index = entry.index;
+        let names = Names { index, catalog: &catalog.catalog, reference_of: &reference_of };
         entry.body.kind().content(&names).unwrap()
     }
 

@@ -52,6 +52,8 @@ pub enum LineKind {
     Unlink,
     /// Its data was used.
     Use,
+    /// The entries before were disclosed.
+    Disclosure,
 }
 
 /// A link, or its end, as one of the two sees it.

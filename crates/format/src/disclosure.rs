@@ -10,12 +10,13 @@
 //! **It opens nothing later.** The tag after the last is the one thing that could lead on, so it is used up:
 //! the ledger writes it at once, in a DISCLOSED record, of which the holder of the disclosure knows
 //! everything anyway. Confidential keys are those of finished epochs; texts of the running epoch are opened
-//! one by one.
+//! one by one. Only a disclosure that says that it has no end ([`Disclosure::open_ended`]) has the keys of the
+//! running epoch themselves.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use consent_ledger_proto::ledger::{
-    DisclosedPerson, DisclosedRecord, DisclosedText, Disclosure, Erasure, Use,
+    self as message, DisclosedPerson, DisclosedRecord, DisclosedText, Disclosure, Erasure, Use,
 };
 use hashbrown::{HashMap, HashSet};
 use thiserror::Error;
@@ -249,15 +250,26 @@ impl<'a> ConfidentialDisclosure<'a> {
 
     /// Puts the keys into a disclosure.
     pub fn finish(self, disclosure: &mut Disclosure) {
-        for kind in &self.kinds {
-            for epoch in 0..epoch(self.revision) {
-                let key = self.root.of_epoch(*kind, epoch).bytes().to_vec();
-                let kind = kind.byte().into();
-                let key = consent_ledger_proto::ledger::ConfidentialKey { kind, epoch, key };
-                disclosure.keys.push(key);
-            }
-        }
+        disclosure.keys = self.keys(0..epoch(self.revision));
         disclosure.texts = self.texts;
+    }
+
+    /// Puts the keys into a disclosure that has no end: those of the running epoch, too, in place of what
+    /// was added text by text.
+    pub fn finish_open_ended(self, disclosure: &mut Disclosure) {
+        disclosure.keys = self.keys(0..epoch(self.revision) + 1);
+        disclosure.open_ended = true;
+    }
+
+    fn keys(&self, epochs: Range<u64>) -> Vec<message::ConfidentialKey> {
+        let key = |kind: Kind, epoch| message::ConfidentialKey {
+            kind: kind.byte().into(),
+            epoch,
+            key: self.root.of_epoch(kind, epoch).bytes().to_vec(),
+        };
+        let of_kind =
+            |kind: &Kind| epochs.clone().map(|epoch| key(*kind, epoch)).collect::<Vec<_>>();
+        self.kinds.iter().flat_map(of_kind).collect()
     }
 
     fn add_shared(&mut self, index: u64, part: Part, kind: Kind, sealed: &SealedText) {
@@ -558,7 +570,8 @@ fn disclosed_keys(disclosure: &Disclosure) -> Result<DisclosedKeys, DisclosureEr
     let revision = disclosure.revision;
     for key in &disclosure.keys {
         let epoch = key.epoch;
-        if epoch >= self::epoch(revision) {
+        let first_later = self::epoch(revision) + u64::from(disclosure.open_ended);
+        if epoch >= first_later {
             return Err(DisclosureError::Later { epoch, revision });
         }
         let wrong = FieldError::Length { field: "keys.key", want: 32, got: key.key.len() };

@@ -141,8 +141,11 @@ fn cause(change: &Change, is_expiry: bool) -> Checked {
     let has_cause = fixed_or_empty::<16>("changes.cause", &change.cause)?;
     let is_in_the_way = matches!(outcome, Outcome::BlockedByStop | Outcome::SupersededByLater);
     absent_unless("changes.cause_is_linked", is_in_the_way && !has_cause, change.cause_is_linked)?;
-    let wants_cause = is_expiry || (is_in_the_way && !change.cause_is_linked);
-    present_if("changes.cause", wants_cause, has_cause)
+    match is_expiry {
+        true => present_if("changes.cause", true, has_cause),
+        // Without one, another change of the same record is in the way.
+        false => absent_unless("changes.cause", is_in_the_way, has_cause),
+    }
 }
 
 fn preferences(preferences: &Preferences) -> Checked {
@@ -224,7 +227,8 @@ mod tests {
         assert_eq!(check(&act(vec![class.clone()])), Ok(RecordKind::Act));
         let blocked = Outcome::BlockedByStop as i32;
         let linked = Change { outcome: blocked, cause_is_linked: true, ..grant() };
-        assert_eq!(check(&act(vec![linked.clone()])), Ok(RecordKind::Act));
+        let of_this_act = Change { outcome: blocked, ..grant() };
+        assert_eq!(check(&act(vec![linked.clone(), of_this_act])), Ok(RecordKind::Act));
         for (change, field) in [
             (Change { action: 99, ..grant() }, "changes.action"),
             (Change { action: Action::Expire.into(), ..grant() }, "changes.action"),
@@ -240,7 +244,6 @@ mod tests {
             (Change { data_categories: vec!["a".into()], ..stop }, "changes.data_categories"),
             (Change { outcome: 0, ..grant() }, "changes.outcome"),
             (Change { outcome: Outcome::NotRecorded.into(), ..grant() }, "changes.outcome"),
-            (Change { outcome: blocked, ..grant() }, "changes.cause"),
             (Change { outcome: blocked, cause: vec![1; 15], ..grant() }, "changes.cause"),
             (Change { cause: vec![1; 16], ..grant() }, "changes.cause"),
             (Change { cause_is_linked: true, ..grant() }, "changes.cause_is_linked"),

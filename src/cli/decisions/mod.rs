@@ -47,6 +47,7 @@ use crate::{
 
 mod answers;
 mod compare;
+mod disclosure;
 mod report;
 
 const AFTER_HELP: &str = "\
@@ -63,13 +64,22 @@ be one unbroken chain: the server could present another ledger, and the output s
 The states of all data subjects are kept in memory: about 800 bytes each for the acts in
 examples/onboarding.ndjson.
 
-Exit codes: 0 all agree, 1 something differs or an entry is damaged, 2 wrong usage.
+With --disclosure, nobody's keys are needed: the file of `audit disclose` opens the records of its data
+subjects, and must be complete. Outcomes, times and decisions of these records are recomputed; the
+entries come from --data-dir, --raw-file or the server, and must have the root of the disclosure's
+checkpoint, or of that of --checkpoint. With --receipt, an act of a disclosed data subject that is not in
+the disclosure is a failure. The output says what was not checked.
+
+Exit codes: 0 all agree, 1 something differs, an entry is damaged or the disclosure is not complete, 2 wrong
+usage.
 
 Examples:
   consent-ledger verify-decisions --data-dir ./data
   consent-ledger verify-decisions --vault ./data/vault --start 1000 --end 2000
   consent-ledger verify-decisions --data-dir ./data --kek-file /etc/consent-ledger/kek \\
-      --checkpoint january.checkpoint --key @ledger.vkey";
+      --checkpoint january.checkpoint --key @ledger.vkey
+  consent-ledger verify-decisions --disclosure case-17.age --identity auditor.key \\
+      --raw-file ledger.raw --key @ledger.vkey --receipt kept.jws";
 
 /// Default number of differences that are shown.
 const DIFFERENCES_SHOWN: usize = 20;
@@ -90,7 +100,7 @@ pub struct DecisionsArgs {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Folder of the vault that has the keys [default: `vault` in the data directory]
-    #[arg(long, value_name = "DIR", required_unless_present = "data_dir")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["data_dir", "disclosure"])]
     vault: Option<PathBuf>,
     /// File of the key-encryption key [default: `kek` beside the folder of the vault]
     #[arg(long, value_name = "FILE")]
@@ -99,6 +109,22 @@ pub struct DecisionsArgs {
     /// of the server]
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
+    /// Disclosure that opens the entries, in place of a vault; no answers of the server are compared
+    #[arg(long, value_name = "FILE")]
+    disclosure: Option<PathBuf>,
+    /// Key file of age, with the identity of a recipient of the disclosure
+    #[arg(long, value_name = "FILE", requires = "disclosure")]
+    identity: Option<PathBuf>,
+    /// File with a receipt that a disclosed data subject kept: the disclosure must have its act; may be given
+    /// several times
+    #[arg(long, value_name = "FILE", requires = "disclosure")]
+    receipt: Vec<PathBuf>,
+    /// Read the entries from this file of `export --raw`, which begins with entry 0
+    #[arg(long, value_name = "FILE", requires = "disclosure")]
+    raw_file: Option<PathBuf>,
+    /// Write each recomputed decision to this file, as a line of JSON; it must not exist
+    #[arg(long, value_name = "FILE", requires = "disclosure")]
+    decisions: Option<PathBuf>,
     #[command(flatten)]
     trust: TrustArgs,
     /// Maximum number of differences to show; all are counted
@@ -107,6 +133,9 @@ pub struct DecisionsArgs {
 }
 
 pub(super) async fn run(args: DecisionsArgs, context: &mut Context) -> Result<Exit, CliError> {
+    if let Some(disclosure) = &args.disclosure {
+        return disclosure::run(&args, disclosure, context).await;
+    }
     let mut trust = trust(&args)?;
     let mut client = AuditServiceClient::new(client::connect(&context.global).await?);
     let mut node = client.get_checkpoint(GetCheckpointRequest::default()).await?.into_inner();

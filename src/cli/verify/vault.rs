@@ -23,6 +23,9 @@ use crate::{
 pub struct VaultCompared {
     /// Number of data subjects in the vault; 0 if it is missing or damaged.
     pub subjects: u64,
+    /// Number of data subjects without an entry; `null` if the vault was not opened. A crash can leave some,
+    /// and so can a ledger that lost its last entries.
+    pub without_entry: Option<u64>,
     /// Whether all of it was opened with the key-encryption key, and the entries with its keys.
     pub opened: bool,
     /// An unfinished write at the end. Not damage.
@@ -43,12 +46,14 @@ impl VaultCompared {
         let is_there = holds_segments(&RealDisk, &dir).unwrap_or(true);
         let fault = |fault: String| Self {
             subjects: 0,
+            without_entry: None,
             opened: false,
             torn_tail: None,
             agrees: false,
             fault: Some(fault),
         };
-        match (is_there, good.of_persons) {
+        let named = good.of_persons;
+        match (is_there, named.entries) {
             (true, _) => {}
             (false, 0) => return None,
             (false, count) => {
@@ -78,17 +83,29 @@ impl VaultCompared {
             Err(error) => return Some(fault(problem(&error))),
         };
         let was_opened = people.is_some();
+        let mut without_entry = None;
         let fault = match (is_foreign(inspected.ledger_id), people) {
             (true, _) => Some(FOREIGN.to_owned()),
+            (false, None) if inspected.subjects < named.persons_min => Some(format!(
+                "it has {} data subjects, and the entries are about {} or more: it has lost data, or is \
+                 older than the ledger",
+                inspected.subjects, named.persons_min
+            )),
             (false, None) => None,
             (false, Some((file, people))) => {
                 let ledger_dir = data_dir.join(ledger::DIR);
-                first_not_opened(&ledger_dir, good.tip.next_index, people)
-                    .or_else(|| unnamed(file, inspected.ledger_id, opened))
+                match open_all(&ledger_dir, good.tip.next_index, people) {
+                    Ok(opener) => {
+                        without_entry = Some(opener.without_entry());
+                        unnamed(file, inspected.ledger_id, opened)
+                    }
+                    Err(fault) => Some(fault),
+                }
             }
         };
         Some(Self {
             subjects: inspected.subjects,
+            without_entry,
             opened: was_opened,
             torn_tail: inspected.torn.map(TornTail::from),
             agrees: fault.is_none(),
@@ -97,8 +114,8 @@ impl VaultCompared {
     }
 }
 
-/// The fault of the first of the good entries that does not open with the keys of a vault.
-fn first_not_opened(dir: &Path, entries: u64, people: People) -> Option<String> {
+/// Opens all good entries with the keys of a vault. The error is the fault of the first that does not open.
+fn open_all(dir: &Path, entries: u64, people: People) -> Result<Offline, String> {
     let (opener, mut catalog) = (Offline::new(people), CatalogAt::default());
     let mut fault = None;
     // Damage behind the good entries is reported elsewhere.
@@ -121,7 +138,7 @@ fn first_not_opened(dir: &Path, entries: u64, people: People) -> Option<String> 
             ControlFlow::Break(())
         }
     });
-    fault
+    fault.map_or(Ok(opener), Err)
 }
 
 const FOREIGN: &str = "it is of another ledger than the entries";

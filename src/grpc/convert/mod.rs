@@ -10,6 +10,7 @@ mod audience;
 mod audit;
 mod catalog;
 mod consume;
+mod disclosure;
 mod faults;
 mod import;
 mod obligations;
@@ -43,6 +44,7 @@ pub use consume::{
     ConsumerRequest, consume_delivery, consume_progress, consume_started, consumer_request,
     consuming,
 };
+pub use disclosure::disclosing;
 pub use faults::LeftOut;
 pub use import::{Source, Tally, import_row, import_rows, import_start};
 pub use obligations::due_message;

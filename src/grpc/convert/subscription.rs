@@ -1,5 +1,7 @@
 //! Durable subscriptions in both directions, and the pages of their dead letters.
 
+use std::iter;
+
 use crate::{
     domain::{
         Key, Millis, OWNER_BYTES_MAX, SHARDS_MAX, Snapshot, Subscription, SubscriptionId,
@@ -10,7 +12,7 @@ use crate::{
         NewSubscription, Propagation, PropagationReport, PropagationState, REPLAYS_MAX,
         ShardReport, SubscriptionReport,
     },
-    proto,
+    proto::{self, ledger},
     view::DeadLetter,
 };
 
@@ -217,17 +219,23 @@ fn shard_status(report: ShardReport, now: Millis) -> proto::ShardStatus {
     }
 }
 
-/// Which subscriptions have acknowledged an event.
+/// Which subscriptions have acknowledged an event. The proofs, if there are any, have the order of the
+/// report's subscriptions.
 #[must_use]
-pub fn propagation(report: &PropagationReport) -> proto::GetPropagationResponse {
+pub fn propagation(
+    report: &PropagationReport,
+    proofs: &[Vec<ledger::Propagation>],
+) -> proto::GetPropagationResponse {
+    let proofs = proofs.iter().map(Vec::as_slice).chain(iter::repeat(&[][..]));
+    let subscriptions = report.subscriptions.iter().zip(proofs);
     proto::GetPropagationResponse {
         recorded_at: Some(timestamp(report.recorded_at)),
-        subscriptions: report.subscriptions.iter().map(propagation_to).collect(),
+        subscriptions: subscriptions.map(|(it, proofs)| propagation_to(it, proofs)).collect(),
         revision: report.revision,
     }
 }
 
-fn propagation_to(propagation: &Propagation) -> proto::Propagation {
+fn propagation_to(propagation: &Propagation, proofs: &[ledger::Propagation]) -> proto::Propagation {
     use proto::PropagationState as State;
     let (state, settled) = match propagation.state {
         PropagationState::Acknowledged(at, index) => (State::Acknowledged, Some((at, index))),
@@ -247,6 +255,7 @@ fn propagation_to(propagation: &Propagation) -> proto::Propagation {
         elapsed: Some(duration(i64::try_from(propagation.elapsed.as_millis()).unwrap_or(i64::MAX))),
         deadline: spec.deadline_ms.map(duration),
         created_index: propagation.subscription.id.0,
+        proofs: proofs.iter().map(prost::Message::encode_to_vec).collect(),
     }
 }
 

@@ -89,6 +89,27 @@ pub mod audit_service_server {
         > {
             Err(tonic::Status::unimplemented("Not yet implemented"))
         }
+        /// Opens all records of some data subjects, or of all, up to the revision of the call, for somebody who
+        /// has the ledger's bytes and no keys: message `Disclosure` of `consent.ledger.v2`, encrypted to the
+        /// recipients as an age file (age-encryption.org/v1). It proves that no record of these data subjects is
+        /// left out, and opens nothing that is recorded later, unless `open_ended` is set.
+        /// The ledger records the disclosure before the first byte of the file leaves it: a record for each data
+        /// subject, and an entry with the recipients and the file's digest. Other writes wait while the records of
+        /// the data subjects are written.
+        /// Errors: INVALID_FIELD (INVALID_ARGUMENT) for a malformed data subject or recipient, for neither or both
+        /// of `subjects` and `all`; LIMIT_EXCEEDED (INVALID_ARGUMENT) for more than 10,000 data subjects or 20
+        /// recipients; UNKNOWN_NAMESPACE (NOT_FOUND); SUBJECT_UNKNOWN (NOT_FOUND) for a data subject without
+        /// records; TOO_MANY_STREAMS (RESOURCE_EXHAUSTED) for more than 2 calls at a time;
+        /// CHECKPOINT_NOT_REACHED (UNAVAILABLE) if no checkpoint covers the revision in time.
+        async fn disclose(
+            &self,
+            request: tonic::Request<::consent_ledger_proto::DiscloseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<BoxStream<::consent_ledger_proto::DiscloseResponse>>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
     }
     /// Gives out the ledger for verification. Over the exact bytes of the entries stands a Merkle tree as
     /// in RFC 6962 (SHA-256); its root is signed in checkpoints as in C2SP tlog-checkpoint. Proofs come
@@ -450,6 +471,57 @@ pub mod audit_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListDecisionsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/consent.v1.AuditService/Disclose" => {
+                    #[allow(non_camel_case_types)]
+                    struct DiscloseSvc<T: AuditService>(pub Arc<T>);
+                    impl<
+                        T: AuditService,
+                    > tonic::server::ServerStreamingService<
+                        ::consent_ledger_proto::DiscloseRequest,
+                    > for DiscloseSvc<T> {
+                        type Response = ::consent_ledger_proto::DiscloseResponse;
+                        type ResponseStream = BoxStream<
+                            ::consent_ledger_proto::DiscloseResponse,
+                        >;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                ::consent_ledger_proto::DiscloseRequest,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AuditService>::disclose(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DiscloseSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -274,6 +274,44 @@ pub mod audit_service_client {
                 .insert(GrpcMethod::new("consent.v1.AuditService", "ListDecisions"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Opens all records of some data subjects, or of all, up to the revision of the call, for somebody who
+        /// has the ledger's bytes and no keys: message `Disclosure` of `consent.ledger.v2`, encrypted to the
+        /// recipients as an age file (age-encryption.org/v1). It proves that no record of these data subjects is
+        /// left out, and opens nothing that is recorded later, unless `open_ended` is set.
+        /// The ledger records the disclosure before the first byte of the file leaves it: a record for each data
+        /// subject, and an entry with the recipients and the file's digest. Other writes wait while the records of
+        /// the data subjects are written.
+        /// Errors: INVALID_FIELD (INVALID_ARGUMENT) for a malformed data subject or recipient, for neither or both
+        /// of `subjects` and `all`; LIMIT_EXCEEDED (INVALID_ARGUMENT) for more than 10,000 data subjects or 20
+        /// recipients; UNKNOWN_NAMESPACE (NOT_FOUND); SUBJECT_UNKNOWN (NOT_FOUND) for a data subject without
+        /// records; TOO_MANY_STREAMS (RESOURCE_EXHAUSTED) for more than 2 calls at a time;
+        /// CHECKPOINT_NOT_REACHED (UNAVAILABLE) if no checkpoint covers the revision in time.
+        pub async fn disclose(
+            &mut self,
+            request: impl tonic::IntoRequest<::consent_ledger_proto::DiscloseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<
+                tonic::codec::Streaming<::consent_ledger_proto::DiscloseResponse>,
+            >,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/consent.v1.AuditService/Disclose",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("consent.v1.AuditService", "Disclose"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated client implementations.

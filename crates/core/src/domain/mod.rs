@@ -57,8 +57,9 @@ pub use time::{Millis, recorded_end, recorded_end_after};
 
 pub use crate::entry::{
     Body, ChannelPut, ClockCorrected, ConfirmationOffer, ConsentAct, ConsentConfirmed, Delivered,
-    DeliveryFailed, DeliveryOverdue, Door, Entry, FailedDelivery, GrantExpired, GrantsExpired,
-    IdempotencyMark, ImportOrigin, LedgerOpened, LinkChange, NamespacePut, ObligationKind,
-    PartyPut, PurposePut, SigningKeyChanged, SubscriptionCreated, SubscriptionDeleted,
+    DeliveryFailed, DeliveryOverdue, DisclosureMade, Door, Entry, FailedDelivery, GrantExpired,
+    GrantsExpired, IdempotencyMark, ImportOrigin, LedgerOpened, LinkChange, NamespacePut,
+    ObligationKind, PartyPut, PurposePut, SigningKeyChanged, SubjectsDisclosed, SubscriptionCreated,
+    SubscriptionDeleted,
     SubscriptionEntry, UseRecorded,
 };

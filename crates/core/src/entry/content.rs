@@ -41,6 +41,8 @@ pub type IndexOf<'a> = dyn Fn(&Reference) -> Result<Option<u64>, LookupError> + 
 /// What a writer needs to name purposes, channels and records.
 #[derive(Clone, Copy)]
 pub struct Names<'a> {
+    /// Index of the entry.
+    pub index: u64,
     /// The catalogue before the entry.
     pub catalog: &'a Catalog,
     /// Finds references.
@@ -58,6 +60,8 @@ pub trait Numbers {
 /// What a reader needs to understand numbers and references.
 #[derive(Clone, Copy)]
 pub struct Meanings<'a> {
+    /// Index of the entry.
+    pub index: u64,
     /// The catalogue before the entry, or a later one.
     pub numbers: &'a dyn Numbers,
     /// Finds indexes; none if the reader has no ledger to search.

@@ -23,6 +23,7 @@ mod channel;
 mod clock;
 mod confirmed;
 mod content;
+mod disclosed;
 mod expired;
 pub(crate) mod fields;
 mod link;
@@ -41,6 +42,7 @@ pub use channel::ChannelPut;
 pub use clock::ClockCorrected;
 pub use confirmed::ConsentConfirmed;
 pub use content::{Content, IndexOf, Meanings, Names, Numbers, ReferenceOf};
+pub use disclosed::{DisclosureMade, SubjectsDisclosed};
 pub use expired::{GrantExpired, GrantsExpired};
 pub use fields::{
     EntryError, contact_to_proto, duration, duration_ms, evidence_of_message, evidence_to_message,
@@ -141,6 +143,10 @@ pub enum Body {
     Subscription(SubscriptionEntry),
     /// Another key signs from here on.
     SigningKeyChanged(Box<SigningKeyChanged>),
+    /// Data subjects' entries were disclosed.
+    Disclosed(SubjectsDisclosed),
+    /// A disclosure was made.
+    DisclosureMade(DisclosureMade),
 }
 
 impl Body {
@@ -161,6 +167,8 @@ impl Body {
             Self::Use(used) => used,
             Self::Subscription(entry) => entry.kind(),
             Self::SigningKeyChanged(change) => &**change,
+            Self::Disclosed(disclosed) => disclosed,
+            Self::DisclosureMade(disclosure) => disclosure,
         }
     }
 
@@ -181,6 +189,7 @@ impl Body {
             Self::Use(_) => "a record of use",
             Self::Subscription(entry) => entry.noun(),
             Self::SigningKeyChanged(_) => "a change of the signing key",
+            Self::Disclosed(_) | Self::DisclosureMade(_) => "a disclosure",
         }
     }
 
@@ -208,9 +217,12 @@ impl Body {
         records: Vec<(SubjectRef, Record)>,
         meanings: &Meanings<'_>,
     ) -> Result<Self, EntryError> {
-        let is_expiry = |(_, record): &(SubjectRef, Record)| record.kind() == RecordKind::Expiry;
-        if !records.is_empty() && records.iter().all(is_expiry) {
+        let are_all = |kind| !records.is_empty() && records.iter().all(|(_, it)| it.kind() == kind);
+        if are_all(RecordKind::Expiry) {
             return GrantsExpired::of_records(records, meanings).map(Self::Expired);
+        }
+        if are_all(RecordKind::Disclosed) {
+            return Ok(Self::Disclosed(SubjectsDisclosed::of_records(&records)));
         }
         let mut records = records.into_iter();
         let (first, second) = (records.next(), records.next());
@@ -233,7 +245,6 @@ impl Body {
             (RecordKind::ErasureRequested | RecordKind::Erased, _) => {
                 Err(EntryError::Kind("an erasure"))
             }
-            (RecordKind::Disclosed, _) => Err(EntryError::Kind("a disclosure")),
             _ => Err(field("kind")),
         }
     }
@@ -249,6 +260,9 @@ impl Body {
 
     /// What confidential items say.
     pub(crate) fn of_items(items: Vec<item::Content>) -> Result<Self, EntryError> {
+        if let [item::Content::Disclosure(made)] = items.as_slice() {
+            return made.clone().try_into().map(Self::DisclosureMade);
+        }
         SubscriptionEntry::of_items(items).map(Self::Subscription)
     }
 
@@ -441,12 +455,21 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::{
-        act::tests::any_act, channel::tests::any_channel_put, clock::tests::any_clock_corrected,
-        confirmed::tests::any_confirmed, expired::tests::any_expired, link::tests::any_link,
-        namespace::tests::any_namespace_put, opened::tests::any_opened,
-        party::tests::any_party_put, purpose::tests::any_purpose_put,
-        signing_key::tests::any_key_change, subscription::tests::any_subscription_entry,
-        uses::tests::any_use, *,
+        act::tests::any_act,
+        channel::tests::any_channel_put,
+        clock::tests::any_clock_corrected,
+        confirmed::tests::any_confirmed,
+        disclosed::tests::{any_disclosed, any_disclosure},
+        expired::tests::any_expired,
+        link::tests::any_link,
+        namespace::tests::any_namespace_put,
+        opened::tests::any_opened,
+        party::tests::any_party_put,
+        purpose::tests::any_purpose_put,
+        signing_key::tests::any_key_change,
+        subscription::tests::any_subscription_entry,
+        uses::tests::any_use,
+        *,
     };
 
     fn any_body() -> impl Strategy<Value = Body> {
@@ -464,6 +487,8 @@ pub(crate) mod tests {
             any_use().prop_map(Body::Use),
             any_subscription_entry().prop_map(Body::Subscription),
             any_key_change().prop_map(|change| Body::SigningKeyChanged(Box::new(change))),
+            any_disclosed().prop_map(Body::Disclosed),
+            any_disclosure().prop_map(Body::DisclosureMade),
         ]
     }
 

@@ -156,6 +156,15 @@ impl Replay {
         Ok(untrue)
     }
 
+    /// The data subjects that links connect with one, as of the last folded entry.
+    #[must_use]
+    pub fn connected(&self, subject: SubjectRef) -> Vec<SubjectRef> {
+        let catalog = &self.fold.catalog.catalog;
+        let alone = state(&self.states, catalog, subject);
+        let linked = linked(&self.states, catalog, subject, &alone);
+        linked.into_iter().map(|linked| linked.subject).collect()
+    }
+
     /// The decisions for the cells that the last folded entry touches.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //!
 //! This module is synchronous. It knows nothing of gRPC, sled or subscribers.
 
+pub mod disclosed;
 pub mod key_change;
 pub mod sealed;
 pub mod verify;

@@ -137,7 +137,7 @@ pub fn second_and_ms(at: Millis) -> (i64, u32) {
     (at.0.div_euclid(1_000), u32::try_from(at.0.rem_euclid(1_000)).unwrap_or_default())
 }
 
-fn moment(second: i64, ms: u32) -> Millis {
+pub(super) fn moment(second: i64, ms: u32) -> Millis {
     Millis(second.saturating_mul(1_000).saturating_add(ms.into()))
 }
 
@@ -275,7 +275,7 @@ pub fn open(
     catalog: &Catalog,
 ) -> Result<Opened, EntryError> {
     let index_of = |reference: &Reference| persons.index_of(reference);
-    let meanings = Meanings { numbers: catalog, index_of: Some(&index_of) };
+    let meanings = Meanings { index: entry.index, numbers: catalog, index_of: Some(&index_of) };
     let (recorded_ms, body, slots) = match &entry.body {
         sealed::Body::Persons(of_persons) => records(entry.index, of_persons, persons, &meanings)?,
         sealed::Body::Uses(uses) => use_of(entry.index, uses, persons, &meanings)?,
@@ -551,6 +551,13 @@ pub(crate) mod tests {
         if let Body::Expired(opened) = &mut opened.body {
             opened.ends.sort_by_key(|end| end.subject_ref);
         }
+        if let (Body::Disclosed(opened), Body::Disclosed(disclosed)) =
+            (&mut opened.body, &entry.body)
+        {
+            let place =
+                |subject: &SubjectRef| disclosed.subject_refs.iter().position(|it| it == subject);
+            opened.subject_refs.sort_by_key(place);
+        }
         Ok(opened)
     }
 
@@ -558,7 +565,8 @@ pub(crate) mod tests {
         let subjects = entry.body.kind().named();
         let (everybody, catalog) = (Everybody::of(&subjects), catalog());
         let reference_of = |_: SubjectRef, index| Ok(reference_of_index(index));
-        let names = Names { catalog: &catalog, reference_of: &reference_of };
+        let index = entry.index;
+        let names = Names { index, catalog: &catalog, reference_of: &reference_of };
         let content = entry.body.kind().content(&names).unwrap();
         let named =
             |subject: &SubjectRef| Named { person: everybody.person(*subject).unwrap(), number: 0 };
@@ -599,7 +607,7 @@ pub(crate) mod tests {
     fn a_record_that_no_entry_has_is_named() {
         let nobody: &IndexOf<'_> = &|_| Ok(None);
         let catalog = catalog();
-        let meanings = Meanings { numbers: &catalog, index_of: Some(nobody) };
+        let meanings = Meanings { index: 9, numbers: &catalog, index_of: Some(nobody) };
         let record = Record {
             kind: crate::proto::ledger::RecordKind::Confirmation.into(),
             actor: 1,

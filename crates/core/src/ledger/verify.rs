@@ -143,9 +143,30 @@ fn opened(entry: &Entry) -> Option<LedgerOpened> {
     }
 }
 
-/// Whether an entry has tags of data subjects.
-fn is_of_persons(entry: &Entry) -> bool {
-    matches!(entry.body, Body::Persons(_) | Body::Uses(_))
+/// What entries show of data subjects to who has no key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OfPersons {
+    /// Number of entries that have tags of data subjects.
+    pub entries: u64,
+    /// The least number of data subjects whose tags they can be: an entry names nobody twice.
+    pub persons_min: u64,
+}
+
+impl OfPersons {
+    fn of(entry: &Entry) -> Self {
+        let named = match &entry.body {
+            Body::Persons(persons) => persons.slots.len() as u64,
+            // Some of its tags stand for nobody.
+            Body::Uses(_) => 1,
+            _ => 0,
+        };
+        Self { entries: named.min(1), persons_min: named }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.entries += other.entries;
+        self.persons_min = self.persons_min.max(other.persons_min);
+    }
 }
 
 /// A walk along the chain.

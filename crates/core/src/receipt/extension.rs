@@ -17,7 +17,7 @@ use crate::{
         seal::OneTimeKey,
         slot::{OpenedRecord, open_evidence_once, open_record_once},
     },
-    proto::ledger::RecordKind,
+    proto::{self, ledger::RecordKind},
     tlog::{BASE64, hex, proof::TlogProof, unhex},
 };
 
@@ -297,8 +297,14 @@ impl Act {
         }
         let actor = Actor::try_from(record.actor());
         let confirms = Reference::try_from(record.confirms.as_slice()).ok();
-        let causes = record.changes.iter();
-        let causes = causes.map(|change| Reference::try_from(change.cause.as_slice()).ok());
+        let causes = record.changes.iter().map(|change| {
+            let is_of_this_act = matches!(
+                change.outcome(),
+                proto::Outcome::BlockedByStop | proto::Outcome::SupersededByLater
+            ) && !change.cause_is_linked;
+            let named = Reference::try_from(change.cause.as_slice()).ok();
+            named.or_else(|| is_of_this_act.then_some(opened.reference))
+        });
         Ok(Self {
             actor: actor.map_err(|()| EntryError::Field { field: "actor" })?,
             effective_at: Millis(record.effective_at_ms),
@@ -308,7 +314,7 @@ impl Act {
             confirm_until: record.confirmation.map(|offer| Millis(offer.expires_at_ms)),
             changes: changes_of_messages(
                 record.changes,
-                &Meanings { numbers: statement, index_of: None },
+                &Meanings { index, numbers: statement, index_of: None },
             )?,
         })
     }

@@ -232,8 +232,11 @@ fn stated(body: &Body, evidence: Option<&Evidence>) -> Statement {
     let index = 5;
     let changes = body.kind().receipt().map_or_else(Vec::new, |act| act.changes.to_vec());
     let catalog = catalog();
-    let names =
-        Names { catalog: &catalog, reference_of: &|_: SubjectRef, index| Ok(reference_of(index)) };
+    let names = Names {
+        index,
+        catalog: &catalog,
+        reference_of: &|_: SubjectRef, index| Ok(reference_of(index)),
+    };
     let body = match body.kind().content(&names).unwrap() {
         Content::Persons(mut records) => sealed(*records.remove(0).1, evidence),
         Content::Clear(body) => body,

@@ -1,11 +1,12 @@
 //! What leaves the ledger: openings of one entry, disclosures, proofs of propagation.
 
 use consent_ledger_format::{
-    confidential::Kind,
+    confidential::{Kind, item_place, open_item_once},
     disclosure::{
         ConfidentialDisclosure, DisclosureError, Found, PersonDisclosure, Verified, Verifier,
     },
     entry::Body,
+    keys::ledger::ConfidentialKey,
     message::{
         Disclosure, EntryOpening, ItemOpening, Propagation, Record, RecordKind, item::Content,
     },
@@ -230,6 +231,35 @@ fn a_disclosure_opens_no_confidential_text_at_or_after_its_revision() {
         key,
     });
     let refused = check(&ledger, &whole_epoch).unwrap_err();
+    assert_eq!(refused, DisclosureError::Later { epoch: 0, revision });
+}
+
+#[test]
+fn a_disclosure_without_an_end_says_so_and_opens_what_comes_later() {
+    let mut ledger = ledger(1, &[Step::Deliver]);
+    let revision = ledger.next_index();
+    ledger.step(&Step::Deliver);
+    let mut disclosure = disclose(&ledger, &[0], revision);
+    let root = ledger.root();
+    let kinds = [Kind::Delivery, Kind::Webhook];
+    let confidential = ConfidentialDisclosure::new(&root, LEDGER, revision, &kinds);
+    disclosure.texts.clear();
+    confidential.finish_open_ended(&mut disclosure);
+    assert!(disclosure.open_ended);
+    let [key] = &disclosure.keys[..] else { panic!("{:?}", disclosure.keys) };
+    assert_eq!((key.kind, key.epoch), (u32::from(Kind::Delivery.byte()), 0));
+    assert!(check(&ledger, &disclosure).is_ok());
+    let later = entry_at(&ledger, revision);
+    let Body::Confidential(items) = &later.body else { panic!("{later:?}") };
+    let key = ConfidentialKey::from_slice(&key.key).unwrap().one_time(&items[0].salt);
+    assert!(open_item_once(&key, &item_place(LEDGER, revision, 0).unwrap(), &items[0]).is_ok());
+    // Not even such a disclosure has keys of an epoch that has not begun.
+    disclosure.keys[0].epoch = 1;
+    let refused = check(&ledger, &disclosure).unwrap_err();
+    assert_eq!(refused, DisclosureError::Later { epoch: 1, revision });
+    disclosure.keys[0].epoch = 0;
+    disclosure.open_ended = false;
+    let refused = check(&ledger, &disclosure).unwrap_err();
     assert_eq!(refused, DisclosureError::Later { epoch: 0, revision });
 }
 

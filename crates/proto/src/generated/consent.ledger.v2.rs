@@ -1103,7 +1103,7 @@ pub struct Disclosure {
     #[prost(message, repeated, tag = "4")]
     pub persons: ::prost::alloc::vec::Vec<DisclosedPerson>,
     /// Confidential keys, strictly ascending by kind and epoch. Only of epochs that end at the revision or
-    /// before, so that they open nothing later.
+    /// before, so that they open nothing later; with `open_ended`, also of the epoch of the revision.
     #[prost(message, repeated, tag = "5")]
     pub keys: ::prost::alloc::vec::Vec<ConfidentialKey>,
     /// How many persons are linked to the disclosed ones by assertion alone and are left out.
@@ -1113,6 +1113,9 @@ pub struct Disclosure {
     /// by index and item.
     #[prost(message, repeated, tag = "7")]
     pub texts: ::prost::alloc::vec::Vec<DisclosedText>,
+    /// Whether it has keys of the epoch of the revision, which open what is recorded later.
+    #[prost(bool, tag = "8")]
+    pub open_ended: bool,
 }
 impl ::prost::Name for Disclosure {
     const NAME: &'static str = "Disclosure";
@@ -1387,7 +1390,8 @@ pub struct Change {
     #[prost(enumeration = "crate::Outcome", tag = "8")]
     pub outcome: i32,
     /// For BLOCKED_BY_STOP and SUPERSEDED_BY_LATER: reference of the record that is in the way; for
-    /// EXPIRY: of the record that gave the grant. 16 bytes; else empty.
+    /// EXPIRY: of the record that gave the grant. 16 bytes; else empty, also if another change of this
+    /// record is in the way.
     #[prost(bytes = "vec", tag = "9")]
     pub cause: ::prost::alloc::vec::Vec<u8>,
     /// The record that is in the way is one of a linked person's, and is not named.

@@ -270,8 +270,7 @@ pub struct Authority {
     pub proof: ::prost::alloc::string::String,
     /// First moment without the authority, for example the data subject's coming of age. From then on
     /// the guardian's grants ask for consent again. Kept with the act, not with its evidence, because
-    /// decisions depend on it. A moment that is a day or more after the act took effect is recorded as
-    /// the full hour before it. Only for GUARDIAN.
+    /// decisions depend on it. Only for GUARDIAN.
     #[prost(message, optional, tag = "4")]
     pub ends_at: ::core::option::Option<::prost_types::Timestamp>,
 }
@@ -890,6 +889,125 @@ impl LinkConfidence {
         }
     }
 }
+/// Request of Disclose.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiscloseRequest {
+    /// Data subjects as `namespace:id`. Those that verified links connect with them are disclosed, too: they are
+    /// the same persons. Those that are only asserted to be are counted. Required, unless `all` is set. At most
+    /// 10,000.
+    #[prost(string, repeated, tag = "1")]
+    pub subjects: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// All data subjects that the ledger has records of.
+    #[prost(bool, tag = "2")]
+    pub all: bool,
+    /// Who can read the file: X25519 recipients of age, `age1…`. Required. At most 20.
+    #[prost(string, repeated, tag = "3")]
+    pub recipients: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Whether the file names the data subjects, and proves the names. Else it numbers them.
+    #[prost(bool, tag = "4")]
+    pub with_identities: bool,
+    /// Whether the file also holds the keys of what is confidential and about nobody: uses, subscriptions,
+    /// deliveries and disclosures, though never the addresses of webhooks. There is one key for each kind and each
+    /// 2^20 entries. So **these keys open entries of their kinds that are recorded after the revision, too**, up to
+    /// the next multiple of 2^20.
+    #[prost(bool, tag = "5")]
+    pub open_ended: bool,
+}
+impl ::prost::Name for DiscloseRequest {
+    const NAME: &'static str = "DiscloseRequest";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.DiscloseRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.DiscloseRequest".into()
+    }
+}
+/// Answer of Disclose: progress while the file is made, then `begun` once, then its content.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiscloseResponse {
+    /// What this message is.
+    #[prost(oneof = "disclose_response::Message", tags = "1, 2, 3")]
+    pub message: ::core::option::Option<disclose_response::Message>,
+}
+/// Nested message and enum types in `DiscloseResponse`.
+pub mod disclose_response {
+    /// What this message is.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Message {
+        /// How far the file is.
+        #[prost(message, tag = "1")]
+        Progress(super::DisclosureProgress),
+        /// The disclosure is recorded, and its content follows.
+        #[prost(message, tag = "2")]
+        Begun(super::DisclosureBegun),
+        /// The next bytes of the file, at most 64 KiB.
+        #[prost(bytes, tag = "3")]
+        Content(::prost::alloc::vec::Vec<u8>),
+    }
+}
+impl ::prost::Name for DiscloseResponse {
+    const NAME: &'static str = "DiscloseResponse";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.DiscloseResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.DiscloseResponse".into()
+    }
+}
+/// How far a disclosure is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DisclosureProgress {
+    /// Number of data subjects whose records are in the file.
+    #[prost(uint64, tag = "1")]
+    pub persons_done: u64,
+    /// Number of data subjects that are disclosed.
+    #[prost(uint64, tag = "2")]
+    pub persons: u64,
+}
+impl ::prost::Name for DisclosureProgress {
+    const NAME: &'static str = "DisclosureProgress";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.DisclosureProgress".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.DisclosureProgress".into()
+    }
+}
+/// A disclosure that is recorded.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DisclosureBegun {
+    /// Number of entries that it covers.
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+    /// Number of data subjects that it opens, with those that verified links add.
+    #[prost(uint64, tag = "2")]
+    pub persons: u64,
+    /// Number of data subjects that are only asserted to be the same persons, and are left out.
+    #[prost(uint64, tag = "3")]
+    pub asserted_links_left_out: u64,
+    /// Length of the file.
+    #[prost(uint64, tag = "4")]
+    pub file_bytes: u64,
+    /// SHA-256 of the file, 32 bytes.
+    #[prost(bytes = "vec", tag = "5")]
+    pub digest: ::prost::alloc::vec::Vec<u8>,
+    /// Index of the entry that records recipients and digest.
+    #[prost(uint64, tag = "6")]
+    pub index: u64,
+}
+impl ::prost::Name for DisclosureBegun {
+    const NAME: &'static str = "DisclosureBegun";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.DisclosureBegun".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.DisclosureBegun".into()
+    }
+}
 /// Request of GetCheckpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetCheckpointRequest {
@@ -922,7 +1040,7 @@ pub struct GetCheckpointResponse {
     /// `hash(size - 1)`, 32 bytes.
     #[prost(bytes = "vec", tag = "4")]
     pub chain_hash: ::prost::alloc::vec::Vec<u8>,
-    /// When the last of these entries was recorded.
+    /// When the last of these entries was recorded, in whole seconds, as the entry says it.
     #[prost(message, optional, tag = "5")]
     pub recorded_at: ::core::option::Option<::prost_types::Timestamp>,
     /// The latest checkpoint that was released: the text of a C2SP tlog-checkpoint, a note signed by
@@ -1220,7 +1338,8 @@ pub struct ListDecisionsResponse {
     /// recorded, for no region and no data category.
     #[prost(uint64, tag = "1")]
     pub index: u64,
-    /// Random reference of the data subject, 16 bytes, as the entries have it.
+    /// Which data subject: the random id of its frame in the vault, 16 bytes. No entry has it. Cells with
+    /// the same value are of one person, so this answer is for those who may know that.
     #[prost(bytes = "vec", tag = "2")]
     pub subject_ref: ::prost::alloc::vec::Vec<u8>,
     /// Purpose key.
@@ -1307,7 +1426,7 @@ pub struct Purpose {
     #[prost(string, repeated, tag = "5")]
     pub data_categories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// How long a grant lasts by default: whole milliseconds, more than 0 and at most 1,000 years.
-    /// Absent: it does not expire. With a day or more, a grant ends at the full hour before.
+    /// Absent: it does not expire.
     #[prost(message, optional, tag = "6")]
     pub default_validity: ::core::option::Option<::prost_types::Duration>,
     /// Whether a grant needs a double opt-in before it counts.
@@ -2651,8 +2770,7 @@ pub struct Change {
     #[prost(uint32, tag = "3")]
     pub purpose_version: u32,
     /// For grants: the first moment at which the grant no longer counts. Absent: `effective_at` plus
-    /// the purpose's default validity, if it has one. Must be later than `effective_at`. An end that is
-    /// a day or more after `effective_at` is recorded as the full hour before it.
+    /// the purpose's default validity, if it has one. Must be later than `effective_at`.
     #[prost(message, optional, tag = "4")]
     pub expires_at: ::core::option::Option<::prost_types::Timestamp>,
     /// For grants: the data categories that the grant is narrowed to, each among those that the
@@ -3215,8 +3333,7 @@ pub struct ChangeResult {
     /// For grants: the version of the purpose that was agreed to.
     #[prost(uint32, tag = "5")]
     pub purpose_version: u32,
-    /// For grants: when the grant expires, if it does, as it is recorded: a full hour if that is a day or
-    /// more after it took effect.
+    /// For grants: when the grant expires, if it does.
     #[prost(message, optional, tag = "6")]
     pub expires_at: ::core::option::Option<::prost_types::Timestamp>,
     /// For grants: the data categories that the grant is narrowed to; empty: all of the version's.
@@ -3504,9 +3621,6 @@ pub struct ListHistoryResponse {
     /// it happened in. The times here are as they were written.
     #[prost(uint64, optional, tag = "15")]
     pub clock_corrected_by: ::core::option::Option<u64>,
-    /// For acts that an import brought: where they stood in it.
-    #[prost(message, optional, tag = "16")]
-    pub import: ::core::option::Option<ImportRecord>,
 }
 impl ::prost::Name for ListHistoryResponse {
     const NAME: &'static str = "ListHistoryResponse";
@@ -3516,26 +3630,6 @@ impl ::prost::Name for ListHistoryResponse {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/consent.v1.ListHistoryResponse".into()
-    }
-}
-/// Where an act stood in an import.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ImportRecord {
-    /// `ImportStart.source`.
-    #[prost(string, tag = "1")]
-    pub source: ::prost::alloc::string::String,
-    /// `ImportRow.line` or, where that is absent, the number of the row in its stream, from 1.
-    #[prost(uint64, tag = "2")]
-    pub row: u64,
-}
-impl ::prost::Name for ImportRecord {
-    const NAME: &'static str = "ImportRecord";
-    const PACKAGE: &'static str = "consent.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "consent.v1.ImportRecord".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/consent.v1.ImportRecord".into()
     }
 }
 /// A link, as a history shows it.
@@ -3668,6 +3762,8 @@ pub enum HistoryKind {
     Unlink = 5,
     /// Data was used.
     Use = 6,
+    /// The records before this one were disclosed: see AuditService.Disclose.
+    Disclosure = 7,
 }
 impl HistoryKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -3683,6 +3779,7 @@ impl HistoryKind {
             Self::Link => "HISTORY_KIND_LINK",
             Self::Unlink => "HISTORY_KIND_UNLINK",
             Self::Use => "HISTORY_KIND_USE",
+            Self::Disclosure => "HISTORY_KIND_DISCLOSURE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -3695,6 +3792,7 @@ impl HistoryKind {
             "HISTORY_KIND_LINK" => Some(Self::Link),
             "HISTORY_KIND_UNLINK" => Some(Self::Unlink),
             "HISTORY_KIND_USE" => Some(Self::Use),
+            "HISTORY_KIND_DISCLOSURE" => Some(Self::Disclosure),
             _ => None,
         }
     }
@@ -3812,6 +3910,8 @@ pub enum ErrorReason {
     PartyWithoutRole = 47,
     /// A purpose names the party for a role that the change would take away.
     PartyInUse = 48,
+    /// The ledger has no record of the data subject, so that there is nothing to disclose.
+    SubjectUnknown = 49,
 }
 impl ErrorReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -3869,6 +3969,7 @@ impl ErrorReason {
             Self::UnknownParty => "ERROR_REASON_UNKNOWN_PARTY",
             Self::PartyWithoutRole => "ERROR_REASON_PARTY_WITHOUT_ROLE",
             Self::PartyInUse => "ERROR_REASON_PARTY_IN_USE",
+            Self::SubjectUnknown => "ERROR_REASON_SUBJECT_UNKNOWN",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -3927,6 +4028,7 @@ impl ErrorReason {
             "ERROR_REASON_UNKNOWN_PARTY" => Some(Self::UnknownParty),
             "ERROR_REASON_PARTY_WITHOUT_ROLE" => Some(Self::PartyWithoutRole),
             "ERROR_REASON_PARTY_IN_USE" => Some(Self::PartyInUse),
+            "ERROR_REASON_SUBJECT_UNKNOWN" => Some(Self::SubjectUnknown),
             _ => None,
         }
     }
@@ -4187,8 +4289,7 @@ impl ::prost::Name for WatchFilter {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchRequest {
     /// First ledger index to consider. Absent: start with the first entry after now. To resume, send
-    /// one more than the last index received, or the last `Progress.next_index`; after an event with
-    /// `more_in_entry`, its index, and the events of its entry come again. Not beside `snapshot`.
+    /// one more than the last index received, or the last `Progress.next_index`. Not beside `snapshot`.
     #[prost(uint64, optional, tag = "1")]
     pub start_index: ::core::option::Option<u64>,
     /// Which events to send.
@@ -4423,11 +4524,10 @@ impl ::prost::Name for LinkEvent {
         "/consent.v1.LinkEvent".into()
     }
 }
-/// An act, with the changes that pass the filter. An entry that ends grants of several data subjects
-/// has an event for each of them; they come one after the other.
+/// An act, with the changes that pass the filter.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ConsentEvent {
-    /// Index of the entry that holds the act. Together with `place` it names the event.
+    /// Index of the entry that holds the act.
     #[prost(uint64, tag = "1")]
     pub index: u64,
     /// Data subject as `namespace:id`.
@@ -4459,13 +4559,6 @@ pub struct ConsentEvent {
     /// Whether the data subject changed how it wants to be contacted, for watchers of PREFERENCES.
     #[prost(bool, tag = "10")]
     pub preferences_changed: bool,
-    /// Place of the event in its entry, from 0. Always 0 where an entry has one event.
-    #[prost(uint32, tag = "11")]
-    pub place: u32,
-    /// Whether more events of the same entry follow on this stream. A stream that breaks off here goes on
-    /// with all events of the entry.
-    #[prost(bool, tag = "12")]
-    pub more_in_entry: bool,
 }
 impl ::prost::Name for ConsentEvent {
     const NAME: &'static str = "ConsentEvent";
@@ -4836,8 +4929,7 @@ pub struct ConsumeStart {
     #[prost(uint32, tag = "2")]
     pub shard: u32,
     /// How many messages may come before the first `credit`: at most 10,000. Every message but
-    /// `started` and `progress` takes one. The events of one entry come together, also where they take
-    /// more than are left; what is beyond is taken from the next credits.
+    /// `started` and `progress` takes one.
     #[prost(uint32, tag = "3")]
     pub credits: u32,
     /// How long an event may stay unacknowledged before it is delivered again: 1 s to 1 h, 30 s by
@@ -4887,17 +4979,12 @@ impl ::prost::Name for ConsumeCredit {
 pub struct ConsumeAck {
     /// Everything before this index was dealt with: one more than the index of an event, or
     /// `Progress.next_index`, or `SnapshotEnd.revision`, which says that the snapshot was. Absent: only
-    /// `indexes`. Where the entry just before it has several events, it counts for one of them.
+    /// `indexes`.
     #[prost(uint64, optional, tag = "1")]
     pub next_index: ::core::option::Option<u64>,
-    /// Indexes of single events that were dealt with, in any order. At most 10,000. Where an entry has
-    /// several events, its index counts for one of them each time that it is named.
+    /// Indexes of single events that were dealt with, in any order. At most 10,000.
     #[prost(uint64, repeated, tag = "2")]
     pub indexes: ::prost::alloc::vec::Vec<u64>,
-    /// All events of these entries were dealt with: nothing is counted one by one. For consumers that
-    /// acknowledge an entry once the event without `more_in_entry` was dealt with, too.
-    #[prost(bool, tag = "3")]
-    pub whole_entries: bool,
 }
 impl ::prost::Name for ConsumeAck {
     const NAME: &'static str = "ConsumeAck";
@@ -4991,6 +5078,9 @@ pub struct GetPropagationRequest {
     /// Index of the entry.
     #[prost(uint64, tag = "1")]
     pub index: u64,
+    /// Whether each acknowledgement comes with its proof. The call waits until a checkpoint covers it.
+    #[prost(bool, tag = "2")]
+    pub with_proofs: bool,
 }
 impl ::prost::Name for GetPropagationRequest {
     const NAME: &'static str = "GetPropagationRequest";
@@ -5053,6 +5143,11 @@ pub struct Propagation {
     /// Index of the entry that created the subscription.
     #[prost(uint64, tag = "8")]
     pub created_index: u64,
+    /// With `with_proofs`, for ACKNOWLEDGED: message `Propagation` of `consent.ledger.v2`, for each shard that the
+    /// event went to. It opens the item that created the subscription and the item that acknowledges the event,
+    /// and nothing else of their entries; the address of a webhook is not in them.
+    #[prost(bytes = "vec", repeated, tag = "9")]
+    pub proofs: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 impl ::prost::Name for Propagation {
     const NAME: &'static str = "Propagation";

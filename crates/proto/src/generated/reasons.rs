@@ -53,6 +53,7 @@ impl ErrorReason {
             Self::UnknownParty => StatusCode::NotFound,
             Self::PartyWithoutRole => StatusCode::FailedPrecondition,
             Self::PartyInUse => StatusCode::FailedPrecondition,
+            Self::SubjectUnknown => StatusCode::NotFound,
         }
     }
 
@@ -107,6 +108,7 @@ impl ErrorReason {
             Self::UnknownParty => None,
             Self::PartyWithoutRole => None,
             Self::PartyInUse => None,
+            Self::SubjectUnknown => None,
         }
     }
 }

@@ -462,7 +462,8 @@ proptest! {
 fn bytes_of(body: &SubscriptionEntry) -> usize {
     let catalog = Catalog::default();
     let nobody = |_: SubjectRef, _| Err(LookupError("nobody".to_owned()));
-    let content = body.kind().content(&Names { catalog: &catalog, reference_of: &nobody }).unwrap();
+    let names = Names { index: u64::MAX, catalog: &catalog, reference_of: &nobody };
+    let content = body.kind().content(&names).unwrap();
     let confidential = LedgerSecret::random(&mut rand::rng()).confidential();
     let (index, recorded_at) = (u64::MAX, Millis(i64::MAX));
     let writing = Writing { ledger_id: [7; 16], confidential: &confidential, index, recorded_at };

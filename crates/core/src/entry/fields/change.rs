@@ -16,12 +16,14 @@ pub(in crate::entry) fn changes_to_messages(
 ) -> Result<Vec<ledger::Change>, EntryError> {
     let message = |change: &ChangeRecord| {
         let cause = match change.outcome.cause_index() {
-            Some(index) => names.reference(subject, index)?.to_vec(),
-            None => Vec::new(),
+            // No record can hold its own reference: its key is made of what it says.
+            Some(index) if index != names.index => names.reference(subject, index)?.to_vec(),
+            _ => Vec::new(),
         };
-        let is_caused =
-            matches!(change.outcome, Outcome::BlockedByStop(_) | Outcome::SupersededByLater(_));
-        let cause_is_linked = is_caused && cause.is_empty();
+        let cause_is_linked = matches!(
+            change.outcome,
+            Outcome::BlockedByStop(None) | Outcome::SupersededByLater(None)
+        );
         Ok(ledger::Change { cause, cause_is_linked, ..change_to_message(change, names)? })
     };
     changes.iter().map(message).collect()
@@ -101,7 +103,8 @@ fn outcome_of_message(
     meanings: &Meanings<'_>,
 ) -> Result<Outcome, EntryError> {
     let cause = || match change.cause.as_slice() {
-        [] => Ok(None),
+        [] if change.cause_is_linked => Ok(None),
+        [] => Ok(Some(meanings.index)),
         reference => meanings.known_index("changes.cause", reference),
     };
     Ok(match change.outcome() {

@@ -72,7 +72,6 @@ impl SubscriptionEntry {
             (Some(Item::SubscriptionDeleted(deleted)), None) => Self::Deleted(deleted.into()),
             (Some(Item::Failure(failure)), None) => Self::Failed(failure.into()),
             (Some(Item::Lateness(lateness)), None) => Self::Overdue(lateness.into()),
-            (Some(Item::Disclosure(_)), None) => return Err(EntryError::Kind("a disclosure")),
             (Some(Item::Principal(_)), None) => return Err(EntryError::Kind("a principal")),
             (Some(Item::Vault(_)), None) => return Err(EntryError::Kind("a state of the vault")),
             _ => return Err(field("items")),

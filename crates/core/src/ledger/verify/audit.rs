@@ -19,7 +19,7 @@ use std::{
     thread,
 };
 
-use super::{Report, VerifyError, is_of_persons, opened};
+use super::{OfPersons, Report, VerifyError, opened};
 use crate::{
     domain::LedgerOpened,
     ledger::{ChainError, Claim, ENTRY_BYTES_MAX, LOG_KIND, Tip},
@@ -63,8 +63,8 @@ pub struct Good {
     pub root: Hash,
     /// How the ledger is opened.
     pub opened: Option<LedgerOpened>,
-    /// Number of these entries that have tags of data subjects.
-    pub of_persons: u64,
+    /// What they show of data subjects.
+    pub of_persons: OfPersons,
     /// Roots that were asked for, of those sizes that the good entries reach.
     pub roots: BTreeMap<u64, Hash>,
 }
@@ -201,7 +201,7 @@ struct Followed {
     tip: Tip,
     bytes: u64,
     opened: Option<LedgerOpened>,
-    of_persons: u64,
+    of_persons: OfPersons,
     leaves: Range,
     /// The beginnings of `leaves` that end at a wanted size.
     beginnings: Vec<Range>,
@@ -245,7 +245,7 @@ impl Followed {
             tip: start,
             bytes: 0,
             opened: None,
-            of_persons: 0,
+            of_persons: OfPersons::default(),
             leaves: Range::empty(first),
             beginnings: Vec::new(),
             hashes: Vec::new(),
@@ -267,7 +267,7 @@ impl Followed {
         let index = self.tip.next_index;
         let (entry, next) = self.tip.follow(bytes)?;
         self.opened = self.opened.take().or_else(|| opened(&entry));
-        self.of_persons += u64::from(is_of_persons(&entry));
+        self.of_persons.add(OfPersons::of(&entry));
         self.tip = next;
         self.bytes += bytes.len() as u64;
         let leaf = leaf_hash(bytes);
@@ -299,7 +299,7 @@ struct Join<'a> {
     tip: Tip,
     bytes: u64,
     opened: Option<LedgerOpened>,
-    of_persons: u64,
+    of_persons: OfPersons,
     leaves: Range,
     roots: BTreeMap<u64, Hash>,
     broken: Option<Damage>,
@@ -314,7 +314,7 @@ impl<'a> Join<'a> {
             tip: Tip::genesis(),
             bytes: 0,
             opened: None,
-            of_persons: 0,
+            of_persons: OfPersons::default(),
             leaves: Range::empty(0),
             roots: zero.into_iter().collect(),
             broken: None,
@@ -354,7 +354,7 @@ impl<'a> Join<'a> {
         if part.leaves.begin() < part.leaves.end() {
             self.tip = part.tip;
             self.opened = self.opened.take().or_else(|| part.opened.clone());
-            self.of_persons += part.of_persons;
+            self.of_persons.add(part.of_persons);
         }
         self.bytes += part.bytes;
         if let Some(progress) = &mut self.progress {

@@ -12,7 +12,7 @@ use std::{
 
 use thiserror::Error;
 
-use super::{Audited, Good, Report, VerifyError, Wanted, is_of_persons, opened};
+use super::{Audited, Good, OfPersons, Report, VerifyError, Wanted, opened};
 use crate::{
     domain::{LedgerOpened, Millis},
     ledger::{ChainError, Claim, Tip, chain},
@@ -118,7 +118,7 @@ struct Last {
     leaf: Hash,
     bytes: u64,
     opened: Option<LedgerOpened>,
-    is_of_persons: bool,
+    of_persons: OfPersons,
 }
 
 impl<'a> Walk<'a> {
@@ -126,7 +126,14 @@ impl<'a> Walk<'a> {
         let root = empty_root();
         let zero = wanted.roots_at.contains(&0).then_some((0, root));
         let roots = zero.into_iter().collect();
-        let good = Good { tip: Tip::genesis(), bytes: 0, root, opened: None, of_persons: 0, roots };
+        let good = Good {
+            tip: Tip::genesis(),
+            bytes: 0,
+            root,
+            opened: None,
+            of_persons: OfPersons::default(),
+            roots,
+        };
         Self { tip: good.tip, good, last: None, offset: 0, leaves: Range::empty(0), wanted }
     }
 
@@ -138,7 +145,7 @@ impl<'a> Walk<'a> {
             leaf: leaf_hash(bytes),
             bytes: bytes.len() as u64,
             opened: opened(&entry),
-            is_of_persons: is_of_persons(&entry),
+            of_persons: OfPersons::of(&entry),
         });
         self.tip = tip;
         Ok(())
@@ -152,12 +159,12 @@ impl<'a> Walk<'a> {
 
     /// Counts the last entry as good.
     fn confirm(&mut self) {
-        let Some(Last { leaf, bytes, opened, is_of_persons }) = self.last.take() else { return };
+        let Some(Last { leaf, bytes, opened, of_persons }) = self.last.take() else { return };
         let (tip, good) = (self.tip, &mut self.good);
         self.leaves.push(leaf);
         self.offset += LENGTH_BYTES as u64 + bytes;
         good.opened = good.opened.take().or(opened);
-        good.of_persons += u64::from(is_of_persons);
+        good.of_persons.add(of_persons);
         good.tip = tip;
         good.bytes += bytes;
         if self.wanted.roots_at.contains(&tip.next_index) {
