@@ -82,6 +82,11 @@ impl From<EventMessage> for consume_response::Message {
 pub fn event(event: &Event, positions: &[usize]) -> EventMessage {
     match &event.detail {
         EventDetail::Consent(act) => EventMessage::Consent(consent(event, act, positions)),
+        // Divided before: a message is about one data subject.
+        EventDetail::Ends(ends) => {
+            let first = ends.first().map(|end| consent(event, end, positions));
+            EventMessage::Consent(first.unwrap_or_default())
+        }
         EventDetail::Link(change) => EventMessage::Link(link(event, change)),
         EventDetail::Catalog(change) => EventMessage::Catalog(catalog(event, change)),
         EventDetail::Overdue(delivery) => EventMessage::Overdue(overdue(event, delivery)),
@@ -101,6 +106,8 @@ fn consent(event: &Event, act: &ConsentDetail, positions: &[usize]) -> proto::Co
         reason: act.reason.map_or(proto::Reason::Unspecified, Into::into).into(),
         linked_subjects: names(&act.linked),
         preferences_changed: act.preferences_changed,
+        place: act.part.map_or(0, |part| part.place),
+        more_in_entry: act.part.is_some_and(|part| part.more),
     }
 }
 

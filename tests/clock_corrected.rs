@@ -53,11 +53,11 @@ impl Ledger {
     fn recorded_ends(&self, start: u64) -> Vec<i64> {
         let opened = opened::Ledger::open(&self.data_dir());
         let entries = opened.entries().filter(|entry| entry.index >= start);
-        let end = |body: &Body| match body {
-            Body::Expired(expired) => Some(expired.expired_at.0),
-            _ => None,
+        let ends = |body: &Body| match body {
+            Body::Expired(expired) => expired.ends.clone(),
+            _ => Vec::new(),
         };
-        entries.filter_map(|entry| end(&entry.body)).collect()
+        entries.flat_map(|entry| ends(&entry.body)).map(|end| end.expired_at.0).collect()
     }
 
     fn verify_decisions(&self, server: &Server) {

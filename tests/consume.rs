@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 
-use crate::support::{Clients, PATIENCE, Server, TypedError, eventually, seed, typed};
+use crate::support::{self, Clients, PATIENCE, Server, TypedError, eventually, seed, typed};
 
 const NAME: &str = "crm";
 
@@ -42,6 +42,8 @@ struct Consumer {
     started: proto::ConsumeStarted,
     /// Index and attempt of each delivery, in order.
     deliveries: Vec<(u64, u32)>,
+    /// Whether the last event said that more of its entry follow.
+    more_in_entry: bool,
     /// Indexes below this one may be acknowledged.
     ackable_before: u64,
 }
@@ -73,7 +75,8 @@ impl Consumer {
             panic!("the first message is `started`")
         };
         let ackable_before = started.next_index;
-        Ok(Self { requests, responses, started, deliveries: Vec::new(), ackable_before })
+        let (deliveries, more_in_entry) = (Vec::new(), false);
+        Ok(Self { requests, responses, started, deliveries, more_in_entry, ackable_before })
     }
 
     /// The next message; `None` at a clean end.
@@ -88,7 +91,15 @@ impl Consumer {
     /// Checks a message against what every stream promises.
     fn check(&mut self, message: &proto::ConsumeResponse) {
         let index = index(message);
+        let follows = std::mem::take(&mut self.more_in_entry);
+        if let Some(Response::Consent(event)) = &message.message {
+            self.more_in_entry = event.more_in_entry;
+        }
         match (index, message.attempt) {
+            (Some(index), _) if follows => {
+                let before = self.deliveries.last().map(|(before, _)| *before);
+                assert_eq!(before, Some(index), "the events of an entry are not parted");
+            }
             (Some(index), 1) => {
                 assert!(
                     index >= self.ackable_before,
@@ -162,7 +173,12 @@ impl Consumer {
     }
 
     async fn ack(&self, next_index: Option<u64>, indexes: &[u64]) {
-        self.send(Request::Ack(proto::ConsumeAck { next_index, indexes: indexes.to_vec() })).await;
+        self.send(Request::Ack(proto::ConsumeAck {
+            next_index,
+            indexes: indexes.to_vec(),
+            whole_entries: false,
+        }))
+        .await;
     }
 
     async fn credit(&self, credits: u32) {
@@ -323,6 +339,70 @@ async fn single_acknowledgements_come_in_any_order() {
     assert_eq!(third.started.next_index, events[7] + 2);
     third.progress().await;
     assert_eq!(third.deliveries, []);
+}
+
+/// Grants of several data subjects that end at one time, and the index of the entry that says so.
+async fn ends_of_one_entry(ledger: &mut Ledger, namespace: &str, persons: usize) -> u64 {
+    let ends_at = support::now_ms() + 2_000;
+    for number in 0..persons {
+        let mut grant = support::change(proto::Action::Grant, "news", "email");
+        grant.expires_at = Some(support::timestamp(ends_at));
+        ledger.clients.record(support::act(&format!("{namespace}:{number}"), vec![grant])).await;
+    }
+    eventually("the ends are recorded", async || {
+        let history = ledger.clients.history(&format!("{namespace}:0")).await;
+        let end = history.iter().find(|line| line.kind() == proto::HistoryKind::Expiry);
+        end.map(|line| line.index)
+    })
+    .await
+}
+
+fn place(message: &proto::ConsumeResponse) -> u32 {
+    let Some(Response::Consent(event)) = &message.message else { panic!("{message:?}") };
+    event.place
+}
+
+#[tokio::test]
+async fn an_entry_with_several_events_is_acknowledged_event_by_event_or_whole() {
+    let mut ledger = Ledger::start().await;
+    ledger.subscribe(proto::Subscription::default()).await;
+    let index = ends_of_one_entry(&mut ledger, "user", 3).await;
+    // The messages come together, whatever the credits.
+    let mut first = ledger.consume(start(1)).await;
+    let mut places = Vec::new();
+    for _ in 0..3 {
+        places.push(place(&first.message().await.unwrap().unwrap()));
+    }
+    assert_eq!(places, [0, 1, 2]);
+    assert!(!first.more_in_entry);
+    // A consumer that works in order, and knows nothing of such entries.
+    first.ack(Some(index + 1), &[]).await;
+    first.ack(Some(index + 1), &[]).await;
+    first.close().await;
+    // It crashed before the third: all of them come again.
+    let mut second = ledger.consume(start(100)).await;
+    assert_eq!(second.started.next_index, index);
+    assert_eq!(second.events(3).await, [index; 3]);
+    for _ in 0..2 {
+        second.ack(None, &[index]).await;
+    }
+    assert_eq!(ledger.shard_status().await.next_index, index);
+    second.ack(None, &[index]).await;
+    ledger.on_record(index).await;
+    second.close().await;
+
+    // The next entry, by a consumer that knows.
+    let index = ends_of_one_entry(&mut ledger, "device", 4).await;
+    let mut third = ledger.consume(start(100)).await;
+    assert_eq!(third.events(4).await, [index; 4]);
+    let whole = proto::ConsumeAck {
+        next_index: Some(index + 1),
+        whole_entries: true,
+        ..Default::default()
+    };
+    third.send(Request::Ack(whole)).await;
+    ledger.on_record(index).await;
+    third.close().await;
 }
 
 #[tokio::test]
@@ -511,7 +591,9 @@ async fn every_faulty_message_is_a_typed_error_and_changes_nothing() {
         spoil(&mut start, span);
         Request::Start(start)
     };
-    let ack = |next_index, indexes| Request::Ack(proto::ConsumeAck { next_index, indexes });
+    let ack = |next_index, indexes| {
+        Request::Ack(proto::ConsumeAck { next_index, indexes, whole_entries: false })
+    };
     let credit = |credits| Request::Credit(proto::ConsumeCredit { credits });
 
     // Refused before the stream starts.

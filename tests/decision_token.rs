@@ -111,7 +111,8 @@ async fn a_token_never_outlives_its_decision() {
     let answer = clients.ask(wanted("user:1", "email")).await;
     let (_, claims) = verified(&answer.token, &key(&mut clients).await.public_key);
     assert_eq!(claims["exp"], expires_at.div_euclid(1_000));
-    assert_eq!(claims["valid_until_ms"], expires_at);
+    let millisecond = expires_at.to_string();
+    assert!(!claims.to_string().contains(&millisecond), "the end would lead to the grant");
     // A decision that only a new entry can change lives for the maximum time.
     let denied = clients.ask(wanted("user:1", "sms")).await;
     let (_, claims) = verified(&denied.token, &key(&mut clients).await.public_key);

@@ -749,13 +749,15 @@ async fn a_ledger_that_lies_is_detected() {
                 let act = the_act(entry).clone();
                 let mut changes = act.changes;
                 changes[0].action = consent_ledger::domain::Action::Expire;
-                entry.body = Body::Expired(consent_ledger::domain::GrantExpired {
+                let end = consent_ledger::domain::GrantExpired {
                     subject_ref: act.subject_ref,
                     grant_index: at(4),
                     expired_at: entry.recorded_at,
                     reason: Reason::Expired,
                     changes,
-                });
+                };
+                let ends = vec![end];
+                entry.body = Body::Expired(consent_ledger::domain::GrantsExpired { ends });
             }),
         ),
     ];

@@ -219,7 +219,7 @@ async fn a_known_grant_keeps_its_entry_and_expiry() {
 
     // Another expiry is new.
     let mut sooner = undated;
-    sooner.changes[0].expires_at = Some(timestamp(support::now_ms() + DAY_MS));
+    sooner.changes[0].expires_at = Some(timestamp(support::now_ms() + DAY_MS - 60_000));
     let answer = ledger.import("crm", &[sooner.clone()]).await;
     assert_eq!(answer.counts(), [1, 0, 0, 0]);
     after = ledger.clients.ask(request).await;

@@ -166,9 +166,7 @@ fn decision_token(key: &SignerKey) -> String {
         effect: Effect::Deny,
         reason: Reason::NoRecord,
         grounds: "opaque".to_owned(),
-        valid_until: None,
         has_obligations: false,
-        not_before: None,
         obligations_ignored: false,
     })
 }

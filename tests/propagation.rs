@@ -196,7 +196,8 @@ async fn hear_and_acknowledge(clients: &mut Clients, subscription: &str, event: 
             break;
         }
     }
-    send(Request::Ack(ConsumeAck { next_index: None, indexes: vec![event] })).await;
+    send(Request::Ack(ConsumeAck { next_index: None, indexes: vec![event], whole_entries: false }))
+        .await;
     drop(requests);
     // The server takes the acknowledgement before it ends the stream.
     while timeout(PATIENCE, responses.message()).await.expect("an end").unwrap().is_some() {}

@@ -323,7 +323,7 @@ async fn consume_once(
             }
             if !indexes.is_empty() {
                 acknowledged.extend(&indexes);
-                let ack = proto::ConsumeAck { next_index: None, indexes };
+                let ack = proto::ConsumeAck { next_index: None, indexes, whole_entries: false };
                 if !send(consume_request::Message::Ack(ack)).await {
                     return false;
                 }

@@ -415,3 +415,47 @@ async fn internal_addresses_are_refused_as_webhooks() {
     }
     assert!(clients.subscriptions().await.is_empty(), "nothing was recorded");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_end_of_an_entry_is_posted_alone_and_one_that_fails_makes_the_entry_a_dead_letter() {
+    let endpoint = Endpoint::start(|delivery, _| match delivery.subject().as_str() {
+        "user:1" => StatusCode::GONE,
+        _ => StatusCode::NO_CONTENT,
+    })
+    .await;
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, mut clients) = start(dir.path(), &[]).await;
+    clients.subscribe(webhook(&endpoint.url())).await;
+    let ends_at = support::now_ms() + 2_000;
+    for number in 0..5 {
+        let mut grant = support::change(Action::Grant, "marketing.newsletter", "email");
+        grant.expires_at = Some(support::timestamp(ends_at));
+        clients.record(support::act(&format!("user:{number}"), vec![grant])).await;
+    }
+    let received = endpoint.until("all ends", |all| all.len() >= 5).await;
+    let (index, ids): (_, BTreeSet<_>) =
+        (received[0].index(), received.iter().map(|it| it.id.clone()).collect());
+    assert_eq!(ids.len(), 5, "{ids:?}");
+    assert!(received.iter().all(|it| it.index() == index), "all ends stand in one entry");
+    let subjects: BTreeSet<String> = received.iter().map(Received::subject).collect();
+    assert_eq!(subjects.len(), 5);
+
+    let letters = eventually("the dead letter", async || {
+        Some(dead_letters(&mut clients).await).filter(|letters| !letters.is_empty())
+    })
+    .await;
+    assert_eq!((letters.len(), letters[0].index, letters[0].http_status), (1, index, 410));
+    assert_eq!(state(&mut clients, index).await, Some(PropagationState::DeadLetter));
+    // A replay sends all events of the entry again, under their ids.
+    endpoint.answers(|_, _| StatusCode::OK);
+    let replay =
+        proto::ReplayDeadLettersRequest { subscription: "crm".into(), indexes: vec![index] };
+    clients.watch.replay_dead_letters(replay).await.unwrap();
+    let received = endpoint.until("the replay", |all| all.len() >= 10).await;
+    assert_eq!(received.iter().map(|it| it.id.clone()).collect::<BTreeSet<_>>(), ids);
+    eventually("the receipt", async || {
+        (state(&mut clients, index).await == Some(PropagationState::Acknowledged)).then_some(())
+    })
+    .await;
+    assert!(dead_letters(&mut clients).await.is_empty());
+}

@@ -168,6 +168,7 @@ fn details_of_entry(act: &ListHistoryResponse) -> Vec<String> {
         confirm.map(|end| format!("to be confirmed before {}", rfc3339(end))),
         recorded.map(|at| format!("recorded {}", rfc3339(at))),
         act.clock_corrected_by.map(|index| format!("by a wrong clock, see #{index}")),
+        act.import.as_ref().map(|origin| format!("row {} of {}", origin.row, origin.source)),
     ];
     texts.into_iter().flatten().collect()
 }

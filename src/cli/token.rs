@@ -122,8 +122,6 @@ struct TokenVerified {
     data_categories: Vec<String>,
     /// Whether the answer comes with obligations.
     has_obligations: bool,
-    /// With NOT_NOW: the first moment that is permitted.
-    not_before: Option<String>,
     /// Whether it is ALLOW only because the check ignored obligations.
     obligations_ignored: bool,
     /// With --vault: index of the entry that decided it.
@@ -136,8 +134,6 @@ struct TokenVerified {
     issued_at: String,
     /// First moment at which the token is no longer valid.
     expires_at: String,
-    /// First moment at which the decision could change with no new entry.
-    valid_until: Option<String>,
 }
 
 impl TokenVerified {
@@ -153,14 +149,12 @@ impl TokenVerified {
             region: statement.region.map(|region| region.as_str().to_owned()),
             data_categories: statement.data_categories.clone(),
             has_obligations: statement.has_obligations,
-            not_before: statement.not_before.map(|moment| rfc3339_ms(moment.0)),
             obligations_ignored: statement.obligations_ignored,
             decided_by_index: grounds.and_then(|grounds| grounds.decided_by),
             revision: grounds.map(|grounds| grounds.revision),
             issuer: statement.issuer.clone(),
             issued_at: time(lifetime.issued_at_s),
             expires_at: time(lifetime.expires_at_s),
-            valid_until: statement.valid_until.map(|end| rfc3339_ms(end.0)),
         }
     }
 }
@@ -235,8 +229,7 @@ fn print(verified: &TokenVerified, context: &mut Context) -> Result<(), CliError
         return out.object(verified);
     }
     let (tone, effect) = words::verdict(verified.effect);
-    let wait = verified.not_before.as_ref().map(|time| format!(", not before {time}"));
-    let effect = out.paint(tone, &format!("{effect}{}", wait.unwrap_or_default()));
+    let effect = out.paint(tone, effect);
     out.line(format!("{effect}  {}", verified.reason.word()))?;
     if verified.obligations_ignored {
         out.line(out.paint(Tone::Careful, "obligations were ignored"))?;
@@ -295,9 +288,7 @@ mod tests {
             effect: reason.effect(),
             reason,
             grounds: String::new(),
-            valid_until: None,
             has_obligations: true,
-            not_before: None,
             obligations_ignored: false,
         })
     }

@@ -125,6 +125,7 @@ impl Follower {
 
     /// Records the position after a message.
     fn advance(&mut self, message: &Message) {
+        let mut done = 1;
         let event_index = match message {
             Message::Progress(progress) => {
                 self.next_index = Some(progress.next_index);
@@ -136,12 +137,15 @@ impl Follower {
                 return;
             }
             Message::Snapshot(_) => return,
-            Message::Consent(event) => event.index,
+            Message::Consent(event) => {
+                done = u64::from(!event.more_in_entry);
+                event.index
+            }
             Message::Link(event) => event.index,
             Message::Catalog(event) => event.index,
             Message::Overdue(event) => event.index,
         };
-        self.next_index = Some(event_index.saturating_add(1));
+        self.next_index = Some(event_index.saturating_add(done));
         self.left = self.left.map(|left| left.saturating_sub(1));
     }
 

@@ -5,6 +5,7 @@
 //! for it.
 
 use std::{
+    collections::VecDeque,
     pin::{Pin, pin},
     sync::Arc,
     time::Duration,
@@ -55,7 +56,8 @@ pub(super) async fn consume(
     let consumer = node.consume(consuming).map_err(Fault::from)?;
     let started = convert::consume_started(&consumer);
     let (sender, messages) = mpsc::channel(WAITING_MAX);
-    let stream = Consumed { consumer, progress: Progress::new(progress_interval) };
+    let progress = Progress::new(progress_interval);
+    let stream = Consumed { consumer, progress, parts: VecDeque::new() };
     let running = tokio::spawn(stream.run(requests, sender, drain.clone()).in_current_span());
     let sent = Sent { started: Some(started), messages, running };
     Ok(Box::pin(stream::try_unfold(sent, Sent::next)))
@@ -95,6 +97,8 @@ enum Step<P> {
 struct Consumed {
     consumer: Consumer,
     progress: Progress,
+    /// The rest of the messages of an entry with several events.
+    parts: VecDeque<proto::ConsumeResponse>,
 }
 
 impl Consumed {
@@ -163,6 +167,9 @@ impl Consumed {
     /// The next message to the client. Cancel-safe.
     async fn next(&mut self) -> Result<proto::ConsumeResponse, Fault> {
         loop {
+            if let Some(message) = self.parts.pop_front() {
+                return Ok(message);
+            }
             // Without room for an event it is not known whether there is one, so progress would be a
             // guess.
             let may_be_idle = self.progress.is_caught_up && self.consumer.has_room();
@@ -170,12 +177,11 @@ impl Consumed {
                 biased;
                 delivery = self.consumer.next() => {
                     let delivery = delivery?;
-                    let message = match delivery {
-                        Delivery::CaughtUp { next_index } => self.progress.caught_up(next_index),
-                        _ => self.progress.delivered(&delivery),
-                    };
-                    if let Some(message) = message {
-                        return Ok(message);
+                    match delivery {
+                        Delivery::CaughtUp { next_index } => {
+                            self.parts.extend(self.progress.caught_up(next_index));
+                        }
+                        _ => self.parts.extend(self.progress.delivered(&delivery)),
                     }
                 }
                 _ = self.progress.timer.tick(), if may_be_idle => return Ok(self.progress.message()),
@@ -207,8 +213,8 @@ impl Progress {
         Self { timer, next_index: 0, is_caught_up: false, was_sent: false }
     }
 
-    /// Takes note of a delivery, and makes its message.
-    fn delivered(&mut self, delivery: &Delivery) -> Option<proto::ConsumeResponse> {
+    /// Takes note of a delivery, and makes its messages.
+    fn delivered(&mut self, delivery: &Delivery) -> Vec<proto::ConsumeResponse> {
         // A repeated delivery is not a new event.
         if !matches!(delivery, Delivery::Event { attempt: 2.., .. }) {
             self.is_caught_up = false;
@@ -268,9 +274,9 @@ mod tests {
         assert_eq!(next_index(&first), Some(5));
         assert_eq!(progress.caught_up(6), None);
         assert_eq!(next_index(&progress.message()), Some(6), "and then as far as it has come");
-        assert_eq!(progress.delivered(&event(2)).unwrap().attempt, 2);
+        assert_eq!(progress.delivered(&event(2))[0].attempt, 2);
         assert!(progress.is_caught_up, "a repeated delivery is not a new event");
-        assert_eq!(progress.delivered(&event(1)).unwrap().attempt, 1);
+        assert_eq!(progress.delivered(&event(1))[0].attempt, 1);
         assert!(!progress.is_caught_up);
     }
 

@@ -1,15 +1,17 @@
 //! The stream of an import: rows in, one answer at their end.
 //!
-//! Rows go to the node in their order. While the maximum number of rows is in flight, nothing is read,
-//! and flow control holds the client back. So an import of any length takes the memory of one message and
-//! of the rows in flight. It has no time limit as long as messages arrive. A drain ends it, and it is safe
-//! to send again.
+//! Rows are gathered in windows, and those of a window go to the node in a random order: neighbours in a
+//! file are no neighbours in the ledger. The rows of one person keep their order. A window is full after
+//! [`IMPORT_WINDOW`] rows, or at a size, and does not wait for ever. While it is written nothing is read, and
+//! flow control holds the client back. So an import of any length takes the memory of one message and one
+//! window. It has no time limit as long as messages arrive. A drain ends it, and it is safe to send again.
 
 use std::{
     collections::{HashMap, VecDeque},
     time::Duration,
 };
 
+use prost::Message as _;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -20,6 +22,7 @@ use super::{
 };
 use crate::{
     config::RequestLimits,
+    format::order::IMPORT_WINDOW,
     node::{ImportAnswer, ImportRow, Imported, Node, Refused},
     proto::{self, ErrorReason},
     status::{Fault, UnknownKey},
@@ -27,6 +30,10 @@ use crate::{
 
 /// Maximum number of rows of one import that are in flight to the ledger.
 const ROWS_IN_FLIGHT_MAX: usize = 512;
+/// The size at which a window takes no more rows.
+const WINDOW_BYTES_MAX: usize = 16 << 20;
+/// How long rows of a slow stream wait for others: a stop among them must not wait for ever.
+const WINDOW_TIME_MAX: Duration = Duration::from_secs(5);
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 /// For how many unknown keys of one import the near ones are looked for.
 const NEAR_KEYS_MAX: usize = 100;
@@ -70,16 +77,26 @@ async fn take_all(
         node,
         source,
         pace,
-        in_flight: VecDeque::new(),
+        window: Window::default(),
+        rows: 0,
         tally: Tally::default(),
         near: HashMap::new(),
     };
-    while let Some(message) = next(&mut messages, time_max).await? {
+    loop {
+        let until = import.window.until;
+        let message = tokio::select! {
+            biased;
+            message = next(&mut messages, time_max) => message?,
+            () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
+                import.write().await?;
+                continue;
+            }
+        };
+        let Some(message) = message else { return Ok(import.finish().await?) };
         for row in convert::import_rows(message)? {
             import.take(row).await?;
         }
     }
-    Ok(import.finish().await?)
 }
 
 /// The next message, within a time limit.
@@ -91,55 +108,97 @@ async fn next(
     timeout(time_max, messages.message()).await.unwrap_or_else(|_| Err(late().into()))
 }
 
-/// The answer for a row.
-enum Answer {
-    Known(Result<Imported, Fault>),
-    /// With what the act leaves out of the row.
-    OnceRecorded(ImportAnswer, LeftOut),
-}
-
 /// An import in progress.
 struct Import<'a> {
     node: &'a Node,
     source: Source,
     pace: Pace,
-    /// Lines and answers, in the order of the rows.
-    in_flight: VecDeque<(u64, Answer)>,
+    /// The rows that are still to be written.
+    window: Window,
+    /// Number of rows so far.
+    rows: u64,
     tally: Tally,
     /// Keys that the catalogue lacks, with those that may have been meant.
     near: HashMap<UnknownKey, Vec<String>>,
 }
 
+/// Rows that are written together, in a random order.
+#[derive(Default)]
+struct Window {
+    rows: Vec<proto::ImportRow>,
+    bytes: usize,
+    /// When they are written, although more would fit.
+    until: Option<Instant>,
+}
+
+/// What became of a row, and what the act leaves out of it.
+type Outcome = (Result<Imported, Fault>, LeftOut);
+
 impl Import<'_> {
+    /// Adds a row, and writes the window if it is full.
     async fn take(&mut self, row: proto::ImportRow) -> Result<(), Fault> {
-        self.pace.next().await;
-        if self.in_flight.len() >= ROWS_IN_FLIGHT_MAX {
-            self.count_first().await?;
+        self.window.until.get_or_insert_with(|| Instant::now() + WINDOW_TIME_MAX);
+        self.window.bytes += row.encoded_len();
+        self.window.rows.push(row);
+        if self.window.rows.len() < IMPORT_WINDOW && self.window.bytes < WINDOW_BYTES_MAX {
+            return Ok(());
         }
-        let line = row.line;
-        let names_its_act = !row.row_key.is_empty() || row.effective_at.is_some();
-        let answer = match convert::import_row(&self.node.catalog().catalog, &self.source, row) {
-            Err(invalid) => Answer::Known(Err(invalid.into())),
-            Ok(None) => Answer::Known(Ok(Imported::Unchanged(Refused::default()))),
-            Ok(Some((act, left_out))) => {
-                let dry_run = self.source.dry_run;
-                let row = ImportRow { act, names_its_act, dry_run };
-                Answer::OnceRecorded(self.node.import(row).await?, left_out)
-            }
-        };
-        self.in_flight.push_back((line, answer));
+        self.write().await
+    }
+
+    /// Writes the rows of the window, and counts what became of them in the order of the file.
+    async fn write(&mut self) -> Result<(), Fault> {
+        let rows = std::mem::take(&mut self.window).rows;
+        let lines: Vec<u64> = rows.iter().map(|row| row.line).collect();
+        let outcomes = self.write_rows(rows).await?;
+        for (line, outcome) in lines.into_iter().zip(outcomes) {
+            self.count(line, outcome)?;
+        }
         Ok(())
     }
 
-    /// Counts the first row in flight, and answers whether there was one.
-    async fn count_first(&mut self) -> Result<bool, Fault> {
-        let Some((line, answer)) = self.in_flight.pop_front() else { return Ok(false) };
-        let (result, left_out) = match answer {
-            Answer::Known(result) => (result, LeftOut::default()),
-            Answer::OnceRecorded(answer, left_out) => {
-                (answer.await.map_err(|error| left_out.locate(error).into()), left_out)
+    /// The outcomes of rows, in their order.
+    async fn write_rows(&mut self, rows: Vec<proto::ImportRow>) -> Result<Vec<Outcome>, Fault> {
+        let mut outcomes: Vec<Option<Outcome>> = rows.iter().map(|_| None).collect();
+        let (mut subjects, mut acts) = (Vec::new(), Vec::new());
+        for (position, row) in rows.into_iter().enumerate() {
+            self.rows += 1;
+            let row_number = if row.line > 0 { row.line } else { self.rows };
+            let names_its_act = !row.row_key.is_empty() || row.effective_at.is_some();
+            match convert::import_row(&self.node.catalog().catalog, &self.source, row) {
+                Err(invalid) => {
+                    outcomes[position] = Some((Err(invalid.into()), LeftOut::default()))
+                }
+                Ok(None) => {
+                    let unchanged = Imported::Unchanged(Refused::default());
+                    outcomes[position] = Some((Ok(unchanged), LeftOut::default()));
+                }
+                Ok(Some((act, left_out))) => {
+                    subjects.push(act.subject.clone());
+                    let (dry_run, origin) = (self.source.dry_run, self.source.origin(row_number));
+                    let row = ImportRow { act, names_its_act, dry_run, origin };
+                    acts.push(Some((position, row, left_out)));
+                }
             }
-        };
+        }
+        let mut in_flight: VecDeque<(usize, ImportAnswer, LeftOut)> = VecDeque::new();
+        for place in self.node.order_of_rows(subjects).await? {
+            let Some((position, row, left_out)) = acts[place].take() else { continue };
+            self.pace.next().await;
+            if in_flight.len() >= ROWS_IN_FLIGHT_MAX
+                && let Some(first) = in_flight.pop_front()
+            {
+                answer(first, &mut outcomes).await;
+            }
+            in_flight.push_back((position, self.node.import(row).await?, left_out));
+        }
+        for row in in_flight {
+            answer(row, &mut outcomes).await;
+        }
+        Ok(outcomes.into_iter().flatten().collect())
+    }
+
+    fn count(&mut self, line: u64, (result, left_out): Outcome) -> Result<(), Fault> {
         let mut left_out_beside = |refused: &Refused| {
             let unrecorded = left_out.unrecorded(refused.positions.len());
             self.tally.left_out(line, left_out.warnings(&refused.errors), unrecorded);
@@ -165,7 +224,7 @@ impl Import<'_> {
                 self.tally.rejected(line, &fault);
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// As [`near_keys`]. A file often has one misspelt key in many rows: it is looked for once.
@@ -180,9 +239,18 @@ impl Import<'_> {
     }
 
     async fn finish(mut self) -> Result<proto::ImportConsentsResponse, Fault> {
-        while self.count_first().await? {}
+        self.write().await?;
         Ok(self.tally.into_response(self.node.revision()))
     }
+}
+
+/// Waits for the answer to a row in flight, and puts it where the row stood.
+async fn answer(
+    (position, answer, left_out): (usize, ImportAnswer, LeftOut),
+    outcomes: &mut [Option<Outcome>],
+) {
+    let result = answer.await.map_err(|error| left_out.locate(error).into());
+    outcomes[position] = Some((result, left_out));
 }
 
 /// Whether the fault concerns every other row, too.

@@ -1,6 +1,6 @@
 //! `consent.v1.WatchService`.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, TryStreamExt, stream};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     domain::Millis,
+    event::EventDetail,
     node::{Node, Snapshotting},
     proto::{self, watch_service_server::WatchService},
     status::Fault,
@@ -186,6 +187,8 @@ struct Watched<S> {
     /// Every event before this index was delivered or did not pass the filter; none until a watcher that
     /// started at "now" gets its first message.
     next_index: Option<u64>,
+    /// The events of the entry at `next_index` that are still to be sent.
+    parts: VecDeque<(Arc<Post>, Vec<usize>)>,
     /// Whether the stream has caught up with the ledger once.
     has_caught_up: bool,
     /// Whether a progress message is sent as soon as no event waits.
@@ -208,6 +211,7 @@ impl<S: Source> Watched<S> {
         Self {
             source,
             next_index: start,
+            parts: VecDeque::new(),
             has_caught_up: false,
             progress_due: true,
             progress_timer,
@@ -217,6 +221,12 @@ impl<S: Source> Watched<S> {
     }
 
     async fn next(&mut self) -> Result<Outgoing, Status> {
+        if !self.parts.is_empty() && self.drain.is_cancelled() {
+            return Err(self.closing().into());
+        }
+        if let Some((post, positions)) = self.parts.pop_front() {
+            return Ok(self.event(post, positions));
+        }
         let mut checked_again = false;
         loop {
             // Taken before the source is read: every entry acknowledged until then is covered.
@@ -237,11 +247,18 @@ impl<S: Source> Watched<S> {
                 () = self.drain.cancelled() => return Err(self.closing().into()),
                 heard = heard => match heard? {
                     Heard::Event(post, positions) => {
-                        self.next_index = Some(post.event.index + 1);
                         self.progress_due = !self.has_caught_up;
                         self.progress_timer.reset();
-                        self.connected.metrics.watch_events.inc();
-                        return Ok(Outgoing::Event(post, positions));
+                        if !matches!(post.event.detail, EventDetail::Ends(_)) {
+                            return Ok(self.event(post, positions));
+                        }
+                        let parts = post.event.parts(&positions).into_iter();
+                        self.parts.extend(parts.map(|(event, positions)| {
+                            (Arc::new(Post::new(event)), positions)
+                        }));
+                        if let Some((post, positions)) = self.parts.pop_front() {
+                            return Ok(self.event(post, positions));
+                        }
                     }
                     Heard::CaughtUp { next_index } => {
                         self.next_index = Some(next_index);
@@ -256,6 +273,13 @@ impl<S: Source> Watched<S> {
                 _ = self.progress_timer.tick(), if !self.progress_due => self.progress_due = true,
             }
         }
+    }
+
+    /// Sends an event. The stream resumes behind its entry only once all events of that are sent.
+    fn event(&mut self, post: Arc<Post>, positions: Vec<usize>) -> Outgoing {
+        self.next_index = Some(post.event.index + u64::from(self.parts.is_empty()));
+        self.connected.metrics.watch_events.inc();
+        Outgoing::Event(post, positions)
     }
 
     fn progress(&mut self, next_index: u64, as_of: Millis) -> Outgoing {
@@ -292,14 +316,12 @@ impl Drop for Connected {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-
     use tonic_types::StatusExt;
 
     use super::*;
     use crate::{
         domain::{Action, Actor, ChangeRecord, Outcome, ScopeKeys, Subject},
-        event::{ConsentDetail, Event, EventDetail},
+        event::{ConsentDetail, Event, Part},
     };
 
     /// Delivers its events, and has caught up then.
@@ -347,6 +369,7 @@ mod tests {
             cause: None,
             reason: None,
             linked: Vec::new(),
+            part: None,
         });
         let event = Event { index, recorded_at: Millis(0), detail };
         Ok(Heard::Event(Arc::new(Post::new(Arc::new(event))), vec![1]))
@@ -430,6 +453,39 @@ mod tests {
         let info = watched.next().await.unwrap_err().get_details_error_info().unwrap();
         assert_eq!(info.reason, "SHUTTING_DOWN");
         assert_eq!(info.metadata.get("next_index").map(String::as_str), Some("4"));
+    }
+
+    /// An entry that ends grants of several data subjects.
+    fn ends(index: u64, count: u32) -> Result<Heard, WatchError> {
+        let Ok(Heard::Event(post, _)) = event(index) else { unreachable!() };
+        let EventDetail::Consent(consent) = &post.event.detail else { unreachable!() };
+        let end = |place| ConsentDetail {
+            subject: Subject::parse(&format!("user:{place}")).unwrap(),
+            changes: consent.changes[..1].to_vec(),
+            part: Some(Part { place, more: false }),
+            ..consent.clone()
+        };
+        let detail = EventDetail::Ends((0..count).map(end).collect());
+        let event = Event { index, recorded_at: Millis(0), detail };
+        let positions = (0..count as usize).collect();
+        Ok(Heard::Event(Arc::new(Post::new(Arc::new(event))), positions))
+    }
+
+    #[tokio::test]
+    async fn each_event_of_an_entry_is_sent_and_the_stream_resumes_at_the_entry_until_the_last() {
+        let resumes_at = |watched: &Watched<Script>| watched.next_index;
+        let (mut watched, metrics) = watched(script(5, [ends(3, 3), event(4)]), LONG);
+        for (want, next_index) in [("event 3 [3]", 3), ("event 3 [3]", 3), ("event 3 [3]", 4)] {
+            assert_eq!(next(&mut watched).await, want);
+            assert_eq!(resumes_at(&watched), Some(next_index));
+        }
+        assert_eq!(next(&mut watched).await, "event 4 [3]");
+        assert_eq!(metrics.watch_events.get(), 4);
+        watched.source = script(9, [ends(7, 2)]);
+        assert_eq!(next(&mut watched).await, "event 7 [3]");
+        watched.drain.cancel();
+        let info = watched.next().await.unwrap_err().get_details_error_info().unwrap();
+        assert_eq!(info.metadata.get("next_index").map(String::as_str), Some("7"));
     }
 
     #[tokio::test]

@@ -157,6 +157,7 @@ fn write(item: &Outgoing, buf: &mut impl BufMut) -> Result<(), prost::EncodeErro
 fn change_count(event: &Event) -> usize {
     match &event.detail {
         EventDetail::Consent(consent) => consent.changes.len(),
+        EventDetail::Ends(ends) => ends.iter().map(|end| end.changes.len()).sum(),
         EventDetail::Link(_) | EventDetail::Catalog(_) | EventDetail::Overdue(_) => 0,
     }
 }
@@ -198,6 +199,7 @@ mod tests {
             cause: Some(3),
             reason: None,
             linked: vec![Subject::parse("email:jo@example.org").unwrap()],
+            part: None,
         })
     }
 

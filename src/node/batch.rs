@@ -24,9 +24,9 @@ use crate::{
     clock::Reading,
     domain::{
         Action, Actor, Body, Catalog, Change, ChangeRecord, Channel, ChannelPut, ConsentAct, Door,
-        Entry, Evidence, IdempotencyMark, Identity, Key, Mark, Millis, Namespace, NamespacePut,
-        Outcome, Purpose, PurposePut, Subject, SubjectRef, SubjectState, SubscriptionEntry,
-        SubscriptionId, UnknownKey, covers_category,
+        Entry, Evidence, GrantExpired, IdempotencyMark, Identity, Key, Mark, Millis, Namespace,
+        NamespacePut, Outcome, Purpose, PurposePut, Subject, SubjectRef, SubjectState,
+        SubscriptionEntry, SubscriptionId, UnknownKey, covers_category, recorded_end,
     },
     entry::{EntryError, Fact, Kind, Names, Place},
     event::{self, CatalogDetail, Event, Surroundings},
@@ -39,6 +39,7 @@ use crate::{
         entry::{Entry as SealedEntry, EntryError as FormError},
         error::BuildError,
         keys::{ledger::ConfidentialRoot, person::IdempotencyKey},
+        slot::bytes_among_several,
     },
     ledger::{
         ChainError, ENTRY_BYTES_MAX, Tip,
@@ -238,6 +239,9 @@ impl<'a> Batch<'a> {
         let claimed = act.effective_at;
         let moved = Moved::between(claimed, effective_at, recorded_at, self.earliest());
         act.evidence.effective_at_given = claimed.filter(|_| moved.is_some());
+        if let Some(authority) = &mut act.evidence.authority {
+            authority.ends_at = authority.ends_at.map(|at| recorded_end(effective_at, at));
+        }
         let authority_ends_at = authority_end(&act, effective_at)?;
         let resolve = |(position, change)| self.resolve(position, change, effective_at);
         let changes = act.changes.iter().enumerate().map(resolve).collect::<Result<_, _>>()?;
@@ -247,6 +251,7 @@ impl<'a> Batch<'a> {
             effective_at,
             changes,
             door: Door::Call,
+            import: None,
             idempotency: mark,
             authority_ends_at,
             confirmation: None,
@@ -522,6 +527,21 @@ impl<'a> Batch<'a> {
         Ok(NextEntry { entry: Entry { index, prev_hash, recorded_at, body }, frame, tip, slots })
     }
 
+    /// The tag of a subject's next record.
+    pub(super) fn next_tag(&self, subject: SubjectRef) -> Result<Tag, WriteError> {
+        let number = self.landed(subject, Lane::Records)?;
+        Ok(self.person(subject, &[])?.keys.tags().tag(number))
+    }
+
+    /// How many bytes of an entry an end takes.
+    pub(super) fn bytes_of_end(&self, end: &GrantExpired) -> Result<usize, WriteError> {
+        let reference_of = |subject, index| self.reference_of(subject, index);
+        let names = Names { catalog: self.catalog(), reference_of: &reference_of };
+        let too_large =
+            || WriteError::EntryTooLarge { bytes: ENTRY_BYTES_MAX + 1, limit: ENTRY_BYTES_MAX };
+        bytes_among_several(&end.record(&names)?).ok_or_else(too_large)
+    }
+
     /// The bytes of an entry of the ledger, or of this batch.
     fn entry_bytes(&self, index: u64) -> Result<Vec<u8>, WriteError> {
         let first = self.tip.next_index - self.frames.len() as u64;
@@ -621,7 +641,8 @@ impl<'a> Batch<'a> {
         };
         let by_default = content.default_validity_ms.map(|span_ms| effective_at.plus_ms(span_ms));
         record.purpose_version = version;
-        record.expires_at = requested.expires_at.or(by_default);
+        let ends_at = requested.expires_at.or(by_default);
+        record.expires_at = ends_at.map(|at| recorded_end(effective_at, at));
         for (position, category) in requested.data_categories.iter().enumerate() {
             if !content.data_categories.iter().any(|declared| covers_category(declared, category)) {
                 return Err(RecordError::CategoryNotDeclared {

@@ -54,6 +54,9 @@ pub struct Acknowledged {
     pub next_index: Option<u64>,
     /// Acknowledges single events.
     pub indexes: Vec<u64>,
+    /// Whether all events of these entries are meant. Otherwise an index, and `next_index` for the entry just
+    /// before it, acknowledges one event of its entry each time.
+    pub whole_entries: bool,
     /// Whether it acknowledges the snapshot.
     pub snapshot: bool,
 }

@@ -161,7 +161,7 @@ impl World {
         let due = self.due();
         self.node
             .write(move |batch| {
-                batch.expire(&due);
+                batch.expire(&due, false);
                 Ok::<_, WriteError>(())
             })
             .await
@@ -325,6 +325,7 @@ fn without_linked(event: &Event) -> Event {
     let mut event = event.clone();
     match &mut event.detail {
         EventDetail::Consent(detail) => detail.linked.clear(),
+        EventDetail::Ends(ends) => ends.iter_mut().for_each(|end| end.linked.clear()),
         EventDetail::Link(detail) => detail.linked.clear(),
         EventDetail::Catalog(_) | EventDetail::Overdue(_) => {}
     }

@@ -3,9 +3,13 @@
 //! Decisions do not depend on this entry, because they compare the end with the clock; it is for
 //! watchers and histories. The view holds the ends of grants in the order of time, and a rebuild of
 //! the view restores them. So a restart loses no expiry and never records one twice.
+//!
+//! The ends of many data subjects stand in one entry, which hides whose end belongs to which grant: ends
+//! that are a day or more away are full hours ([`crate::domain::recorded_end`]), so all of an hour are due at
+//! once. An entry holds as many as fit, and at most one of each data subject.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     io,
     sync::Arc,
     time::{Duration, Instant},
@@ -17,10 +21,11 @@ use super::{Core, WriteError, batch::Batch, writer::Jobs};
 use crate::{
     decide::Standing,
     domain::{
-        Action, Actor, Body, CellState, ChangeRecord, ConsentAct, Grant, GrantExpired, LegalBasis,
-        Millis, Outcome, Reason, Scope, SubjectState,
+        Action, Actor, Body, CellState, ChangeRecord, ConsentAct, Grant, GrantExpired,
+        GrantsExpired, LegalBasis, Millis, Outcome, Reason, Scope, SubjectState,
     },
     fold::Due,
+    format::{Tag, slot::SLOTS_BYTES_MAX},
     shutdown::{Shutdown, Stage, Threads},
 };
 
@@ -44,6 +49,8 @@ struct Expiry {
     after: Option<Due>,
     /// Grants whose end could not be recorded: skipped, so that they do not hold up the others.
     skipped: BTreeSet<Due>,
+    /// Ends that the last job left for the next one, to fill an entry.
+    left: Vec<Due>,
     /// When `skipped` was last cleared.
     retried: Instant,
     /// The corrections of the clock that the rows of grants follow.
@@ -59,6 +66,17 @@ pub(super) struct Unrecorded {
     unchanged: Vec<Due>,
     /// Their end could not be recorded.
     failed: Vec<Due>,
+    /// They do not fill an entry, and more may come.
+    left: Vec<Due>,
+}
+
+/// An end that can be recorded.
+#[derive(Debug)]
+struct Planned {
+    due: Due,
+    end: GrantExpired,
+    /// How many bytes of the entry it takes.
+    bytes: usize,
 }
 
 /// Starts the thread. It ends at [`Stage::Writer`], or when writes are stopped.
@@ -69,6 +87,7 @@ pub(super) fn start(core: &Arc<Core>, threads: &Threads, jobs: Jobs) -> io::Resu
         shutdown: threads.shutdown().clone(),
         after: None,
         skipped: BTreeSet::new(),
+        left: Vec::new(),
         retried: Instant::now(),
         followed: 0,
         compared: None,
@@ -102,17 +121,21 @@ impl Expiry {
         // A clock that is set right revives no grant whose end is on record.
         if !self.core.clock.read().is_trusted {
             self.after = None;
+            self.left.clear();
             return Ok(false);
         }
         if self.follow_corrections()? {
             return Ok(true);
         }
-        let mut due = self.core.view.due(self.after.as_ref(), self.core.now(), DUE_STEP)?;
-        self.after = due.last().copied().filter(|_| due.len() == DUE_STEP);
-        due.retain(|due| !self.skipped.contains(due));
+        let found = self.core.view.due(self.after.as_ref(), self.core.now(), DUE_STEP)?;
+        self.after = found.last().copied().filter(|_| found.len() == DUE_STEP);
+        let mut due = std::mem::take(&mut self.left);
+        due.extend(found.into_iter().filter(|due| !self.skipped.contains(due)));
         if !due.is_empty() {
+            let has_more = self.after.is_some();
             let unrecorded =
-                self.jobs.write(move |batch| Ok::<_, WriteError>(batch.expire(&due)))?;
+                self.jobs.write(move |batch| Ok::<_, WriteError>(batch.expire(&due, has_more)))?;
+            self.left = unrecorded.left;
             self.core.view.forget_due(&unrecorded.unchanged)?;
             let room = SKIPPED_MAX.saturating_sub(self.skipped.len());
             self.skipped.extend(unrecorded.failed.into_iter().take(room));
@@ -170,7 +193,8 @@ impl Core {
     fn is_end_recorded(&self, due: &Due) -> Result<bool, WriteError> {
         for index in self.view.history(due.subject, due.grant_index, usize::MAX)? {
             if let Body::Expired(expired) = self.entry(index)?.body
-                && (expired.grant_index, expired.expired_at) == (due.grant_index, due.at)
+                && let Some(end) = expired.of(due.subject)
+                && (end.grant_index, end.expired_at) == (due.grant_index, due.at)
             {
                 return Ok(true);
             }
@@ -180,26 +204,53 @@ impl Core {
 }
 
 impl Batch<'_> {
-    /// Records that grants have ended. If one fails, the others are still recorded.
-    pub(super) fn expire(&mut self, due: &[Due]) -> Unrecorded {
+    /// Records that grants have ended, as many as fit in each entry. If one fails, the others are still
+    /// recorded. If there are more than `due`, those that do not fill an entry are left.
+    pub(super) fn expire(&mut self, due: &[Due], has_more: bool) -> Unrecorded {
         let mut unrecorded = Unrecorded::default();
+        let mut planned = Vec::with_capacity(due.len());
         for due in due {
-            match self.expire_one(due) {
-                Ok(true) => {}
-                Ok(false) => unrecorded.unchanged.push(*due),
-                Err(error) => {
-                    let index = due.grant_index;
-                    error!(index, %error, "the end of a grant could not be written down");
-                    unrecorded.failed.push(*due);
-                }
+            match self.plan(due) {
+                Ok(Some(end)) => planned.push(end),
+                Ok(None) => unrecorded.unchanged.push(*due),
+                Err(error) => unrecorded.fail(due, &error),
             }
+        }
+        while !planned.is_empty() {
+            let (together, rest) = fill_entry(planned);
+            if has_more && rest.is_empty() {
+                unrecorded.left = together.iter().map(|end| end.due).collect();
+                break;
+            }
+            self.expire_together(together, &mut unrecorded);
+            planned = rest;
         }
         unrecorded
     }
 
-    /// Records that one grant has ended, and answers whether that changes anything. On error the
-    /// batch is unchanged.
-    fn expire_one(&mut self, due: &Due) -> Result<bool, WriteError> {
+    /// Records ends in one entry. If it can not be written, those whose fault that is fail alone.
+    fn expire_together(&mut self, mut together: Vec<Planned>, unrecorded: &mut Unrecorded) {
+        let Err(error) = self.write_ends(&together) else { return };
+        if let [planned] = together.as_slice() {
+            return unrecorded.fail(&planned.due, &error);
+        }
+        let rest = together.split_off(together.len() / 2);
+        self.expire_together(together, unrecorded);
+        self.expire_together(rest, unrecorded);
+    }
+
+    /// Adds the entry of some ends, which stand in the order of their tags.
+    fn write_ends(&mut self, planned: &[Planned]) -> Result<(), WriteError> {
+        let tagged = planned.iter().map(|it| Ok((self.next_tag(it.due.subject)?, it)));
+        let mut tagged: Vec<(Tag, &Planned)> = tagged.collect::<Result<_, WriteError>>()?;
+        tagged.sort_unstable_by_key(|(tag, _)| *tag);
+        let ends = tagged.into_iter().map(|(_, planned)| planned.end.clone()).collect();
+        self.write(self.recorded_at(), Body::Expired(GrantsExpired { ends }), &[])?;
+        Ok(())
+    }
+
+    /// The end of a grant as it is recorded; none if it changes nothing.
+    fn plan(&self, due: &Due) -> Result<Option<Planned>, WriteError> {
         let index = due.grant_index;
         let Body::Act(act) = self.entry(index)?.body else {
             return Err(WriteError::StateUnreadable(format!("no act at index {index}")));
@@ -207,20 +258,20 @@ impl Batch<'_> {
         let whole = self.whole(due.subject, &self.state(due.subject)?)?;
         let ended = self.ended(&whole, &act, due);
         if ended.is_empty() {
-            return Ok(false);
+            return Ok(None);
         }
         let by_authority = act.actor == Actor::Guardian
             && act.authority_ends_at == Some(due.at)
             && ended.iter().all(|change| change.expires_at != Some(due.at));
-        let expired = GrantExpired {
+        let end = GrantExpired {
             subject_ref: due.subject,
             grant_index: index,
             expired_at: due.at,
             reason: if by_authority { Reason::ReconsentRequired } else { Reason::Expired },
             changes: ended,
         };
-        self.write(self.recorded_at(), Body::Expired(expired), &[])?;
-        Ok(true)
+        let bytes = self.bytes_of_end(&end)?;
+        Ok(Some(Planned { due: *due, end, bytes }))
     }
 
     /// The grants of an act that decided their cells until they ended.
@@ -241,12 +292,42 @@ impl Batch<'_> {
                 outcome: Outcome::Applied,
                 // A correction of the clock may have changed it.
                 expires_at: given.latest.expires_at,
+                // Whom the grant applied to is told with the grant.
+                linked_subjects: 0,
                 ..change.clone()
             })
         };
         let grants = act.changes.iter().filter(|change| change.action == Action::Grant);
         grants.filter_map(ended).collect()
     }
+}
+
+impl Unrecorded {
+    fn fail(&mut self, due: &Due, error: &WriteError) {
+        let index = due.grant_index;
+        error!(index, %error, "the end of a grant could not be written down");
+        self.failed.push(*due);
+    }
+}
+
+/// Divides ends into those of the next entry and the rest: at most one of each data subject, as many as fit,
+/// each data subject's in their order.
+fn fill_entry(planned: Vec<Planned>) -> (Vec<Planned>, Vec<Planned>) {
+    let (mut together, mut rest): (Vec<Planned>, Vec<Planned>) = (Vec::new(), Vec::new());
+    let (mut named, mut bytes, mut is_full) = (HashSet::new(), 0, false);
+    for end in planned {
+        let is_first = !named.contains(&end.due.subject);
+        // An end alone has evidence, too, and always fits.
+        is_full |= is_first && !together.is_empty() && bytes + end.bytes > SLOTS_BYTES_MAX;
+        if is_full || !is_first {
+            rest.push(end);
+        } else {
+            named.insert(end.due.subject);
+            bytes += end.bytes;
+            together.push(end);
+        }
+    }
+    (together, rest)
 }
 
 #[cfg(test)]
@@ -258,8 +339,9 @@ mod tests {
         config::ServeConfig,
         domain::{
             Change, ChannelPut, ContactChange, Evidence, Key, Millis, PurposeVersion, ScopeKeys,
-            Subject,
+            Subject, SubjectRef,
         },
+        entry::Kind as _,
         node::{Act, Node, NodeConfig, PurposeDraft},
         vault::Kek,
         view::keys::Key as Row,
@@ -364,5 +446,46 @@ mod tests {
         let revision = grant(&node, "user:1").await;
         let _taken = node.admission.take_all_places();
         expect_expired(&node, revision).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn ends_fill_entries_up_to_their_size_with_one_end_of_a_data_subject_each() {
+        const PERSONS: usize = 300;
+        let dir = tempfile::tempdir().unwrap();
+        let node = open(dir.path());
+        put_catalog(&node).await;
+        // Appends wait for one another, so the ends are written here before they are due.
+        for number in 0..PERSONS {
+            grant(&node, &format!("user:{number}")).await;
+        }
+        grant(&node, "user:7").await;
+        let head = node.revision();
+        let ends = |node: &Node| -> Vec<Vec<SubjectRef>> {
+            let bodies = (head..node.revision()).map(|index| node.core.entry(index).unwrap().body);
+            let of = |body| match body {
+                Body::Expired(expired) => expired.named().to_vec(),
+                other => panic!("{other:?}"),
+            };
+            bodies.map(of).collect()
+        };
+        let due = node.core.view.due(None, Millis(i64::MAX), usize::MAX).unwrap();
+        let unrecorded =
+            node.write(move |batch| Ok::<_, WriteError>(batch.expire(&due, false))).await.unwrap();
+        assert_eq!(unrecorded.failed, []);
+        let entries = ends(&node);
+        let all: usize = entries.iter().map(Vec::len).sum();
+        assert!(
+            entries.len() == 2 && entries[0].len() > 200 && all <= PERSONS,
+            "{}",
+            entries.len()
+        );
+        for (index, named) in (head..).zip(&entries) {
+            let bytes = node.core.entry_bytes(index).unwrap();
+            assert!(bytes.len() <= crate::ledger::ENTRY_BYTES_MAX);
+            let distinct: HashSet<_> = named.iter().collect();
+            assert_eq!(distinct.len(), named.len());
+        }
+        let bytes = node.core.entry_bytes(head).unwrap().len();
+        assert!(bytes > crate::ledger::ENTRY_BYTES_MAX - 600, "{bytes}: it is full");
     }
 }

@@ -12,13 +12,14 @@ use std::{
     cmp::Ordering,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::spawn_blocking};
 
 use super::{
-    Node,
+    Core, Node, ReadError,
     act::{Act, Recorded, Refused},
     batch::{Batch, Prepared, mark as mark_of},
     error::{RecordError, WriteError},
@@ -29,8 +30,10 @@ use crate::{
     decide::Standing,
     domain::{
         Action, Body, Catalog, CellState, Change, ChangeRecord, Contact, ContactChange, Door,
-        Field, Grant, Millis, Said, Scope, StopKind, SubjectState,
+        Field, Grant, ImportOrigin, Millis, Said, Scope, StopKind, Subject, SubjectRef,
+        SubjectState, recorded_end,
     },
+    format::order::of_rows,
 };
 
 /// One row of an import.
@@ -43,6 +46,8 @@ pub struct ImportRow {
     pub names_its_act: bool,
     /// Whether nothing is written, only the answer is computed.
     pub dry_run: bool,
+    /// Where it stands in the import.
+    pub origin: ImportOrigin,
 }
 
 /// The answer to a row.
@@ -82,12 +87,44 @@ impl Node {
     pub async fn import(&self, row: ImportRow) -> Result<ImportAnswer, WriteError> {
         Ok(ImportAnswer(self.queue(move |batch| batch.import(row)).await?))
     }
+
+    /// A random order for the rows of these data subjects, so that neighbours in a file are none in the
+    /// ledger. The rows of one person keep theirs, also where links make several data subjects one person:
+    /// of rows without times, the later counts.
+    ///
+    /// # Errors
+    /// [`ReadError::StateUnreadable`].
+    pub async fn order_of_rows(&self, subjects: Vec<Subject>) -> Result<Vec<usize>, ReadError> {
+        let core = Arc::clone(&self.core);
+        let ordered = spawn_blocking(move || {
+            let persons = subjects.into_iter().map(|subject| core.linked_person(subject));
+            let persons: Vec<SamePerson> = persons.collect::<Result<_, _>>()?;
+            Ok(of_rows(&persons, &mut rand::rng()))
+        });
+        ordered.await.unwrap_or_else(|error| Err(ReadError::StateUnreadable(error.to_string())))
+    }
+}
+
+/// What is the same for all data subjects of a person, as far as links say so.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum SamePerson {
+    /// The first of the linked data subjects.
+    Known(SubjectRef),
+    New(Subject),
+}
+
+impl Core {
+    fn linked_person(&self, subject: Subject) -> Result<SamePerson, ReadError> {
+        let Some(found) = self.vault.find(&subject)? else { return Ok(SamePerson::New(subject)) };
+        let linked = self.view.around(&[found])?;
+        Ok(SamePerson::Known(linked.into_iter().fold(found, SubjectRef::min)))
+    }
 }
 
 impl Batch<'_> {
     /// Adds the new changes of a row. On error the batch is unchanged.
     fn import(&mut self, row: ImportRow) -> Result<Imported, RecordError> {
-        let ImportRow { mut act, names_its_act, dry_run } = row;
+        let ImportRow { mut act, names_its_act, dry_run, origin } = row;
         let sealer = self.sealer(&act.subject)?;
         let mut mark =
             act.idempotency.as_ref().map(|idempotency| mark_of(&sealer.person, idempotency));
@@ -106,6 +143,7 @@ impl Batch<'_> {
         let (mut prepared, refused) =
             self.prepare_stops_at_least(act, &sealer, mark, UnclearStop::IsLeftOut)?;
         prepared.body.door = Door::Import;
+        prepared.body.import = Some(origin);
         if !prepared.body.actor.speaks_for_subject() {
             let requested = refused.kept(requested);
             // A claim that is not taken says nothing.
@@ -317,9 +355,18 @@ impl Known<'_> {
 /// leaves out match any value: a blank widens nothing.
 fn says_the_same(grant: &Grant, requested: &Change, change: &ChangeRecord) -> bool {
     requested.purpose_version.is_none_or(|version| version <= grant.purpose_version)
-        && (requested.expires_at.is_none() || requested.expires_at == grant.expires_at)
+        && ends_as_requested(grant, requested.expires_at)
         && (requested.data_categories.is_empty()
             || grant.data_categories.as_deref().unwrap_or_default() == change.data_categories)
+}
+
+/// Whether a recorded grant ends as a request asks for, which may leave the end out. The end was rounded
+/// when it was recorded.
+pub(super) fn ends_as_requested(grant: &Grant, requested: Option<Millis>) -> bool {
+    requested.is_none_or(|at| {
+        let recorded = recorded_end(grant.mark.effective_at, at);
+        grant.expires_at.is_some_and(|end| end == at || end == recorded)
+    })
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use super::{
     act::{Act, Recorded, Refused},
     batch::{Batch, Prepared},
     error::WriteError,
+    import::ends_as_requested,
 };
 use crate::{
     decide::Standing,
@@ -102,7 +103,7 @@ impl Known<'_> {
         let is_same = |grant: &&Grant| {
             grant.purpose_version == change.purpose_version
                 && grant.data_categories.as_deref().unwrap_or_default() == change.data_categories
-                && (requested_end.is_none() || grant.expires_at == requested_end)
+                && ends_as_requested(grant, requested_end)
                 && grant.actor.speaks_for_subject() == actor.speaks_for_subject()
                 && grant.authority_ends_at == prepared.body.authority_ends_at
         };

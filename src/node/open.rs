@@ -334,7 +334,9 @@ impl OpenError {
             | Self::Rewritten { .. }
             | Self::NoteChanged { .. }
             | Self::Book(BookError::Malformed { .. })
-            | Self::Vault(VaultError::LostFrames { .. } | VaultError::Frame(_)) => true,
+            | Self::Vault(
+                VaultError::LostFrames { .. } | VaultError::Repeated { .. } | VaultError::Frame(_),
+            ) => true,
             _ => false,
         }
     }

@@ -197,8 +197,10 @@ impl Node {
         let Entry { recorded_at, body, .. } = core.entry(index)?;
         let event = core.event(index)?;
         // An event of an erased data subject can not be told any more. It was one all the same.
-        let is_of_erased =
-            matches!(body.kind().outline(), EventOutline::Consent(_) | EventOutline::Link(_));
+        let is_of_erased = matches!(
+            body.kind().outline(),
+            EventOutline::Consent(_) | EventOutline::Ends(_) | EventOutline::Link(_)
+        );
         if event.is_none() && !is_of_erased {
             return Err(PropagationError::NotAnEvent { index, noun: body.noun() });
         }
@@ -293,17 +295,15 @@ impl Core {
         event: &Event,
     ) -> Result<Option<Propagation>, ReadError> {
         let was_deleted = subscription.deleted.is_some_and(|(deleted, _)| deleted < event.index);
-        if subscription.spec.start_index > event.index
-            || was_deleted
-            || event.passing(&subscription.spec.filter).is_none()
-        {
+        if subscription.spec.start_index > event.index || was_deleted {
             return Ok(None);
         }
         let now = self.now();
         let count = subscription.spec.shards;
-        let secret = self.vault.ledger_secret();
+        let (filter, secret) = (&subscription.spec.filter, self.vault.ledger_secret());
         let (mut states, mut receipts) = (Vec::new(), Vec::new());
-        for shard in (0..count).filter(|shard| event.is_of_shard((*shard, count), secret)) {
+        let hears = |shard: &u32| event.passing_in(filter, (*shard, count), secret).is_some();
+        for shard in (0..count).filter(hears) {
             let settlement = self.view.settlement(subscription.id, shard, event.index)?;
             let receipt = settlement.as_ref().filter(|settlement| !settlement.is_failure);
             receipts.extend(receipt.map(|receipt| (shard, receipt.entry_index)));

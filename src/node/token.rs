@@ -6,7 +6,7 @@ use rand::RngExt;
 
 use super::{Checked, Core, Node, NodeConfig, Question, ReadError};
 use crate::{
-    domain::{Decision, Effect, Millis},
+    domain::{Decision, Millis},
     format::{self, token::Grounds},
     tlog::key::SignerKey,
     token::{Lifetime, PublicKey, Signer, Statement, SubjectHash},
@@ -41,9 +41,7 @@ impl Core {
             effect: checked.effect,
             reason: decision.reason,
             grounds: String::new(),
-            valid_until: checked.valid_until,
             has_obligations: !checked.due.obligations.is_empty(),
-            not_before: checked.due.not_before.filter(|_| checked.effect == Effect::NotNow),
             obligations_ignored: checked.obligations_ignored,
         };
         let grounds = Grounds { decided_by: decision.decided_by, revision: checked.revision };

@@ -368,7 +368,10 @@ impl Batch<'_> {
             return Ok(true);
         }
         let last = state.revision.max(self.catalog_revision()).saturating_sub(1);
-        Ok(self.entry(last)?.recorded_at <= at)
+        let recorded_at = self.entry(last)?.recorded_at;
+        let has_milliseconds = recorded_at != recorded_at.second();
+        // Without them, it was recorded at any time of its second.
+        Ok(if has_milliseconds { recorded_at } else { recorded_at.plus_ms(999) } <= at)
     }
 }
 

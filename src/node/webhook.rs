@@ -68,6 +68,20 @@ impl Node {
         self.core.event(index)
     }
 
+    /// The positions of the changes of an event that a shard of a subscription hears; none if it does not hear
+    /// the event.
+    #[must_use]
+    pub fn passing(
+        &self,
+        event: &Event,
+        subscription: &Subscription,
+        shard: u32,
+    ) -> Option<Vec<usize>> {
+        let spec = &subscription.spec;
+        let secret = self.core.vault.ledger_secret();
+        event.passing_in(&spec.filter, (shard, spec.shards), secret)
+    }
+
     /// Has dead letters of a webhook delivered again: those at `indexes`, or all if there are none.
     /// Answers how many. Blocking.
     ///

@@ -16,7 +16,7 @@ use std::{
     sync::Arc,
 };
 
-use hashbrown::DefaultHashBuilder;
+use hashbrown::{DefaultHashBuilder, HashSet};
 pub use kek::{Kek, KekError, KekFile, LedgerNote};
 use keys::Key;
 pub use offline::{Inspected, People, inspect};
@@ -94,6 +94,15 @@ pub enum VaultError {
         frames: u64,
         /// Number of indexed frames.
         known: u64,
+    },
+    /// A frame is of a subject that an earlier frame has: by its identity, its id or its keys.
+    #[error(
+        "vault frame {number}: an earlier frame has the same data subject, id or keys, and no vault that a \
+         server wrote has that. Restore the vault from a backup"
+    )]
+    Repeated {
+        /// Number of the frame.
+        number: u64,
     },
     /// A row of the index is malformed.
     #[error("a look-up row of the vault is malformed")]
@@ -288,12 +297,19 @@ impl Vault {
         let mut next = known;
         while next < frames {
             let end = frames.min(next + INDEX_STEP);
-            let mut rows = Vec::new();
+            let (mut rows, mut met) = (Vec::new(), HashSet::new());
             for bytes in self.reader.read_range(next, end, INDEX_READ_BYTES_MAX)? {
                 let (id, content) = log.chain.follow(&bytes)?;
                 if let Content::Person(person) = content {
                     let lookup = self.opened.secrets().lookup(&person.identity);
-                    rows.extend(subject_rows(&lookup, SubjectRef(id), &person.keys, next));
+                    for (key, row) in subject_rows(&lookup, SubjectRef(id), &person.keys, next) {
+                        // A look-up that was written before a crash is the same again.
+                        let known = self.index.get(&key)?;
+                        if !met.insert(key.clone()) || known.is_some() && known != row {
+                            return Err(VaultError::Repeated { number: next });
+                        }
+                        rows.push((key, row));
+                    }
                 }
                 next += 1;
             }
@@ -673,6 +689,21 @@ mod tests {
         check(&place.open());
         std::fs::remove_dir_all(place.dir.path().join("view")).unwrap();
         check(&place.open());
+    }
+
+    #[test]
+    fn a_second_frame_of_a_subject_is_refused_by_whoever_reads_the_frames() {
+        for again in [1, 2] {
+            let place = Place::new();
+            let vault = place.open();
+            vault.persist(&[vault.create(&subject(1)), vault.create(&subject(again))]).unwrap();
+            drop(vault);
+            std::fs::remove_dir_all(place.dir.path().join("view")).unwrap();
+            match place.open_with(place.kek.clone()) {
+                Err(VaultError::Repeated { number: 2 }) => assert_eq!(again, 1),
+                opened => assert!(opened.is_ok() && again == 2),
+            }
+        }
     }
 
     #[test]

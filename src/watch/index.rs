@@ -16,7 +16,7 @@ use hashbrown::HashMap;
 
 use crate::{
     domain::{EventKind, Filter, Key, PurposeName, Subject},
-    event::{Event, EventDetail},
+    event::{ConsentDetail, Event, EventDetail},
 };
 
 /// The filters of all listeners.
@@ -66,14 +66,17 @@ impl FilterIndex {
     pub(super) fn matching(&mut self, event: &Event) -> impl Iterator<Item = usize> {
         self.found.clear();
         match &event.detail {
-            EventDetail::Consent(consent) => {
-                for change in &consent.changes {
-                    let scope = &change.scope;
-                    self.find(change.action.into(), scope.purpose.as_ref(), scope.channel.as_ref());
+            EventDetail::Consent(consent) => self.find_consent(consent),
+            EventDetail::Ends(ends) => {
+                let mut found = FixedBitSet::new();
+                for end in ends {
+                    self.found.clear();
+                    self.find_consent(end);
+                    let namespaces = end.subjects().map(Subject::namespace);
+                    self.namespaces.narrow(&mut self.found, namespaces, &mut self.union);
+                    found.union_with(&self.found);
                 }
-                if consent.preferences_changed {
-                    self.find(EventKind::Preferences, None, None);
-                }
+                self.found = found;
             }
             EventDetail::Link(_) => self.find(EventKind::Link, None, None),
             EventDetail::Catalog(change) => {
@@ -82,11 +85,23 @@ impl FilterIndex {
             }
             EventDetail::Overdue(_) => self.find(EventKind::Overdue, None, None),
         }
+        // Of several ends, each was narrowed to the namespaces of its own data subjects.
         let mut namespaces = event.subjects().map(Subject::namespace).peekable();
         if namespaces.peek().is_some() {
             self.namespaces.narrow(&mut self.found, namespaces, &mut self.union);
         }
         self.found.ones()
+    }
+
+    /// Adds to `found` the listeners that want a change of an act, in any namespace.
+    fn find_consent(&mut self, consent: &ConsentDetail) {
+        for change in &consent.changes {
+            let scope = &change.scope;
+            self.find(change.action.into(), scope.purpose.as_ref(), scope.channel.as_ref());
+        }
+        if consent.preferences_changed {
+            self.find(EventKind::Preferences, None, None);
+        }
     }
 
     /// Adds to `found` the listeners that want a change of this kind. None stands for all purposes or
@@ -200,7 +215,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::{Action, Actor, ChangeRecord, LinkConfidence, Millis, Outcome, ScopeKeys},
-        event::{CatalogDetail, CatalogEffect, ConsentDetail, LinkDetail, OverdueDetail},
+        event::{CatalogDetail, CatalogEffect, LinkDetail, OverdueDetail},
     };
 
     const PURPOSES: [&str; 5] = ["news", "ads", "care", "news.local", "never-listed"];
@@ -264,20 +279,26 @@ mod tests {
     fn any_detail() -> impl Strategy<Value = EventDetail> {
         let linked = || vec(any_subject(), 0..3);
         let consent = (any_subject(), vec(any_change(), 0..4), any::<bool>(), linked());
+        let consent = consent
+            .prop_map(|(subject, changes, preferences_changed, linked)| ConsentDetail {
+                subject,
+                actor: Actor::Subject,
+                effective_at: Millis(0),
+                changes,
+                preferences_changed,
+                cause: None,
+                reason: None,
+                linked,
+                part: None,
+            })
+            .boxed();
+        let end = consent
+            .clone()
+            .prop_map(|consent| ConsentDetail { preferences_changed: false, ..consent });
         let catalog = (option::of(select(&PURPOSES[..])), select(&CHANNELS[..]));
         prop_oneof![
-            6 => consent.prop_map(|(subject, changes, preferences_changed, linked)| {
-                EventDetail::Consent(ConsentDetail {
-                    subject,
-                    actor: Actor::Subject,
-                    effective_at: Millis(0),
-                    changes,
-                    preferences_changed,
-                    cause: None,
-                    reason: None,
-                    linked,
-                })
-            }),
+            6 => consent.prop_map(EventDetail::Consent),
+            2 => vec(end, 2..4).prop_map(EventDetail::Ends),
             2 => (any_subject(), any_subject(), linked()).prop_map(|(subject, other, linked)| {
                 let confidence = Some(LinkConfidence::Verified);
                 EventDetail::Link(LinkDetail { subject, other, confidence, linked })

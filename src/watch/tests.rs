@@ -60,6 +60,7 @@ fn event(index: u64, purpose: Option<&str>, namespace: &str) -> Event {
         cause: None,
         reason: None,
         linked: Vec::new(),
+        part: None,
     });
     Event { index, recorded_at: Millis(0), detail }
 }

@@ -4,12 +4,19 @@
 //! Only `data` names the data subject. Ids, sources and headers name no person, because they end up in
 //! logs.
 
+use std::fmt::Write as _;
+
 use serde::Serialize;
 
 use super::signature::Secret;
 use crate::{
-    domain::SubscriptionId, entry::timestamp, event::Event, json::ProtoJson, messages,
-    node::SnapshotSubject, tlog::hex,
+    domain::SubscriptionId,
+    entry::timestamp,
+    event::{ConsentDetail, Event, EventDetail},
+    json::ProtoJson,
+    messages,
+    node::SnapshotSubject,
+    tlog::hex,
 };
 
 /// Media type of the messages.
@@ -51,7 +58,10 @@ impl Envelope {
     /// # Errors
     /// A timestamp of the event has no JSON form. Timestamps of the ledger have one.
     pub fn event(&self, event: &Event, passing: &[usize]) -> serde_json::Result<Message> {
-        let id = format!("{}-{}", self.id_prefix, event.index);
+        let mut id = format!("{}-{}", self.id_prefix, event.index);
+        if let EventDetail::Consent(ConsentDetail { part: Some(part), .. }) = &event.detail {
+            let _ = write!(id, "-{}", part.place); // Writing to a `String` cannot fail.
+        }
         let message = messages::event(event, passing);
         let recorded_at = timestamp(event.recorded_at).to_string();
         self.message(message.field(), id, Some(recorded_at), &message)
@@ -101,7 +111,6 @@ impl Envelope {
 /// The origin of a ledger, usually a host and a path, as a URI-reference (RFC 3986, section 4.2). Other
 /// bytes are percent-encoded.
 fn source(origin: &str) -> String {
-    use std::fmt::Write as _;
     let mut text = "//".to_owned();
     for byte in origin.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/".contains(&byte) {
@@ -136,9 +145,7 @@ mod tests {
             Action, Actor, ChangeRecord, Decision, Key, LinkConfidence, Millis, Outcome, Reason,
             ScopeKeys, Status, StopKind, Subject,
         },
-        event::{
-            CatalogDetail, CatalogEffect, ConsentDetail, EventDetail, LinkDetail, OverdueDetail,
-        },
+        event::{CatalogDetail, CatalogEffect, LinkDetail, OverdueDetail, Part},
         grpc::convert,
         node::{CellPreference, Delivery, StandingStop},
     };
@@ -186,6 +193,7 @@ mod tests {
             cause: None,
             reason: None,
             linked: vec![subject("email:jo@example.org")],
+            part: None,
         }
     }
 
@@ -250,6 +258,20 @@ mod tests {
             pending_since: Millis(700),
         })));
         all
+    }
+
+    #[test]
+    fn each_event_of_an_entry_has_an_id_of_its_own() {
+        let prefix = format!("{}-7-12", "ab".repeat(16));
+        for (place, more) in [(0, true), (4, false)] {
+            let ended = consent(vec![record(Action::Expire, Outcome::Applied)]);
+            let detail = ConsentDetail { part: Some(Part { place, more }), ..ended };
+            let message = envelope().event(&event(EventDetail::Consent(detail)), &[0]).unwrap();
+            assert_eq!(message.id, format!("{prefix}-{place}"));
+            let data = &value(&message)["data"];
+            assert_eq!(data["place"].as_u64().unwrap_or_default(), u64::from(place));
+            assert_eq!(data["moreInEntry"].as_bool().unwrap_or_default(), more);
+        }
     }
 
     /// What `watch --json` prints for the same event.
@@ -386,7 +408,7 @@ mod tests {
 
     /// What `subscription consume --json` prints for a part of the snapshot.
     fn consumed_snapshot(delivery: &Delivery) -> Value {
-        let sent = convert::consume_delivery(delivery).unwrap();
+        let sent = convert::consume_delivery(delivery).remove(0);
         serde_json::to_value(ProtoJson(&sent)).unwrap()
     }
 

@@ -5,7 +5,7 @@
 //! there is room. Events that are not acknowledged when the process ends are delivered again after the
 //! next start.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rand::RngExt;
 use tokio::{
@@ -80,6 +80,10 @@ impl Job {
         }
     }
 
+    fn is_replay(&self) -> bool {
+        matches!(self, Self::Replay(..))
+    }
+
     /// Index of the event, for log lines.
     fn index(&self) -> Option<u64> {
         match self {
@@ -87,6 +91,15 @@ impl Job {
             Self::Snapshot(_) | Self::SnapshotEnd { .. } => None,
         }
     }
+}
+
+/// An entry with several events.
+#[derive(Debug)]
+struct OpenEntry {
+    /// How many of them are neither delivered nor given up.
+    left: usize,
+    /// The one of those given up that was tried most often.
+    failed: Option<FailedDelivery>,
 }
 
 /// Why a worker ended.
@@ -116,6 +129,9 @@ pub(super) struct Worker {
     lanes: Lanes<Job>,
     tries: JoinSet<(Ticket, TryOutcome)>,
     progress: Progress,
+    /// The entries with several events of which some wait or are in flight, by index, and whether the events
+    /// are replays.
+    entries: BTreeMap<(u64, bool), OpenEntry>,
     /// The end of the snapshot waits or is in flight: no more messages are taken.
     ending_snapshot: bool,
     /// A data subject of the snapshot was given up.
@@ -140,6 +156,7 @@ impl Worker {
             lanes: Lanes::new(),
             tries: JoinSet::new(),
             progress: Progress::default(),
+            entries: BTreeMap::new(),
             ending_snapshot: false,
             snapshot_lost: false,
             waiting_gauge: WaitingGauge { metrics: Arc::clone(&shared.metrics), waiting: 0 },
@@ -193,8 +210,7 @@ impl Worker {
         match delivery {
             Delivery::Event { event, passing, .. } => {
                 self.progress.took(event.index);
-                let subjects = subjects_of(&event);
-                self.lanes.push(Job::Event(event, passing), subjects);
+                self.push(&event, &passing, Job::Event);
             }
             Delivery::Snapshot(state) => {
                 let subject = state.subject.clone();
@@ -208,6 +224,27 @@ impl Worker {
             // The account settles events that do not pass the filter.
             Delivery::CaughtUp { .. } => {}
         }
+    }
+
+    /// Adds the events of an entry. Returns their number.
+    fn push(
+        &mut self,
+        event: &Arc<Event>,
+        passing: &[usize],
+        job: fn(Arc<Event>, Vec<usize>) -> Job,
+    ) -> usize {
+        let (index, parts) = (event.index, event.parts(passing));
+        let count = parts.len();
+        for (event, passing) in parts {
+            let subjects = subjects_of(&event);
+            let job = job(event, passing);
+            if count > 1 {
+                let open = OpenEntry { left: count, failed: None };
+                self.entries.entry((index, job.is_replay())).or_insert(open);
+            }
+            self.lanes.push(job, subjects);
+        }
+        count
     }
 
     /// Takes the replays that were requested for this shard.
@@ -224,10 +261,14 @@ impl Worker {
             let name = &self.subscription.spec.name;
             match event {
                 Ok(Some(event)) => {
-                    let passing = event.passing(&self.subscription.spec.filter).unwrap_or_default();
-                    let subjects = subjects_of(&event);
-                    self.lanes.push(Job::Replay(event, passing), subjects);
-                    self.replays_open += 1;
+                    let node = &self.shared.node;
+                    let passing = node.passing(&event, &self.subscription, self.shard);
+                    let count = self.push(&event, &passing.unwrap_or_default(), Job::Replay);
+                    self.replays_open += count;
+                    if count == 0 {
+                        // Those whom it was about are erased.
+                        self.consumer.redelivered(index);
+                    }
                 }
                 Ok(None) => error!(subscription = %name, index, "a dead letter has no event"),
                 Err(error) => {
@@ -293,15 +334,15 @@ impl Worker {
         let Some(removed) = self.lanes.remove(ticket) else { return };
         match removed.message {
             Job::Event(event, _) => {
-                self.progress.settled(event.index);
-                let indexes = vec![event.index];
-                self.acknowledge(&Acknowledged { indexes, ..Acknowledged::default() });
+                self.event_ended(event.index, None);
                 self.consumer.credit(1);
                 self.bound_ahead();
             }
             Job::Replay(event, _) => {
                 self.replays_open -= 1;
-                self.consumer.redelivered(event.index);
+                if let Some(None) = self.part_ended(event.index, true, None) {
+                    self.consumer.redelivered(event.index);
+                }
             }
             Job::Snapshot(_) => self.consumer.credit(1),
             Job::SnapshotEnd { .. } => {
@@ -310,6 +351,41 @@ impl Worker {
                 self.consumer.credit(1);
             }
         }
+    }
+
+    /// An event was delivered, or given up. Once that is so of all events of its entry, the entry is
+    /// acknowledged or, if one of them was given up, a dead letter.
+    fn event_ended(&mut self, index: u64, failed: Option<FailedDelivery>) {
+        let Some(failed) = self.part_ended(index, false, failed) else { return };
+        self.progress.settled(index);
+        match failed {
+            Some(failed) => self.consumer.give_up(failed),
+            None => self.acknowledge(&Acknowledged {
+                indexes: vec![index],
+                whole_entries: true,
+                ..Acknowledged::default()
+            }),
+        }
+    }
+
+    /// Takes note of the end of an event. None while others of its entry are left; then how the entry failed,
+    /// if it did.
+    fn part_ended(
+        &mut self,
+        index: u64,
+        is_replay: bool,
+        failed: Option<FailedDelivery>,
+    ) -> Option<Option<FailedDelivery>> {
+        let Some(open) = self.entries.get_mut(&(index, is_replay)) else { return Some(failed) };
+        open.left = open.left.saturating_sub(1);
+        let both = open.failed.into_iter().chain(failed);
+        open.failed = both.max_by_key(|failed| failed.attempts);
+        let (left, failed) = (open.left, open.failed);
+        if left > 0 {
+            return None;
+        }
+        self.entries.remove(&(index, is_replay));
+        Some(failed)
     }
 
     fn failed(&mut self, ticket: Ticket, outcome: &TryOutcome) {
@@ -347,15 +423,21 @@ impl Worker {
         self.log_given_up(&removed, http_status);
         match removed.message {
             Job::Event(event, _) => {
-                self.consumer.give_up(FailedDelivery {
+                let failed = FailedDelivery {
                     index: event.index,
                     attempts: removed.attempts,
                     http_status: http_status.into(),
-                });
-                self.progress.settled(event.index);
+                };
+                self.event_ended(event.index, Some(failed));
                 self.consumer.credit(1);
             }
-            Job::Replay(..) => self.replays_open -= 1,
+            Job::Replay(event, _) => {
+                self.replays_open -= 1;
+                let (attempts, http_status) = (removed.attempts, http_status.into());
+                let failed = FailedDelivery { index: event.index, attempts, http_status };
+                // It stays a dead letter.
+                let _ = self.part_ended(event.index, true, Some(failed));
+            }
             Job::Snapshot(_) => {
                 // An incomplete snapshot is not acknowledged, and is sent again after a restart.
                 self.snapshot_lost = true;

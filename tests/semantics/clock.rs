@@ -215,6 +215,7 @@ impl Ledger {
                     effective_at,
                     changes,
                     door: Door::Call,
+                    import: None,
                     idempotency: None,
                     authority_ends_at: None,
                     confirmation: None,

@@ -108,6 +108,7 @@ impl Entry {
                 effective_at: act.effective_at,
                 changes: act.changes.clone(),
                 door: Door::Call,
+                import: None,
                 idempotency: None,
                 authority_ends_at: act.authority_ends_at,
                 confirmation: None,

@@ -5,7 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use consent_ledger::proto::{Action, Actor, Effect, LegalBasis, Reason, Status};
+use consent_ledger::{
+    domain::{Millis, recorded_end},
+    proto::{Action, Actor, Effect, LegalBasis, Reason, Status},
+};
 
 /// The terms of a purpose. There is one version of each.
 #[derive(Debug, Clone)]
@@ -176,7 +179,8 @@ pub fn decide(catalog: &Catalog, acts: &[Act], purpose: &str, channel: &str, now
     }
     let has_expired = |(act, change): &(&Act, &Change)| {
         let default = terms.validity_ms.map(|validity| act.effective_at + validity);
-        change.expires_at.or(default).is_some_and(|expiry| now >= expiry)
+        let ends_at = change.expires_at.or(default);
+        ends_at.is_some_and(|at| now >= recorded_end(Millis(act.effective_at), Millis(at)).0)
     };
     // A later grant of somebody else never ends the person's own.
     let counting = other.into_iter().chain(own).find(|grant| !has_expired(grant));

@@ -28,7 +28,7 @@ use std::{
     time::Duration,
 };
 
-use book::{Book, Part, Take};
+use book::{Book, Part, Position, Take};
 use futures_util::Stream;
 use parking_lot::Mutex;
 use tokio::{
@@ -143,7 +143,7 @@ impl Delivery {
     /// For events: index of the ledger entry.
     #[must_use]
     pub fn index(&self) -> Option<u64> {
-        index_of(&self.message)
+        position_of(&self.message).map(|(position, _)| position.index)
     }
 
     /// Acknowledges this message. A snapshot is acknowledged to the server once every message of it
@@ -159,14 +159,16 @@ impl Delivery {
     }
 }
 
-fn index_of(message: &Message) -> Option<u64> {
-    match message {
-        Message::Consent(event) => Some(event.index),
-        Message::Link(event) => Some(event.index),
-        Message::Catalog(event) => Some(event.index),
-        Message::Overdue(event) => Some(event.index),
-        _ => None,
-    }
+/// Where an event stands, and whether others of its entry follow.
+fn position_of(message: &Message) -> Option<(Position, bool)> {
+    let (index, place, more) = match message {
+        Message::Consent(event) => (event.index, event.place, event.more_in_entry),
+        Message::Link(event) => (event.index, 0, false),
+        Message::Catalog(event) => (event.index, 0, false),
+        Message::Overdue(event) => (event.index, 0, false),
+        _ => return None,
+    };
+    Some((Position { index, place }, more))
 }
 
 /// A message that the caller holds, with its credit.
@@ -179,10 +181,10 @@ struct Handle {
 }
 
 impl Handle {
-    fn settle(mut self, ack: impl FnOnce(&mut Book, u64)) {
+    fn settle(mut self, ack: impl FnOnce(&mut Book, Position)) {
         self.is_acked = true;
-        if let Part::Event(index) = self.part {
-            ack(&mut self.shared.book.lock(), index);
+        if let Part::Event(position) = self.part {
+            ack(&mut self.shared.book.lock(), position);
         }
         // Dropping the handle does the rest, and brings it to the server.
     }
@@ -435,14 +437,16 @@ impl Driver {
             Message::SnapshotEnd(end) => book.snapshot_end(end.revision),
             event => {
                 self.snapshot_token = Vec::new();
-                book.event(index_of(event)?)
+                let (position, more) = position_of(event)?;
+                book.event(position, more)
             }
         };
         let (session, snapshot) = (book.session(), book.snapshot_part());
         drop(book);
         match take {
             Take::GiveOut => {
-                let part = index_of(&message).map_or(snapshot, Part::Event);
+                let position = position_of(&message).map(|(position, _)| position);
+                let part = position.map_or(snapshot, Part::Event);
                 let shared = Arc::clone(&self.shared);
                 let handle = Handle { part, session, is_acked: false, shared };
                 let message = Box::new(message);

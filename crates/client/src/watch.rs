@@ -215,6 +215,8 @@ pub(super) fn silence_max(interval: Duration) -> Duration {
 /// Advances a request, so that it asks for the rest of the stream after a message.
 fn advance(request: &mut WatchRequest, message: &Message) {
     let next = match message {
+        // The others of its entry may be lost with the stream: it goes on with all of them.
+        Message::Consent(event) if event.more_in_entry => event.index,
         Message::Consent(event) => event.index.saturating_add(1),
         Message::Link(event) => event.index.saturating_add(1),
         Message::Catalog(event) => event.index.saturating_add(1),
@@ -256,6 +258,9 @@ mod tests {
         let event = ConsentEvent { index: 12, ..Default::default() };
         advance(&mut request, &Message::Consent(event));
         assert_eq!(request.start_index, Some(13));
+        let event = ConsentEvent { index: 15, more_in_entry: true, ..Default::default() };
+        advance(&mut request, &Message::Consent(event));
+        assert_eq!(request.start_index, Some(15), "in the middle of an entry");
         advance(&mut request, &Message::Progress(Progress { next_index: 20, as_of: None }));
         assert_eq!(request.start_index, Some(20));
     }

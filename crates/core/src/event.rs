@@ -12,13 +12,21 @@
 //! any record, and has neither namespace nor shard to filter by. So an entry has no event if one of
 //! its data subjects is erased, and erased data subjects are left out of the linked ones. Streams
 //! go on with the next entry.
+//!
+//! # Entries with several events
+//! An entry that ends the grants of several data subjects has one [`Event`] here, so that a position in a
+//! stream is always the index of an entry. [`Event::parts`] makes one event of it for each data subject,
+//! where it leaves the service. They come one after the other, and a stream that breaks off between
+//! them resumes at the entry, with all of them.
+
+use std::{ops::Range, slice, sync::Arc};
 
 use crate::{
     domain::{
         Actor, ChangeRecord, EventKind, Filter, Identity, Key, LinkConfidence, Millis, PurposeName,
         Reason, Subject, SubjectRef, SubscriptionId,
     },
-    entry::{DeliveryOverdue, Fact, LinkChange, Place},
+    entry::{DeliveryOverdue, Fact, GrantExpired, LinkChange, Place},
     format::keys::ledger::LedgerSecret,
 };
 
@@ -38,6 +46,8 @@ pub struct Event {
 pub enum EventDetail {
     /// An act, a confirmation, or the end of grants.
     Consent(ConsentDetail),
+    /// The ends of grants of several data subjects. Each is told as an event of its own.
+    Ends(Vec<ConsentDetail>),
     /// Two data subjects were linked or unlinked.
     Link(LinkDetail),
     /// The catalogue changed.
@@ -66,6 +76,17 @@ pub struct ConsentDetail {
     /// Data subjects that are linked to it, directly or through others. Their decisions may have
     /// changed, too.
     pub linked: Vec<Subject>,
+    /// Set if the entry has an event for each of several data subjects.
+    pub part: Option<Part>,
+}
+
+/// Which of the events of an entry it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Place of the data subject in the entry, from 0.
+    pub place: u32,
+    /// Whether events of the same entry follow for the same receiver.
+    pub more: bool,
 }
 
 /// A link, or its end, as watchers receive it.
@@ -137,6 +158,8 @@ pub struct OverdueDetail {
 pub enum EventOutline<'a> {
     /// An act, a confirmation, or the end of grants.
     Consent(ConsentOutline<'a>),
+    /// The ends of grants of several data subjects.
+    Ends(&'a [GrantExpired]),
     /// Two data subjects were linked or unlinked.
     Link(&'a LinkChange),
     /// The catalogue changed; the fold gives the effects on decisions.
@@ -174,6 +197,10 @@ impl EventOutline<'_> {
             Self::Consent(consent) => {
                 consent.changes.iter().any(|change| filter.passes(change))
                     || consent.preferences_changed && filter.wants(EventKind::Preferences)
+            }
+            Self::Ends(ends) => {
+                let changes = ends.iter().flat_map(|end| &end.changes);
+                changes.into_iter().any(|change| filter.passes(change))
             }
             Self::Link(_) => filter.wants(EventKind::Link),
             Self::Catalog => filter.wants(EventKind::Catalog),
@@ -223,6 +250,7 @@ pub fn of<S: Surroundings>(fact: Fact<'_>, surroundings: &S) -> Result<Option<Ev
         EventOutline::Consent(consent) => {
             consent_detail(&consent, surroundings)?.map(EventDetail::Consent)
         }
+        EventOutline::Ends(ends) => ends_detail(ends, surroundings)?.map(EventDetail::Ends),
         EventOutline::Link(link) => link_detail(link, surroundings)?.map(EventDetail::Link),
         EventOutline::Catalog => surroundings.catalog(fact.place.index)?.map(EventDetail::Catalog),
         EventOutline::Overdue(overdue) => Some(EventDetail::Overdue(OverdueDetail {
@@ -254,7 +282,22 @@ fn consent_detail<S: Surroundings>(
         cause: consent.cause,
         reason: consent.reason,
         linked: surroundings.linked(&[consent.subject])?,
+        part: None,
     }))
+}
+
+/// Those of the data subjects that are not erased.
+fn ends_detail<S: Surroundings>(
+    ends: &[GrantExpired],
+    surroundings: &S,
+) -> Result<Option<Vec<ConsentDetail>>, S::Error> {
+    let mut details = Vec::with_capacity(ends.len());
+    for (place, end) in (0..).zip(ends) {
+        let detail = consent_detail(&end.outline(), surroundings)?;
+        let part = Some(Part { place, more: false });
+        details.extend(detail.map(|detail| ConsentDetail { part, ..detail }));
+    }
+    Ok((!details.is_empty()).then_some(details))
 }
 
 fn link_detail<S: Surroundings>(
@@ -272,18 +315,53 @@ impl Event {
     /// The data subjects that it concerns: its own, both of a link, and those linked to them. Empty
     /// if it concerns all data subjects.
     pub fn subjects(&self) -> impl Iterator<Item = &Subject> {
-        let (one, other, linked): (_, _, &[Subject]) = match &self.detail {
-            EventDetail::Consent(consent) => (Some(&consent.subject), None, &consent.linked),
-            EventDetail::Link(link) => (Some(&link.subject), Some(&link.other), &link.linked),
-            EventDetail::Catalog(_) | EventDetail::Overdue(_) => (None, None, &[]),
-        };
-        one.into_iter().chain(other).chain(linked)
+        let links = self.link().into_iter();
+        let of_link =
+            links.flat_map(|link| [&link.subject, &link.other].into_iter().chain(&link.linked));
+        self.consents().iter().flat_map(ConsentDetail::subjects).chain(of_link)
     }
 
     /// The data subjects of its entry: two for a link; none if it concerns all data subjects.
     pub fn own_subjects(&self) -> impl Iterator<Item = &Subject> {
-        let count = if matches!(self.detail, EventDetail::Link(_)) { 2 } else { 1 };
-        self.subjects().take(count)
+        let of_link = self.link().into_iter().flat_map(|link| [&link.subject, &link.other]);
+        self.consents().iter().map(|consent| &consent.subject).chain(of_link)
+    }
+
+    fn consents(&self) -> &[ConsentDetail] {
+        match &self.detail {
+            EventDetail::Consent(consent) => slice::from_ref(consent),
+            EventDetail::Ends(ends) => ends,
+            EventDetail::Link(_) | EventDetail::Catalog(_) | EventDetail::Overdue(_) => &[],
+        }
+    }
+
+    fn link(&self) -> Option<&LinkDetail> {
+        if let EventDetail::Link(link) = &self.detail { Some(link) } else { None }
+    }
+
+    /// How many events [`Self::parts`] makes.
+    #[must_use]
+    pub fn part_count(&self, positions: &[usize]) -> usize {
+        let EventDetail::Ends(ends) = &self.detail else { return 1 };
+        spans(ends).filter(|(span, _)| !in_span(positions, span).is_empty()).count()
+    }
+
+    /// The events of its entry for one receiver, with the positions of their changes: one for each data
+    /// subject with changes at the given positions, or else the event itself.
+    #[must_use]
+    pub fn parts(self: &Arc<Self>, positions: &[usize]) -> Vec<(Arc<Self>, Vec<usize>)> {
+        let EventDetail::Ends(ends) = &self.detail else {
+            return vec![(Arc::clone(self), positions.to_vec())];
+        };
+        let of_each = spans(ends).map(|(span, end)| (end, within(positions, &span)));
+        let told: Vec<_> = of_each.filter(|(_, positions)| !positions.is_empty()).collect();
+        let last = told.len().saturating_sub(1);
+        let part = |(number, (end, positions)): (usize, (&ConsentDetail, Vec<usize>))| {
+            let part = end.part.map(|part| Part { more: number < last, ..part });
+            let detail = EventDetail::Consent(ConsentDetail { part, ..end.clone() });
+            (Arc::new(Self { index: self.index, recorded_at: self.recorded_at, detail }), positions)
+        };
+        told.into_iter().enumerate().map(part).collect()
     }
 
     /// Whether it goes to a shard, if there are so many: the shards of its own data subjects, or
@@ -294,6 +372,29 @@ impl Event {
         shards <= 1
             || subjects.peek().is_none()
             || subjects.any(|subject| secret.shard(subject.as_str(), shards) == shard)
+    }
+
+    /// As [`Self::passing`], for one shard, if there are so many: of the ends of several data subjects those
+    /// of the shard.
+    #[must_use]
+    pub fn passing_in(
+        &self,
+        filter: &Filter,
+        (shard, shards): (u32, u32),
+        secret: &LedgerSecret,
+    ) -> Option<Vec<usize>> {
+        let passing = self.passing(filter)?;
+        if !self.is_of_shard((shard, shards), secret) {
+            return None;
+        }
+        let EventDetail::Ends(ends) = &self.detail else { return Some(passing) };
+        let is_of_shard = |end: &ConsentDetail| {
+            shards <= 1 || secret.shard(end.subject.as_str(), shards) == shard
+        };
+        let of_shard = spans(ends).filter(|(_, end)| is_of_shard(end));
+        let passing: Vec<usize> =
+            of_shard.flat_map(|(span, _)| in_span(&passing, &span).to_vec()).collect();
+        (!passing.is_empty()).then_some(passing)
     }
 
     /// Whether it passes a filter and, for consents, the positions of the changes that do. A consent
@@ -314,6 +415,17 @@ impl Event {
                     consent.preferences_changed && filter.wants(EventKind::Preferences);
                 (!passing.is_empty() || preferences).then_some(passing)
             }
+            EventDetail::Ends(ends) => {
+                let about = spans(ends).filter(|(_, end)| end.is_about(filter));
+                let passing = about.flat_map(|(span, end)| {
+                    let changes = span.zip(&end.changes);
+                    changes
+                        .filter(|(_, change)| filter.passes(change))
+                        .map(|(position, _)| position)
+                });
+                let passing: Vec<usize> = passing.collect();
+                (!passing.is_empty()).then_some(passing)
+            }
             EventDetail::Link(_) => filter.wants(EventKind::Link).then(Vec::new),
             EventDetail::Catalog(change) => change.passes(filter).then(Vec::new),
             EventDetail::Overdue(_) => filter.wants(EventKind::Overdue).then(Vec::new),
@@ -326,6 +438,37 @@ impl Event {
         subjects.peek().is_none()
             || subjects.any(|subject| filter.covers_namespace(subject.namespace()))
     }
+}
+
+impl ConsentDetail {
+    /// The data subject, and those linked to it.
+    pub fn subjects(&self) -> impl Iterator<Item = &Subject> {
+        std::iter::once(&self.subject).chain(&self.linked)
+    }
+
+    fn is_about(&self, filter: &Filter) -> bool {
+        self.subjects().any(|subject| filter.covers_namespace(subject.namespace()))
+    }
+}
+
+/// The positions of the changes of each data subject, if the changes of all are counted.
+fn spans(ends: &[ConsentDetail]) -> impl Iterator<Item = (Range<usize>, &ConsentDetail)> {
+    ends.iter().scan(0, |first, end| {
+        let span = *first..*first + end.changes.len();
+        *first = span.end;
+        Some((span, end))
+    })
+}
+
+/// Those of ascending positions that lie in a span.
+fn in_span<'p>(positions: &'p [usize], span: &Range<usize>) -> &'p [usize] {
+    let place = |bound: usize| positions.partition_point(|position| *position < bound);
+    &positions[place(span.start)..place(span.end)]
+}
+
+/// As [`in_span`], counted from its start.
+fn within(positions: &[usize], span: &Range<usize>) -> Vec<usize> {
+    in_span(positions, span).iter().map(|position| position - span.start).collect()
 }
 
 impl CatalogDetail {
@@ -366,6 +509,7 @@ mod tests {
             cause: None,
             reason: None,
             linked: Vec::new(),
+            part: None,
         };
         Event { index: 7, recorded_at: Millis(0), detail: EventDetail::Consent(consent) }
     }
@@ -467,5 +611,74 @@ mod tests {
         assert_eq!(event.passing(&of_purpose("ads")), None);
         let channels = Filter { channels: keys(&["sms"]), ..Filter::default() };
         assert_eq!(event.passing(&channels), Some(Vec::new()), "a purpose is on every channel");
+    }
+
+    fn ends(of: &[(&str, &[&str])]) -> Event {
+        let end = |(place, (subject, purposes)): (u32, &(&str, &[&str]))| {
+            let changes: Vec<_> =
+                purposes.iter().map(|purpose| (Action::Expire, *purpose, "email")).collect();
+            let EventDetail::Consent(consent) = event(&changes).detail else { unreachable!() };
+            let subject = Subject::parse(subject).unwrap();
+            ConsentDetail { subject, part: Some(Part { place, more: false }), ..consent }
+        };
+        let detail = EventDetail::Ends((0..).zip(of).map(end).collect());
+        Event { index: 7, recorded_at: Millis(0), detail }
+    }
+
+    fn told(event: Event, filter: &Filter) -> Vec<(String, Part, Vec<usize>)> {
+        let passing = event.passing(filter).unwrap_or_default();
+        let part = |(event, positions): (Arc<Event>, Vec<usize>)| {
+            let EventDetail::Consent(consent) = &event.detail else { panic!("{event:?}") };
+            (consent.subject.as_str().to_owned(), consent.part.unwrap(), positions)
+        };
+        Arc::new(event).parts(&passing).into_iter().map(part).collect()
+    }
+
+    #[test]
+    fn each_data_subject_hears_of_its_own_ends() {
+        let all =
+            ends(&[("user:1", &["ads", "news"]), ("email:2", &["ads"]), ("user:3", &["news"])]);
+        let part = |place, more| Part { place, more };
+        assert_eq!(
+            told(all.clone(), &Filter::default()),
+            [
+                ("user:1".to_owned(), part(0, true), vec![0, 1]),
+                ("email:2".to_owned(), part(1, true), vec![0]),
+                ("user:3".to_owned(), part(2, false), vec![0]),
+            ]
+        );
+        let news = Filter { purposes: names(&["news"]), ..Filter::default() };
+        assert_eq!(
+            told(all.clone(), &news),
+            [
+                ("user:1".to_owned(), part(0, true), vec![1]),
+                ("user:3".to_owned(), part(2, false), vec![0]),
+            ]
+        );
+        assert_eq!(
+            told(all.clone(), &of_namespace("email")),
+            [("email:2".to_owned(), part(1, false), vec![0])]
+        );
+        assert_eq!(all.passing(&of_namespace("device")), None);
+        assert_eq!(all.own_subjects().count(), 3);
+    }
+
+    #[test]
+    fn the_ends_of_an_entry_are_divided_among_the_shards() {
+        let secret = LedgerSecret::new(SecretKey::new([7; 32]));
+        let names: Vec<String> = (0..40).map(|n| format!("user:{n}")).collect();
+        let of: Vec<(&str, &[&str])> = names.iter().map(|name| (&**name, &["news"][..])).collect();
+        let all = ends(&of);
+        let mut told = Vec::new();
+        for shard in 0..8 {
+            let passing = all.passing_in(&Filter::default(), (shard, 8), &secret);
+            for position in passing.iter().flatten() {
+                assert_eq!(secret.shard(&names[*position], 8), shard);
+            }
+            told.extend(passing.into_iter().flatten());
+        }
+        told.sort_unstable();
+        assert_eq!(told, (0..40).collect::<Vec<_>>());
+        assert_eq!(all.passing_in(&Filter::default(), (0, 1), &secret).unwrap().len(), 40);
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::{
     domain::{Actor, ChangeRecord, ContactChange, LinkConfidence, Millis, Reason, SubjectRef},
-    entry::UseRecorded,
+    entry::{ImportOrigin, UseRecorded},
 };
 
 /// One entry in the history of a data subject. Each kind of entry fills the fields that it has.
@@ -23,6 +23,8 @@ pub struct Line {
     pub has_evidence: bool,
     /// How the data subject wants to be contacted from then on.
     pub contact: ContactChange,
+    /// For acts of an import: where they stood in it.
+    pub import: Option<ImportOrigin>,
     /// Until when the act could be confirmed.
     pub confirmation_expires_at: Option<Millis>,
     /// Index of the act that is confirmed, or whose grants ended.
@@ -76,6 +78,7 @@ impl Line {
             changes: Vec::new(),
             has_evidence: false,
             contact: ContactChange::default(),
+            import: None,
             confirmation_expires_at: None,
             cause: None,
             reason: None,

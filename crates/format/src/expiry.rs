@@ -2,7 +2,8 @@
 //!
 //! How long a consent is valid is public, so the time between an expiry and the act that it ends would link
 //! the two. Therefore an end that is a day or more away is rounded down to the full hour when it is
-//! recorded, and all ends of one hour stand in one entry. Decisions know the exact end and do not wait.
+//! recorded, and all ends of one hour stand in one entry. Decisions do not wait for the entry. An end that is
+//! less than a day away stays exact: who asks for a short validity wants its end told at once.
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
@@ -15,14 +16,6 @@ pub fn recorded_end_ms(effective_at_ms: i64, ends_at_ms: i64) -> i64 {
         return ends_at_ms;
     }
     ends_at_ms.saturating_sub(ends_at_ms.rem_euclid(HOUR_MS))
-}
-
-/// The full hour whose entry holds an end: the first that is not before it. An end that was not rounded
-/// waits for it too.
-#[must_use]
-pub fn entry_hour_ms(ends_at_ms: i64) -> i64 {
-    let into_the_hour = ends_at_ms.rem_euclid(HOUR_MS);
-    if into_the_hour == 0 { ends_at_ms } else { ends_at_ms.saturating_add(HOUR_MS - into_the_hour) }
 }
 
 #[cfg(test)]
@@ -40,12 +33,5 @@ mod tests {
         }
         assert_eq!(recorded_end_ms(-90_000_000, -1), -HOUR_MS);
         assert_eq!(recorded_end_ms(i64::MIN, i64::MIN), i64::MIN);
-    }
-
-    #[test]
-    fn every_end_stands_in_the_entry_of_the_next_full_hour() {
-        assert_eq!(entry_hour_ms(7 * HOUR_MS), 7 * HOUR_MS);
-        assert_eq!(entry_hour_ms(7 * HOUR_MS + 1), 8 * HOUR_MS);
-        assert_eq!(entry_hour_ms(-1), 0);
     }
 }

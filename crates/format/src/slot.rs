@@ -18,14 +18,18 @@ use zeroize::Zeroizing;
 
 use crate::{
     LedgerId, Reference, Tag,
-    entry::{Persons, SealedText, Slot},
+    entry::{ENTRY_BYTES_MAX, Persons, SealedText, Slot},
     error::{BuildError, OpenError},
     field::FieldError,
     hash::is_same,
     keys::person::{PersonKeys, RecordKey},
+    message,
     record::{check, check_evidence},
-    seal::{OneTimeKey, Part, Place, pad},
+    seal::{AUTH_BYTES, Buckets, OneTimeKey, Part, Place, pad},
 };
+
+/// How many bytes the slots of an entry can have together: the rest is for its other fields.
+pub const SLOTS_BYTES_MAX: usize = ENTRY_BYTES_MAX - 128;
 
 /// What an entry shall say about one person.
 #[derive(Debug, Clone)]
@@ -115,6 +119,23 @@ pub fn seal_persons(
         written.push(Written { place, tag: *tag, reference, record });
     }
     Ok((Persons { slots: slots.into_iter().flatten().collect(), erasure }, written))
+}
+
+/// How many bytes a slot takes in an entry about several persons. The record is as in a [`Draft`], of a person
+/// with records before. None if it is too long.
+#[must_use]
+pub fn bytes_among_several(record: &Record) -> Option<usize> {
+    let complete = Record { recorded_ms: 999, next: vec![0; 32], ..record.clone() };
+    let text = Buckets::RECORD.text_bytes(complete.encoded_len())?;
+    let slot = message::Slot {
+        tag: vec![0; 16],
+        salt: vec![0; 16],
+        record: vec![0; text + AUTH_BYTES],
+        record_commit: vec![0; 32],
+        ..message::Slot::default()
+    };
+    let bytes = slot.encoded_len();
+    Some(1 + prost::length_delimiter_len(bytes) + bytes)
 }
 
 /// Opens the record of a person's slot, and checks what it commits to. `number` is how many tags of lane 0

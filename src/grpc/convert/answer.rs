@@ -2,7 +2,8 @@
 
 use crate::{
     domain::{
-        Contact, ContactChange, LinkConfidence, Millis, ObligationKind, Subject, UseRecorded,
+        Contact, ContactChange, ImportOrigin, LinkConfidence, Millis, ObligationKind, Subject,
+        UseRecorded,
     },
     entry,
     event::Event,
@@ -199,6 +200,7 @@ pub fn history_item(item: HistoryItem) -> proto::ListHistoryResponse {
         link: link.map(link_record),
         r#use: line.used.map(|used| use_record(*used)),
         clock_corrected_by,
+        import: line.import.map(|ImportOrigin { source, row }| proto::ImportRecord { source, row }),
     }
 }
 

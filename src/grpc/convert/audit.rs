@@ -90,7 +90,7 @@ pub fn checkpoint(
         ledger_id: head.ledger_id.to_vec(),
         size: head.size,
         chain_hash: head.chain_hash.to_vec(),
-        recorded_at: Some(super::timestamp(head.recorded_at)),
+        recorded_at: Some(super::timestamp(head.recorded_at.second())),
         checkpoint: note(released),
         checkpoint_size: released.map_or(0, Signed::size),
         root_hash: released.map_or_else(Vec::new, |released| released.root().to_vec()),

@@ -97,8 +97,8 @@ fn acknowledged(ack: proto::ConsumeAck) -> Result<Acknowledged, Invalid> {
     if ack.next_index.is_none() && ack.indexes.is_empty() {
         return Err(Problem::Required.at("next_index"));
     }
-    let proto::ConsumeAck { next_index, indexes } = ack;
-    Ok(Acknowledged { next_index, indexes, ..Acknowledged::default() })
+    let proto::ConsumeAck { next_index, indexes, whole_entries } = ack;
+    Ok(Acknowledged { next_index, indexes, whole_entries, snapshot: false })
 }
 
 fn credits(credits: u32) -> Result<u32, Invalid> {
@@ -116,18 +116,22 @@ pub fn consume_started(consumer: &Consumer) -> proto::ConsumeResponse {
     }))
 }
 
-/// A delivery to a consumer; none for progress, which is sent at its own interval.
+/// The messages of a delivery to a consumer: several for an entry with several events, none for progress,
+/// which is sent at its own interval.
 #[must_use]
-pub fn consume_delivery(delivered: &Delivery) -> Option<proto::ConsumeResponse> {
+pub fn consume_delivery(delivered: &Delivery) -> Vec<proto::ConsumeResponse> {
     match delivered {
-        Delivery::Event { event, passing, attempt } => Some(delivery(event, passing, *attempt)),
+        Delivery::Event { event, passing, attempt } => {
+            let parts = event.parts(passing).into_iter();
+            parts.map(|(event, passing)| delivery(&event, &passing, *attempt)).collect()
+        }
         Delivery::Snapshot(subject) => {
-            Some(to_consumer(Response::Snapshot(snapshot_subject(subject))))
+            vec![to_consumer(Response::Snapshot(snapshot_subject(subject)))]
         }
         Delivery::SnapshotEnd { revision, subjects } => {
-            Some(to_consumer(Response::SnapshotEnd(snapshot_end(*revision, *subjects))))
+            vec![to_consumer(Response::SnapshotEnd(snapshot_end(*revision, *subjects)))]
         }
-        Delivery::CaughtUp { .. } => None,
+        Delivery::CaughtUp { .. } => Vec::new(),
     }
 }
 
@@ -165,7 +169,8 @@ mod tests {
     }
 
     fn ack(next_index: Option<u64>, indexes: usize) -> Request {
-        Request::Ack(proto::ConsumeAck { next_index, indexes: vec![7; indexes] })
+        let indexes = vec![7; indexes];
+        Request::Ack(proto::ConsumeAck { next_index, indexes, whole_entries: false })
     }
 
     fn credit(credits: u32) -> Request {
@@ -248,7 +253,7 @@ mod tests {
         let Ok(ConsumerRequest::Acknowledged(acknowledged)) = later(ack(Some(0), 10_000)) else {
             panic!("within the limits")
         };
-        let Acknowledged { next_index, indexes, snapshot } = acknowledged;
+        let Acknowledged { next_index, indexes, snapshot, .. } = acknowledged;
         assert_eq!((next_index, indexes.len(), snapshot), (Some(0), 10_000, false));
     }
 }

@@ -11,7 +11,7 @@ use super::{
     scalar::{actor, at_most, line_within, subject},
 };
 use crate::{
-    domain::{Actor, Catalog},
+    domain::{Actor, Catalog, ImportOrigin},
     node::{Act, Idempotency, Recorded},
     proto::{self, ErrorReason},
     status::Fault,
@@ -29,6 +29,14 @@ pub struct Source {
     name: String,
     /// Whether nothing is written.
     pub dry_run: bool,
+}
+
+impl Source {
+    /// Where a row of it stands, from 1.
+    #[must_use]
+    pub fn origin(&self, row: u64) -> ImportOrigin {
+        ImportOrigin { source: self.name.clone(), row }
+    }
 }
 
 /// The start of an import.

@@ -93,15 +93,13 @@ impl Source {
         loop {
             match self.events.next().await? {
                 Heard::CaughtUp { next_index } => return Ok(Delivery::CaughtUp { next_index }),
-                Heard::Event(post, passing)
-                    if post
-                        .event
-                        .is_of_shard((self.shard, spec.shards), self.vault.ledger_secret()) =>
-                {
-                    let event = Arc::clone(&post.event);
-                    return Ok(Delivery::Event { event, passing, attempt: 1 });
+                Heard::Event(post, _) => {
+                    let (shard, secret) = ((self.shard, spec.shards), self.vault.ledger_secret());
+                    if let Some(passing) = post.event.passing_in(&spec.filter, shard, secret) {
+                        let event = Arc::clone(&post.event);
+                        return Ok(Delivery::Event { event, passing, attempt: 1 });
+                    }
                 }
-                Heard::Event(..) => {}
             }
         }
     }

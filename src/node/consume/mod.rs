@@ -55,7 +55,8 @@ pub struct Consuming {
 /// A message for a consumer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Delivery {
-    /// An event.
+    /// The event of an entry. An entry that ends grants of several data subjects has one for each of them
+    /// ([`Event::parts`]).
     Event {
         /// The event.
         event: Arc<Event>,
@@ -284,8 +285,10 @@ impl Consumer {
         match delivery {
             Delivery::Event { event, passing, .. } => {
                 let (index, now) = (event.index, self.since.elapsed());
-                let sent = self.account(|account| account.deliver(index, (event, passing), now))?;
-                self.core.metrics.deliveries.inc_by(sent.is_some().into());
+                let parts = event.part_count(&passing);
+                let sent =
+                    self.account(|account| account.deliver(index, parts, (event, passing), now))?;
+                self.core.metrics.deliveries.inc_by(sent.as_ref().map_or(0, |_| parts as u64));
                 return Ok(sent.map(Delivery::from));
             }
             Delivery::Snapshot(_) => self.account(Account::snapshot_sent)?,

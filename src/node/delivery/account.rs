@@ -113,8 +113,9 @@ impl<T> Account<T> {
         self.flight.redelivery_at()
     }
 
-    /// Takes an acknowledgement of the present consumer. Returns the number of events in flight that it
-    /// settles. A repeated acknowledgement has no effect.
+    /// Takes an acknowledgement of the present consumer. Returns the number of entries in flight that it
+    /// settles. A repeated acknowledgement has no effect, but counts where an entry has several events: such
+    /// an entry is settled when it was acknowledged as often as it has events, or whole.
     ///
     /// # Errors
     /// [`NotDelivered`]; then nothing is acknowledged.
@@ -124,16 +125,24 @@ impl<T> Account<T> {
         now: Millis,
     ) -> Result<usize, NotDelivered> {
         self.check(acknowledged)?;
-        let mut events = acknowledged.next_index.map_or(0, |next| self.flight.land_before(next));
+        let is_whole = acknowledged.whole_entries;
+        let next_index = acknowledged.next_index.map(|next| match next.checked_sub(1) {
+            Some(last) if !is_whole && !self.flight.count_part(last) => last,
+            _ => next,
+        });
+        let mut events = next_index.map_or(0, |next| self.flight.land_before(next));
         let mut landed = acknowledged.indexes.clone();
-        landed.retain(|index| self.flight.land(*index));
+        landed.retain(|index| {
+            (is_whole || self.flight.count_part(*index)) && self.flight.land(*index)
+        });
         events += landed.len();
         // An acknowledgement beyond the snapshot includes it.
         let snapshot = self.flight.snapshot_revision().is_some_and(|revision| {
             acknowledged.snapshot || acknowledged.next_index.is_some_and(|next| next >= revision)
         });
-        let next_index = acknowledged.next_index;
-        self.settle(&Acknowledged { next_index, indexes: landed, snapshot }, events, now);
+        let whole_entries = true;
+        let landed = Acknowledged { next_index, indexes: landed, whole_entries, snapshot };
+        self.settle(&landed, events, now);
         self.settle_passed_over(now);
         Ok(events)
     }
@@ -228,16 +237,17 @@ impl<T> Account<T> {
 
 impl<T: Clone> Account<T> {
     /// Delivers an event for the first time, unless it is settled. Only with room, and in ascending
-    /// order.
+    /// order. `parts` is how many messages it has.
     pub(in crate::node) fn deliver(
         &mut self,
         index: u64,
+        parts: usize,
         event: T,
         now: Duration,
     ) -> Option<Sent<T>> {
         debug_assert!(index >= self.flight.delivered(), "events come in order, each once");
         self.flight.pass(index + 1);
-        (!self.settled.contains(index)).then(|| self.flight.send(index, event, now))
+        (!self.settled.contains(index)).then(|| self.flight.send(index, parts, event, now))
     }
 
     /// Redelivers the event that is due first, if one is due.

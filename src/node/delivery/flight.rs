@@ -16,7 +16,8 @@ use crate::node::consume::{CREDITS_MAX, IN_FLIGHT_MAX};
 pub(super) struct Flight<T> {
     /// Every event before it was delivered, was settled before, or does not concern the consumer.
     delivered: u64,
-    credits: u32,
+    /// Negative while the events of an entry took more than there were: they are delivered together.
+    credits: i64,
     redeliver_after: Option<Duration>,
     in_flight: BTreeMap<u64, InFlight<T>>,
     /// The events in flight by the time of their redelivery.
@@ -29,6 +30,9 @@ pub(super) struct Flight<T> {
 struct InFlight<T> {
     event: T,
     attempt: u32,
+    /// How many messages it has, and how many of them are not acknowledged since the last delivery.
+    parts: usize,
+    open: usize,
     /// When it is delivered again; none means never.
     due: Option<Duration>,
 }
@@ -46,7 +50,7 @@ impl<T> Flight<T> {
     pub(super) fn new(next_index: u64, credits: u32, redeliver_after: Option<Duration>) -> Self {
         Self {
             delivered: next_index,
-            credits: credits.min(CREDITS_MAX),
+            credits: credits.min(CREDITS_MAX).into(),
             redeliver_after,
             in_flight: BTreeMap::new(),
             due: BTreeSet::new(),
@@ -56,7 +60,7 @@ impl<T> Flight<T> {
 
     /// Adds credits, up to [`CREDITS_MAX`].
     pub(super) fn credit(&mut self, more: u32) {
-        self.credits = self.credits.saturating_add(more).min(CREDITS_MAX);
+        self.credits = self.credits.saturating_add(more.into()).min(CREDITS_MAX.into());
     }
 
     /// Whether a new message may be delivered: there is a credit, and the events in flight and the
@@ -79,7 +83,11 @@ impl<T> Flight<T> {
 
     /// Spends one credit.
     pub(super) fn spend_credit(&mut self) {
-        self.credits = self.credits.saturating_sub(1);
+        self.spend_credits(1);
+    }
+
+    fn spend_credits(&mut self, count: usize) {
+        self.credits = self.credits.saturating_sub(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Spends a credit for the end of a snapshot, which may be acknowledged from now on.
@@ -106,6 +114,14 @@ impl<T> Flight<T> {
     /// Time of the next redelivery, if there is a credit for it.
     pub(super) fn redelivery_at(&self) -> Option<Duration> {
         self.due.first().filter(|_| self.credits > 0).map(|(due, _)| *due)
+    }
+
+    /// Counts an acknowledgement of one message of an event. Returns whether no message of it is left to
+    /// acknowledge. True for an event that is not in flight.
+    pub(super) fn count_part(&mut self, index: u64) -> bool {
+        let Some(in_flight) = self.in_flight.get_mut(&index) else { return true };
+        in_flight.open = in_flight.open.saturating_sub(1);
+        in_flight.open == 0
     }
 
     /// Takes an event out of flight. Returns whether it was in flight.
@@ -136,26 +152,31 @@ impl<T> Flight<T> {
 
 impl<T: Clone> Flight<T> {
     /// Delivers an event for the first time.
-    pub(super) fn send(&mut self, index: u64, event: T, now: Duration) -> Sent<T> {
-        self.spend_credit();
+    pub(super) fn send(&mut self, index: u64, parts: usize, event: T, now: Duration) -> Sent<T> {
+        self.spend_credits(parts);
         let due = self.schedule(index, now);
         let sent = Sent { event: event.clone(), attempt: 1 };
-        self.in_flight.insert(index, InFlight { event, attempt: 1, due });
+        let in_flight = InFlight { event, attempt: 1, parts, open: parts, due };
+        self.in_flight.insert(index, in_flight);
         sent
     }
 
     /// Redelivers the event that is due first, if one is due.
     pub(super) fn redeliver(&mut self, now: Duration) -> Option<Sent<T>> {
         let (due, index) = *self.due.first().filter(|(due, _)| *due <= now)?;
-        if self.credits == 0 {
+        if self.credits <= 0 {
             return None;
         }
-        self.credits -= 1;
         self.due.remove(&(due, index));
         let due = self.schedule(index, now);
         let in_flight = self.in_flight.get_mut(&index)?;
         in_flight.due = due;
         in_flight.attempt = in_flight.attempt.saturating_add(1);
-        Some(Sent { event: in_flight.event.clone(), attempt: in_flight.attempt })
+        // All of its messages come again.
+        in_flight.open = in_flight.parts;
+        let sent = Sent { event: in_flight.event.clone(), attempt: in_flight.attempt };
+        let parts = in_flight.parts;
+        self.spend_credits(parts);
+        Some(sent)
     }
 }

@@ -220,9 +220,8 @@ impl Core {
     ) -> Result<u64, ReadError> {
         let filter = &subscription.spec.filter;
         let is_pending = |event: &Event| {
-            !settled.contains(event.index)
-                && event.is_of_shard((shard, subscription.spec.shards), self.vault.ledger_secret())
-                && event.passing(filter).is_some()
+            let (shard, secret) = ((shard, subscription.spec.shards), self.vault.ledger_secret());
+            !settled.contains(event.index) && event.passing_in(filter, shard, secret).is_some()
         };
         loop {
             place.clear_to = settled.first_not_in(place.clear_to);

@@ -422,8 +422,10 @@ async fn follow(shared: &Shared, client: &Client, backoff: &mut Backoff) -> Stat
 }
 
 fn hear(shared: &Shared, message: &Message) {
+    let mut reached = 1;
     let (index, about) = match message {
         Message::Consent(event) => {
+            reached = u64::from(!event.more_in_entry);
             (event.index, About::of([&event.subject], &event.linked_subjects))
         }
         Message::Link(event) => {
@@ -443,7 +445,7 @@ fn hear(shared: &Shared, message: &Message) {
     };
     // First remove the answers, then advance the freshness.
     shared.store.invalidate(index, about);
-    shared.freshness.reached(index.saturating_add(1));
+    shared.freshness.reached(index.saturating_add(reached));
 }
 
 fn about_catalog(event: &CatalogEvent) -> About<'_> {

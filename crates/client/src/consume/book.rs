@@ -4,8 +4,11 @@
 //! The server accepts acknowledgements only for events that it has sent on the same connection. So
 //! an acknowledgement that was made without a connection, or lost with one, is sent when the event
 //! comes again, and the caller does not receive the event a second time.
+//!
+//! An entry that ends grants of several data subjects has an event for each of them. The server is told of
+//! the entry once all of them are acknowledged.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::proto::ConsumeAck;
 
@@ -33,8 +36,10 @@ pub(super) struct Book {
     /// The server has accepted the consumer. Before, it accepts nothing else.
     is_in: bool,
     /// Events in the caller's hands, and the connection whose credit each holds.
-    held: HashMap<u64, u64>,
-    /// Events that the caller received and has not acknowledged.
+    held: HashMap<Position, u64>,
+    /// Entries with several events, of which not all are acknowledged.
+    entries: BTreeMap<u64, OpenEntry>,
+    /// Entries of whose events the caller received some and has not acknowledged all.
     unacked: BTreeSet<u64>,
     /// There were more of these than are tracked.
     lost_track: bool,
@@ -52,6 +57,24 @@ pub(super) struct Book {
     /// Credits to give back, and from how many on.
     returned: u32,
     returned_min: u32,
+}
+
+/// Where an event stands: the index of its entry, and its place among the events of that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Position {
+    pub(super) index: u64,
+    pub(super) place: u32,
+}
+
+/// An entry with several events.
+#[derive(Debug, Default)]
+struct OpenEntry {
+    /// Places of the events that came and are not acknowledged.
+    open: BTreeSet<u32>,
+    /// Places of the acknowledged events.
+    acked: BTreeSet<u32>,
+    /// All of its events came on this connection.
+    is_complete: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -77,8 +100,8 @@ struct SnapshotBook {
 /// The message that a handle is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
-    /// The event at this index.
-    Event(u64),
+    /// The event at this position.
+    Event(Position),
     /// Part of a snapshot, in this run of it.
     Snapshot(u64),
 }
@@ -89,6 +112,7 @@ impl Book {
             session: 0,
             is_in: false,
             held: HashMap::new(),
+            entries: BTreeMap::new(),
             unacked: BTreeSet::new(),
             lost_track: false,
             acked: BTreeSet::new(),
@@ -129,6 +153,14 @@ impl Book {
         self.through_told = next_index;
         // Acknowledgements that the server has recorded are forgotten here.
         self.acked = self.acked.split_off(&next_index);
+        self.entries = self.entries.split_off(&next_index);
+        // The events of the others come again. Those that the caller dropped are expected anew.
+        for (index, entry) in &mut self.entries {
+            entry.is_complete = false;
+            entry
+                .open
+                .retain(|place| self.held.contains_key(&Position { index: *index, place: *place }));
+        }
         self.snapshot.end = None;
         // Events come after a snapshot: after the first event there is no snapshot to wait for.
         let had_events = self.through > 0 || !self.acked.is_empty() || !self.unacked.is_empty();
@@ -137,8 +169,9 @@ impl Book {
         }
     }
 
-    /// An event came.
-    pub(super) fn event(&mut self, index: u64) -> Take {
+    /// An event came. `more` says that others of its entry follow.
+    pub(super) fn event(&mut self, position: Position, more: bool) -> Take {
+        let Position { index, place } = position;
         self.snapshot.awaited = false;
         self.delivered = self.delivered.max(index.saturating_add(1));
         if index < self.through || self.acked.contains(&index) {
@@ -146,7 +179,19 @@ impl Book {
             self.returned += 1;
             return Take::Known;
         }
-        match self.held.insert(index, self.session) {
+        if more {
+            self.entries.entry(index).or_default();
+        }
+        if let Some(entry) = self.entries.get_mut(&index) {
+            entry.is_complete |= !more;
+            if entry.acked.contains(&place) {
+                self.returned += 1;
+                self.end_entry(index);
+                return Take::Known;
+            }
+            entry.open.insert(place);
+        }
+        match self.held.insert(position, self.session) {
             None => {
                 self.follow(index);
                 Take::GiveOut
@@ -215,7 +260,27 @@ impl Book {
         }
     }
 
-    pub(super) fn ack(&mut self, index: u64) {
+    pub(super) fn ack(&mut self, Position { index, place }: Position) {
+        match self.entries.get_mut(&index) {
+            Some(entry) => {
+                entry.open.remove(&place);
+                entry.acked.insert(place);
+                self.end_entry(index);
+            }
+            None => self.ack_entry(index),
+        }
+    }
+
+    /// Acknowledges an entry with several events, if all of them came and are acknowledged.
+    fn end_entry(&mut self, index: u64) {
+        let entry = self.entries.get(&index);
+        if entry.is_some_and(|entry| entry.is_complete && entry.open.is_empty()) {
+            self.entries.remove(&index);
+            self.ack_entry(index);
+        }
+    }
+
+    fn ack_entry(&mut self, index: u64) {
         self.unacked.remove(&index);
         self.to_tell.insert(index);
         self.acked.insert(index);
@@ -224,8 +289,18 @@ impl Book {
         }
     }
 
-    pub(super) fn ack_through(&mut self, index: u64) {
-        let next = index.saturating_add(1);
+    pub(super) fn ack_through(&mut self, Position { index, place }: Position) {
+        let before: Vec<u32> = self
+            .entries
+            .get(&index)
+            .map_or_else(Vec::new, |entry| entry.open.range(..=place).copied().collect());
+        for place in before {
+            self.ack(Position { index, place });
+        }
+        // The other events of its entry are still to be acknowledged.
+        let is_open = self.entries.contains_key(&index);
+        let next = if is_open { index } else { index.saturating_add(1) };
+        self.entries = self.entries.split_off(&next);
         self.unacked = self.unacked.split_off(&next);
         self.acked = self.acked.split_off(&next);
         self.through = self.through.max(next);
@@ -240,7 +315,7 @@ impl Book {
     /// connection.
     pub(super) fn release(&mut self, part: Part, session: u64, is_acked: bool) {
         let session_of_credit = match part {
-            Part::Event(index) => self.held.remove(&index),
+            Part::Event(position) => self.held.remove(&position),
             Part::Snapshot(run) => {
                 if run == self.snapshot.run {
                     self.release_snapshot(is_acked);
@@ -279,7 +354,9 @@ impl Book {
         tell = tell.split_off(&self.through_told);
         let indexes: Vec<u64> = tell.iter().copied().take(INDEXES_MAX).collect();
         self.to_tell.extend(tell.into_iter().skip(INDEXES_MAX));
-        (next_index.is_some() || !indexes.is_empty()).then_some(ConsumeAck { next_index, indexes })
+        let whole_entries = true;
+        let ack = ConsumeAck { next_index, indexes, whole_entries };
+        (next_index.is_some() || !ack.indexes.is_empty()).then_some(ack)
     }
 
     /// Credits to give, if enough have gathered.
@@ -300,28 +377,32 @@ mod tests {
     }
 
     fn ack(next_index: Option<u64>, indexes: &[u64]) -> Option<ConsumeAck> {
-        Some(ConsumeAck { next_index, indexes: indexes.to_vec() })
+        Some(ConsumeAck { next_index, indexes: indexes.to_vec(), whole_entries: true })
+    }
+
+    fn at(index: u64) -> Position {
+        Position { index, place: 0 }
     }
 
     /// The caller acknowledges an event and drops its handle.
     fn deal_with(book: &mut Book, index: u64) {
-        book.ack(index);
+        book.ack(at(index));
         let session = book.session();
-        book.release(Part::Event(index), session, true);
+        book.release(Part::Event(at(index)), session, true);
     }
 
     #[test]
     fn single_and_cumulative_acknowledgements_are_told_once() {
         let mut book = connected(8, 3);
         for index in [3, 5, 9] {
-            assert_eq!(book.event(index), Take::GiveOut);
+            assert_eq!(book.event(at(index), false), Take::GiveOut);
         }
         deal_with(&mut book, 9);
         deal_with(&mut book, 3);
         assert_eq!(book.take_ack(), ack(None, &[3, 9]));
         assert_eq!(book.take_ack(), None);
-        book.ack_through(5);
-        book.release(Part::Event(5), 1, true);
+        book.ack_through(at(5));
+        book.release(Part::Event(at(5)), 1, true);
         assert_eq!(book.take_ack(), ack(Some(6), &[]));
         assert_eq!(book.take_credits(), Some(3));
         assert_eq!(book.take_credits(), None);
@@ -331,7 +412,7 @@ mod tests {
     fn what_is_held_or_dealt_with_is_not_given_out_again_on_the_next_connection() {
         let mut book = connected(4, 0);
         for index in [1, 2, 3] {
-            assert_eq!(book.event(index), Take::GiveOut);
+            assert_eq!(book.event(at(index), false), Take::GiveOut);
         }
         deal_with(&mut book, 2);
         // The acknowledgement is lost with the connection.
@@ -341,26 +422,26 @@ mod tests {
         assert_eq!(book.take_ack(), None, "nothing was delivered here yet");
         deal_with(&mut book, 3);
         assert_eq!(book.take_ack(), None);
-        assert_eq!(book.event(1), Take::Known, "it is in the caller's hands");
-        assert_eq!(book.event(2), Take::Known, "it was dealt with");
+        assert_eq!(book.event(at(1), false), Take::Known, "it is in the caller's hands");
+        assert_eq!(book.event(at(2), false), Take::Known, "it was dealt with");
         assert_eq!(book.take_ack(), ack(None, &[2]));
-        assert_eq!(book.event(3), Take::Known);
+        assert_eq!(book.event(at(3), false), Take::Known);
         assert_eq!(book.take_ack(), ack(None, &[3]));
         assert_eq!(book.take_credits(), Some(2), "1 holds the third");
         deal_with(&mut book, 1);
         assert_eq!(book.take_ack(), ack(None, &[1]));
         assert_eq!(book.take_credits(), Some(1));
-        assert_eq!(book.event(4), Take::GiveOut);
+        assert_eq!(book.event(at(4), false), Take::GiveOut);
     }
 
     #[test]
     fn what_was_dropped_comes_again() {
         let mut book = connected(1, 0);
-        assert_eq!(book.event(1), Take::GiveOut);
-        book.release(Part::Event(1), 1, false);
+        assert_eq!(book.event(at(1), false), Take::GiveOut);
+        book.release(Part::Event(at(1)), 1, false);
         assert_eq!((book.take_ack(), book.take_credits()), (None, Some(1)));
-        assert_eq!(book.event(1), Take::GiveOut);
-        assert_eq!(book.event(1), Take::Known, "a redelivery of what is held");
+        assert_eq!(book.event(at(1), false), Take::GiveOut);
+        assert_eq!(book.event(at(1), false), Take::Known, "a redelivery of what is held");
         assert_eq!(book.take_credits(), Some(1));
     }
 
@@ -368,20 +449,20 @@ mod tests {
     fn a_cumulative_acknowledgement_is_told_as_far_as_events_came() {
         let mut book = connected(8, 0);
         for index in [1, 2, 3] {
-            book.event(index);
+            book.event(at(index), false);
         }
-        book.ack_through(3);
+        book.ack_through(at(3));
         book.connected(0, false);
-        assert_eq!(book.event(1), Take::Known);
+        assert_eq!(book.event(at(1), false), Take::Known);
         assert_eq!(book.take_ack(), ack(Some(2), &[]));
-        assert_eq!(book.event(3), Take::Known);
+        assert_eq!(book.event(at(3), false), Take::Known);
         assert_eq!(book.take_ack(), ack(Some(4), &[]));
     }
 
     #[test]
     fn progress_is_acknowledged_once_nothing_is_open() {
         let mut book = connected(8, 0);
-        book.event(1);
+        book.event(at(1), false);
         book.progress(5);
         assert_eq!(book.take_ack(), None);
         deal_with(&mut book, 1);
@@ -413,7 +494,7 @@ mod tests {
         assert_eq!(book.take_ack(), None, "one is still to come");
         let mut book = with_snapshot(9);
         release_snapshot(&mut book, true);
-        assert_eq!(book.event(10), Take::GiveOut);
+        assert_eq!(book.event(at(10), false), Take::GiveOut);
         deal_with(&mut book, 10);
         assert_eq!(book.take_ack(), ack(None, &[10]));
         book.progress(12);
@@ -454,11 +535,63 @@ mod tests {
     #[test]
     fn everything_before_an_event_is_the_snapshot_too() {
         let mut book = with_snapshot(9);
-        book.event(10);
-        book.ack_through(10);
+        book.event(at(10), false);
+        book.ack_through(at(10));
         assert_eq!(book.take_ack(), ack(Some(11), &[]));
         release_snapshot(&mut book, false);
         release_snapshot(&mut book, false);
         assert!(!book.wants_snapshot_anew());
+    }
+
+    /// The events of an entry come; the last one is not followed by another.
+    fn ends(book: &mut Book, index: u64, places: &[u32]) -> Vec<Take> {
+        let last = places.last().copied();
+        let event =
+            |place: &u32| book.event(Position { index, place: *place }, Some(*place) != last);
+        places.iter().map(event).collect()
+    }
+
+    #[test]
+    fn an_entry_with_several_events_is_told_once_all_are_acknowledged() {
+        let mut book = connected(8, 0);
+        assert_eq!(ends(&mut book, 4, &[0, 2, 3]), [Take::GiveOut; 3]);
+        for place in [3, 0] {
+            book.ack(Position { index: 4, place });
+            assert_eq!(book.take_ack(), None);
+        }
+        book.progress(9);
+        assert_eq!(book.take_ack(), None, "an event is not acknowledged");
+        book.ack(Position { index: 4, place: 2 });
+        assert_eq!(book.take_ack(), ack(None, &[4]));
+    }
+
+    #[test]
+    fn events_of_an_entry_that_are_acknowledged_are_not_given_out_again() {
+        let mut book = connected(8, 0);
+        assert_eq!(book.event(Position { index: 4, place: 0 }, true), Take::GiveOut);
+        book.ack(Position { index: 4, place: 0 });
+        book.release(Part::Event(Position { index: 4, place: 0 }), 1, true);
+        // The stream breaks off in the middle of the entry.
+        book.disconnected();
+        book.connected(0, false);
+        assert_eq!(ends(&mut book, 4, &[0, 1]), [Take::Known, Take::GiveOut]);
+        book.ack(Position { index: 4, place: 1 });
+        assert_eq!(book.take_ack(), ack(None, &[4]));
+        // The acknowledgement is lost.
+        book.disconnected();
+        book.connected(0, false);
+        assert_eq!(ends(&mut book, 4, &[0, 1]), [Take::Known, Take::Known]);
+        assert_eq!(book.take_ack(), ack(None, &[4]));
+    }
+
+    #[test]
+    fn acknowledging_through_an_event_stops_in_the_middle_of_its_entry() {
+        let mut book = connected(8, 0);
+        assert_eq!(book.event(at(3), false), Take::GiveOut);
+        assert_eq!(ends(&mut book, 4, &[0, 1, 2]), [Take::GiveOut; 3]);
+        book.ack_through(Position { index: 4, place: 1 });
+        assert_eq!(book.take_ack(), ack(Some(4), &[]));
+        book.ack_through(Position { index: 4, place: 2 });
+        assert_eq!(book.take_ack(), ack(Some(5), &[]));
     }
 }

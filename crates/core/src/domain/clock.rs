@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use super::{
     state::{Grant, Mark, Stop},
-    time::Millis,
+    time::{Millis, recorded_end_after},
 };
 
 /// A correction of the clock.
@@ -59,13 +59,13 @@ impl ClockCorrection {
     }
 
     /// Gives a grant its time as the latest. If it ends by the default of its purpose, the time counts from
-    /// the earliest.
+    /// the earliest, and is rounded as when it was recorded.
     pub fn correct_grant(&self, grant: &mut Grant, validity_ms: Option<i64>) {
         if let Some(validity_ms) = validity_ms
-            && grant.expires_at == Some(grant.mark.effective_at.plus_ms(validity_ms))
+            && grant.expires_at == Some(recorded_end_after(grant.mark.effective_at, validity_ms))
         {
             let earliest = self.earliest(grant.mark).effective_at;
-            grant.expires_at = Some(earliest.plus_ms(validity_ms));
+            grant.expires_at = Some(recorded_end_after(earliest, validity_ms));
         }
         grant.mark = self.latest(grant.mark);
     }

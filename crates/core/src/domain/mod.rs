@@ -53,12 +53,13 @@ pub use subscription::{
     OWNER_BYTES_MAX, Overdue, SHARDS_MAX, Settled, ShardState, Snapshot, Subscription,
     SubscriptionId, WEBHOOK_URL_BYTES_MAX,
 };
-pub use time::Millis;
+pub use time::{Millis, recorded_end, recorded_end_after};
 
 pub use crate::entry::{
     Body, ChannelPut, ClockCorrected, ConfirmationOffer, ConsentAct, ConsentConfirmed, Delivered,
     DeliveryFailed, DeliveryOverdue, DisclosureMade, Door, Entry, FailedDelivery, GrantExpired,
-    IdempotencyMark, LedgerOpened, LinkChange, NamespacePut, ObligationKind, PartyPut, PurposePut,
-    SigningKeyChanged, SubjectsDisclosed, SubscriptionCreated, SubscriptionDeleted,
+    GrantsExpired, IdempotencyMark, ImportOrigin, LedgerOpened, LinkChange, NamespacePut,
+    ObligationKind, PartyPut, PurposePut, SigningKeyChanged, SubjectsDisclosed, SubscriptionCreated,
+    SubscriptionDeleted,
     SubscriptionEntry, UseRecorded,
 };

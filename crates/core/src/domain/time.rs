@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::format::expiry::recorded_end_ms;
+
 /// A moment, in milliseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Millis(pub i64);
@@ -37,4 +39,17 @@ impl Millis {
     pub fn plus_ms(self, span_ms: i64) -> Self {
         Self(self.0.saturating_add(span_ms))
     }
+}
+
+/// The end of a grant, or of a guardian's authority, as the ledger records it: a day or more after
+/// `effective_at` it is rounded down to the full hour.
+#[must_use]
+pub fn recorded_end(effective_at: Millis, ends_at: Millis) -> Millis {
+    Millis(recorded_end_ms(effective_at.0, ends_at.0))
+}
+
+/// As [`recorded_end`], for a validity that begins at `effective_at`.
+#[must_use]
+pub fn recorded_end_after(effective_at: Millis, validity_ms: i64) -> Millis {
+    recorded_end(effective_at, effective_at.plus_ms(validity_ms))
 }

@@ -35,6 +35,8 @@ pub struct ConsentAct {
     pub changes: Vec<ChangeRecord>,
     /// By which way it came.
     pub door: Door,
+    /// For imports: where it stood in them.
+    pub import: Option<ImportOrigin>,
     /// The caller's idempotency key, if it gave one.
     pub idempotency: Option<IdempotencyMark>,
     /// For guardians: first moment without their authority.
@@ -53,6 +55,15 @@ pub enum Door {
     Call,
     /// An import: a stream or file of many persons' acts.
     Import,
+}
+
+/// Where an act stood in an import.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportOrigin {
+    /// Name of the source, as the caller gave it.
+    pub source: String,
+    /// The row, from 1.
+    pub row: u64,
 }
 
 /// The token that confirms an act, and until when.
@@ -91,6 +102,10 @@ impl Kind for ConsentAct {
                 expires_at_ms: offer.expires_at.0,
             }),
             door: ledger::Door::from(self.door).into(),
+            import: self.import.as_ref().map(|origin| ledger::ImportOrigin {
+                source: origin.source.clone(),
+                row: origin.row,
+            }),
             ..Record::default()
         };
         Ok(Content::record(self.subject_ref, record))
@@ -127,7 +142,7 @@ impl Kind for ConsentAct {
 
     fn line(&self, _: Place, _: SubjectRef) -> Option<Line> {
         let line = self.receipt()?.line();
-        Some(Line { contact: self.contact.clone(), ..line })
+        Some(Line { contact: self.contact.clone(), import: self.import.clone(), ..line })
     }
 
     fn idempotency(&self) -> Option<IdempotencyMark> {
@@ -165,7 +180,7 @@ impl OfSubjects for ConsentAct {
         Ok(())
     }
 
-    fn touches(&self) -> Touched<'_> {
+    fn touches(&self, _: SubjectRef) -> Touched<'_> {
         Touched::Changes(&self.changes)
     }
 
@@ -201,6 +216,9 @@ impl ConsentAct {
             effective_at: Millis(record.effective_at_ms),
             changes: changes_of_messages(record.changes, meanings)?,
             door,
+            import: record
+                .import
+                .map(|ledger::ImportOrigin { source, row }| ImportOrigin { source, row }),
             idempotency: idempotency_of_message(&record.idempotency, &record.request_digest)?,
             authority_ends_at: record.authority_ends_at_ms.map(Millis),
             confirmation: confirmation.transpose()?,
@@ -246,11 +264,16 @@ pub(super) mod tests {
         let offer = any::<([u8; 16], [u8; 32], i64)>().prop_map(|(nonce, token_hash, at)| {
             ConfirmationOffer { nonce, token_hash, expires_at: Millis(at) }
         });
-        let door = prop::sample::select(vec![Door::Call, Door::Import]);
+        let origin =
+            ("[a-z]{1,9}", 1..u64::MAX).prop_map(|(source, row)| ImportOrigin { source, row });
+        let door = prop_oneof![
+            Just((Door::Call, None)),
+            option::of(origin).prop_map(|origin| (Door::Import, origin)),
+        ];
         let rest = (option::of(any::<i64>()), option::of(offer), any_contact(), door);
         (actor, any_changes(), any_mark(), rest).prop_map(
             |((subject_ref, actor, at), changes, idempotency, rest)| {
-                let (authority_ends_at, confirmation, contact, door) = rest;
+                let (authority_ends_at, confirmation, contact, (door, import)) = rest;
                 let authority_ends_at = authority_ends_at.filter(|_| actor == Actor::Guardian);
                 ConsentAct {
                     subject_ref,
@@ -258,6 +281,7 @@ pub(super) mod tests {
                     effective_at: Millis(at),
                     changes,
                     door,
+                    import,
                     idempotency,
                     authority_ends_at: authority_ends_at.map(Millis),
                     confirmation,

@@ -135,7 +135,7 @@ impl OfSubjects for ConsentConfirmed {
         consent::confirm(catalog, state, place.index, self)
     }
 
-    fn touches(&self) -> Touched<'_> {
+    fn touches(&self, _: SubjectRef) -> Touched<'_> {
         Touched::Changes(&self.grants)
     }
 

@@ -1,5 +1,8 @@
-//! `GrantExpired`: grants of one act expired. Decisions depend on the time and do not wait for this
-//! entry; it is for watchers and histories.
+//! `GrantsExpired`: grants of some data subjects expired. Decisions depend on the time and do not wait for
+//! this entry; it is for watchers and histories.
+//!
+//! All ends of one hour stand in one entry, as far as they fit, at most one of each data subject, so that an
+//! end can not be traced to its grant by the time between the two.
 
 use super::{
     Content, EntryError, IdempotencyMark, Kind, Meanings, Names, OfSubjects, Place, Receipted,
@@ -21,7 +24,14 @@ use crate::{
     },
 };
 
-/// Grants of one act expired.
+/// Grants of some data subjects expired.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantsExpired {
+    /// The ends, at least one and at most one of each data subject, in the order of their tags.
+    pub ends: Vec<GrantExpired>,
+}
+
+/// Grants of one act of a data subject expired.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GrantExpired {
     /// Whose consent it was.
@@ -36,20 +46,23 @@ pub struct GrantExpired {
     pub changes: Vec<ChangeRecord>,
 }
 
-impl Kind for GrantExpired {
+impl GrantsExpired {
+    /// The end of a data subject's grants.
+    #[must_use]
+    pub fn of(&self, subject: SubjectRef) -> Option<&GrantExpired> {
+        self.ends.iter().find(|end| end.subject_ref == subject)
+    }
+}
+
+impl Kind for GrantsExpired {
     fn content(&self, names: &Names<'_>) -> Result<Content, EntryError> {
-        let grant = names.reference(self.subject_ref, self.grant_index)?;
-        let record = Record {
-            kind: RecordKind::Expiry.into(),
-            effective_at_ms: self.expired_at.0,
-            changes: ended_to_messages(&self.changes, grant, self.reason, names)?,
-            ..Record::default()
-        };
-        Ok(Content::record(self.subject_ref, record))
+        let record = |end: &GrantExpired| Ok((end.subject_ref, Box::new(end.record(names)?)));
+        let records: Result<_, EntryError> = self.ends.iter().map(record).collect();
+        Ok(Content::Persons(records?))
     }
 
     fn named(&self) -> Subjects {
-        smallvec::smallvec![self.subject_ref]
+        self.ends.iter().map(|end| end.subject_ref).collect()
     }
 
     fn target(&self) -> Target<'_> {
@@ -57,31 +70,28 @@ impl Kind for GrantExpired {
     }
 
     fn leads(&self, _: Place) -> Vec<Lead> {
-        vec![Lead::Ended(Due {
-            at: self.expired_at,
-            subject: self.subject_ref,
-            grant_index: self.grant_index,
-        })]
+        let due = |end: &GrantExpired| Due {
+            at: end.expired_at,
+            subject: end.subject_ref,
+            grant_index: end.grant_index,
+        };
+        self.ends.iter().map(|end| Lead::Ended(due(end))).collect()
     }
 
     fn outline(&self) -> EventOutline<'_> {
-        EventOutline::Consent(ConsentOutline {
-            subject: self.subject_ref,
-            actor: Actor::System,
-            effective_at: self.expired_at,
-            changes: &self.changes,
-            preferences_changed: false,
-            cause: Some(self.grant_index),
-            reason: Some(self.reason),
-        })
+        match self.ends.as_slice() {
+            [end] => EventOutline::Consent(end.outline()),
+            ends => EventOutline::Ends(ends),
+        }
     }
 
-    fn line(&self, _: Place, _: SubjectRef) -> Option<Line> {
+    fn line(&self, _: Place, subject: SubjectRef) -> Option<Line> {
+        let end = self.of(subject)?;
         Some(Line {
-            changes: self.changes.clone(),
-            cause: Some(self.grant_index),
-            reason: Some(self.reason),
-            ..Line::new(LineKind::Expiry, Actor::System, self.expired_at)
+            changes: end.changes.clone(),
+            cause: Some(end.grant_index),
+            reason: Some(end.reason),
+            ..Line::new(LineKind::Expiry, Actor::System, end.expired_at)
         })
     }
 
@@ -94,9 +104,10 @@ impl Kind for GrantExpired {
     }
 }
 
-impl OfSubjects for GrantExpired {
-    fn effective_at(&self, _: Place) -> Millis {
-        self.expired_at
+impl OfSubjects for GrantsExpired {
+    /// That of the last end.
+    fn effective_at(&self, place: Place) -> Millis {
+        self.ends.iter().map(|end| end.expired_at).max().unwrap_or(place.recorded_at)
     }
 
     /// The grants stay as they are: each holds the moment at which it ends.
@@ -110,19 +121,61 @@ impl OfSubjects for GrantExpired {
         Ok(())
     }
 
-    fn touches(&self) -> Touched<'_> {
-        Touched::Changes(&self.changes)
+    fn touches(&self, subject: SubjectRef) -> Touched<'_> {
+        Touched::Changes(self.of(subject).map_or(&[], |end| end.changes.as_slice()))
     }
 
     /// An expiry without an entry is not found here. It does no harm: decisions do not wait for the
-    /// entry.
+    /// entry. A position counts the changes of all data subjects, in the order of the entry.
     fn untrue(&self, judged: &mut Judged<'_>) -> Result<Vec<Untrue>, UnknownKey> {
+        let mut first = 0;
+        for end in &self.ends {
+            if end.subject_ref == judged.subject() {
+                return Ok(end.untrue(judged, first));
+            }
+            first += end.changes.len();
+        }
+        Ok(Vec::new())
+    }
+}
+
+impl GrantExpired {
+    /// Its record, before the keys of the data subject complete it.
+    ///
+    /// # Errors
+    /// A name or the grant can not be found.
+    pub fn record(&self, names: &Names<'_>) -> Result<Record, EntryError> {
+        let grant = names.reference(self.subject_ref, self.grant_index)?;
+        Ok(Record {
+            kind: RecordKind::Expiry.into(),
+            effective_at_ms: self.expired_at.0,
+            changes: ended_to_messages(&self.changes, grant, self.reason, names)?,
+            ..Record::default()
+        })
+    }
+
+    /// The content of its event.
+    #[must_use]
+    pub fn outline(&self) -> ConsentOutline<'_> {
+        ConsentOutline {
+            subject: self.subject_ref,
+            actor: Actor::System,
+            effective_at: self.expired_at,
+            changes: &self.changes,
+            preferences_changed: false,
+            cause: Some(self.grant_index),
+            reason: Some(self.reason),
+        }
+    }
+
+    /// Its claims that are not true. `first` is the position of its first change.
+    fn untrue(&self, judged: &Judged<'_>, first: usize) -> Vec<Untrue> {
         let state = judged.before();
         let has_ended = |change: &ChangeRecord| {
             self.expired_at <= judged.place.recorded_at
                 && self.is_true_of(judged.catalog, &state, change)
         };
-        let changes = self.changes.iter().enumerate();
+        let changes = (first..).zip(&self.changes);
         let mut untrue: Vec<_> = changes
             .filter(|(_, change)| !has_ended(change))
             .map(|(position, _)| Untrue::Expiry { position })
@@ -133,11 +186,9 @@ impl OfSubjects for GrantExpired {
         if untrue.is_empty() && reason != self.reason {
             untrue.push(Untrue::ExpiryReason { recomputed: reason });
         }
-        Ok(untrue)
+        untrue
     }
-}
 
-impl GrantExpired {
     /// Whether the grant of a change decided its cell until just before it ended.
     fn is_true_of(&self, catalog: &Catalog, state: &SubjectState, change: &ChangeRecord) -> bool {
         let cell = catalog.resolve(&change.scope).ok().and_then(Scope::as_cell);
@@ -155,9 +206,22 @@ impl GrantExpired {
     }
 }
 
+impl GrantsExpired {
+    /// The ends of the records of an entry.
+    pub(super) fn of_records(
+        records: Vec<(SubjectRef, Record)>,
+        meanings: &Meanings<'_>,
+    ) -> Result<Self, EntryError> {
+        let records = records.into_iter();
+        let ends =
+            records.map(|(subject, record)| GrantExpired::of_record(subject, record, meanings));
+        Ok(Self { ends: ends.collect::<Result<_, _>>()? })
+    }
+}
+
 impl GrantExpired {
-    /// The expiry of a record.
-    pub(super) fn of_record(
+    /// The end of a record.
+    fn of_record(
         subject_ref: SubjectRef,
         record: Record,
         meanings: &Meanings<'_>,
@@ -190,7 +254,15 @@ pub(super) mod tests {
         tests::reads_back,
     };
 
-    pub(in crate::entry) fn any_expired() -> impl Strategy<Value = GrantExpired> {
+    pub(in crate::entry) fn any_expired() -> impl Strategy<Value = GrantsExpired> {
+        vec(any_end(), 1..4).prop_map(|mut ends| {
+            ends.sort_unstable_by_key(|end| end.subject_ref);
+            ends.dedup_by_key(|end| end.subject_ref);
+            GrantsExpired { ends }
+        })
+    }
+
+    fn any_end() -> impl Strategy<Value = GrantExpired> {
         let reason = prop::sample::select(vec![Reason::Expired, Reason::ReconsentRequired]);
         let ended = any_grant().prop_map(|grant| ChangeRecord {
             action: Action::Expire,

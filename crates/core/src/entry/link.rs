@@ -118,7 +118,7 @@ impl OfSubjects for LinkChange {
     }
 
     /// Any act of one may now count for the other, or no longer.
-    fn touches(&self) -> Touched<'_> {
+    fn touches(&self, _: SubjectRef) -> Touched<'_> {
         Touched::Everything
     }
 

@@ -37,13 +37,13 @@ mod uses;
 
 use std::fmt;
 
-pub use act::{ConfirmationOffer, ConsentAct, Door};
+pub use act::{ConfirmationOffer, ConsentAct, Door, ImportOrigin};
 pub use channel::ChannelPut;
 pub use clock::ClockCorrected;
 pub use confirmed::ConsentConfirmed;
 pub use content::{Content, IndexOf, Meanings, Names, Numbers, ReferenceOf};
 pub use disclosed::{DisclosureMade, SubjectsDisclosed};
-pub use expired::GrantExpired;
+pub use expired::{GrantExpired, GrantsExpired};
 pub use fields::{
     EntryError, contact_to_proto, duration, duration_ms, evidence_of_message, evidence_to_message,
     timestamp, timestamp_ms,
@@ -134,7 +134,7 @@ pub enum Body {
     /// A double opt-in was completed.
     Confirmed(ConsentConfirmed),
     /// Grants expired.
-    Expired(GrantExpired),
+    Expired(GrantsExpired),
     /// Two data subjects were linked, or unlinked.
     Link(LinkChange),
     /// Data was used.
@@ -217,8 +217,11 @@ impl Body {
         records: Vec<(SubjectRef, Record)>,
         meanings: &Meanings<'_>,
     ) -> Result<Self, EntryError> {
-        let is_disclosed = |(_, record): &(_, Record)| record.kind() == RecordKind::Disclosed;
-        if !records.is_empty() && records.iter().all(is_disclosed) {
+        let are_all = |kind| !records.is_empty() && records.iter().all(|(_, it)| it.kind() == kind);
+        if are_all(RecordKind::Expiry) {
+            return GrantsExpired::of_records(records, meanings).map(Self::Expired);
+        }
+        if are_all(RecordKind::Disclosed) {
             return Ok(Self::Disclosed(SubjectsDisclosed::of_records(&records)));
         }
         let mut records = records.into_iter();
@@ -233,9 +236,6 @@ impl Body {
             }
             (RecordKind::Confirmation, None) => {
                 ConsentConfirmed::of_record(subject, record, meanings).map(Self::Confirmed)
-            }
-            (RecordKind::Expiry, None) => {
-                GrantExpired::of_record(subject, record, meanings).map(Self::Expired)
             }
             (kind @ (RecordKind::Link | RecordKind::Unlink), Some(other))
                 if other.1.kind() == kind =>
@@ -373,9 +373,10 @@ pub trait OfSubjects: Kind {
         subject: SubjectRef,
         state: &mut SubjectState,
     ) -> Result<(), UnknownKey>;
-    /// The cells that it touches.
-    fn touches(&self) -> Touched<'_>;
-    /// Claims in it that do not follow from the entries before it.
+    /// The cells of one of its data subjects that it touches.
+    fn touches(&self, subject: SubjectRef) -> Touched<'_>;
+    /// Claims in it about the judged data subject that do not follow from the entries before it. It is asked
+    /// for each of its data subjects.
     ///
     /// # Errors
     /// The first key that the catalogue lacks.

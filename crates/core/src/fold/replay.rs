@@ -17,7 +17,7 @@ use crate::{
         Actor, Catalog, ChangeRecord, Mark, Millis, Outcome, Reason, SubjectRef, SubjectState,
         UnknownKey,
     },
-    entry::{ConsentAct, ConsentConfirmed, Entry, Place, Target},
+    entry::{ConsentAct, ConsentConfirmed, Entry, Place, Subjects, Target},
 };
 
 /// The fold of the first entries of a ledger.
@@ -123,34 +123,37 @@ impl Replay {
     pub fn apply(&mut self, entry: &Entry) -> Result<Vec<Untrue>, FoldError> {
         let (fact, index) = (entry.fact(), entry.index);
         let target = fact.kind.target();
-        let subject = match target {
-            Target::Subjects(target) => target.named().first().copied(),
-            Target::Catalog(_) | Target::Subscriptions(_) | Target::Nothing => None,
+        let subjects = match target {
+            Target::Subjects(target) => target.named(),
+            Target::Catalog(_) | Target::Subscriptions(_) | Target::Nothing => Subjects::new(),
         };
         let catalog = &self.fold.catalog.catalog;
-        let before = subject.map(|subject| (subject, state(&self.states, catalog, subject)));
+        let before = |subject: &SubjectRef| state(&self.states, catalog, *subject);
+        let before: Vec<Arc<SubjectState>> = subjects.iter().map(before).collect();
         let stored = |subject| self.states.get(&subject).cloned().unwrap_or_default();
         let after = self.fold.apply(fact, |subject| Ok::<_, FoldError>(stored(subject)))?;
         if let After::Subjects(states) = after {
             self.states.extend(states);
         }
         self.size = index + 1;
-        let (Target::Subjects(target), Some((subject, before))) = (target, before) else {
-            return Ok(Vec::new());
-        };
+        let Target::Subjects(target) = target else { return Ok(Vec::new()) };
         let catalog = &self.fold.catalog.catalog;
-        let after = state(&self.states, catalog, subject);
-        let mut judged = Judged {
-            place: fact.place,
-            subject,
-            catalog,
-            // Where the links of the subject stay as they were, so do the states of all others.
-            linked: linked(&self.states, catalog, subject, &before),
-            before,
-            after,
-            requests: &mut self.requests,
-        };
-        target.untrue(&mut judged).map_err(|problem| FoldError::UnknownKey { index, problem })
+        let mut untrue = Vec::new();
+        for (subject, before) in subjects.into_iter().zip(before) {
+            let mut judged = Judged {
+                place: fact.place,
+                subject,
+                catalog,
+                // Where the links of the subject stay as they were, so do the states of all others.
+                linked: linked(&self.states, catalog, subject, &before),
+                before,
+                after: state(&self.states, catalog, subject),
+                requests: &mut self.requests,
+            };
+            let found = target.untrue(&mut judged);
+            untrue.extend(found.map_err(|problem| FoldError::UnknownKey { index, problem })?);
+        }
+        Ok(untrue)
     }
 
     /// The data subjects that links connect with one, as of the last folded entry.
@@ -211,6 +214,12 @@ pub struct Judged<'a> {
 }
 
 impl Judged<'_> {
+    /// The data subject.
+    #[must_use]
+    pub fn subject(&self) -> SubjectRef {
+        self.subject
+    }
+
     /// The state before the entry, with the contributions of linked data subjects.
     #[must_use]
     pub fn before(&self) -> Arc<SubjectState> {

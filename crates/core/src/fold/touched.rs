@@ -44,9 +44,16 @@ pub struct Answers {
     index: u64,
     now: Millis,
     catalog: Arc<CatalogAt>,
-    subjects: SmallVec<[(SubjectRef, Arc<SubjectState>); 2]>,
+    subjects: SmallVec<[OfSubject; 2]>,
+    /// The place of the next data subject and of its next cell.
+    next: (usize, usize),
+}
+
+#[derive(Debug)]
+struct OfSubject {
+    subject: SubjectRef,
+    state: Arc<SubjectState>,
     cells: Vec<(PurposeId, ChannelId)>,
-    next: usize,
 }
 
 impl Answers {
@@ -66,26 +73,27 @@ impl Answers {
             now: fact.place.recorded_at,
             catalog: Arc::clone(catalog),
             subjects: SmallVec::new(),
-            cells: Vec::new(),
-            next: 0,
+            next: (0, 0),
         };
         let Target::Subjects(target) = fact.kind.target() else { return Ok(answers) };
-        answers.cells = touched_cells(&catalog.catalog, target.touches())
-            .map_err(|problem| FoldError::UnknownKey { index, problem })?;
-        if !answers.cells.is_empty() {
-            let mut subjects = target.named();
-            subjects.sort_unstable();
-            subjects.dedup();
-            for subject in subjects {
-                answers.subjects.push((subject, whole(subject)?));
+        let mut subjects = target.named();
+        subjects.sort_unstable();
+        subjects.dedup();
+        for subject in subjects {
+            let cells = touched_cells(&catalog.catalog, target.touches(subject))
+                .map_err(|problem| FoldError::UnknownKey { index, problem })?;
+            if !cells.is_empty() {
+                answers.subjects.push(OfSubject { subject, state: whole(subject)?, cells });
             }
         }
         Ok(answers)
     }
 
-    fn decide(&self, subject: usize, cell: usize) -> Option<CellDecision> {
-        let (subject, state) = self.subjects.get(subject)?;
-        let (purpose, channel) = *self.cells.get(cell)?;
+    fn decide(
+        &self,
+        OfSubject { subject, state, .. }: &OfSubject,
+        (purpose, channel): (PurposeId, ChannelId),
+    ) -> Option<CellDecision> {
         let catalog = &self.catalog.catalog;
         let query = Query {
             purpose: Some(purpose),
@@ -110,10 +118,12 @@ impl Iterator for Answers {
     type Item = CellDecision;
 
     fn next(&mut self) -> Option<CellDecision> {
-        let of_one = self.cells.len();
-        let (subject, cell) = (self.next.checked_div(of_one)?, self.next.checked_rem(of_one)?);
-        let decision = self.decide(subject, cell)?;
-        self.next += 1;
+        let of_subject = self.subjects.get(self.next.0)?;
+        let decision = self.decide(of_subject, *of_subject.cells.get(self.next.1)?)?;
+        self.next.1 += 1;
+        if self.next.1 == of_subject.cells.len() {
+            self.next = (self.next.0 + 1, 0);
+        }
         Some(decision)
     }
 }

@@ -536,8 +536,8 @@ pub(crate) mod tests {
         catalog
     }
 
-    /// Seals an entry, encodes, decodes and opens it. The data subjects of a use come back in the order of
-    /// their tags, and are put into their order again.
+    /// Seals an entry, encodes, decodes and opens it. The data subjects of a use or of ends come back in the
+    /// order of their tags, and are put into their order again.
     pub(crate) fn sealed_and_opened(entry: &Entry) -> Result<Entry, EntryError> {
         let (sealed, everybody, catalog) = sealed_entry(entry);
         let bytes = sealed.encode();
@@ -547,6 +547,9 @@ pub(crate) mod tests {
             let place =
                 |subject: &SubjectRef| used.subject_refs.iter().position(|it| it == subject);
             opened.subject_refs.sort_by_key(place);
+        }
+        if let Body::Expired(opened) = &mut opened.body {
+            opened.ends.sort_by_key(|end| end.subject_ref);
         }
         if let (Body::Disclosed(opened), Body::Disclosed(disclosed)) =
             (&mut opened.body, &entry.body)

@@ -147,6 +147,7 @@ fn act(actor: Actor, changes: Vec<ChangeRecord>) -> ConsentAct {
         effective_at: AT,
         changes,
         door: Door::Call,
+        import: None,
         idempotency: Some(IdempotencyMark { key_hash: [1; 16], request_digest: [2; 16] }),
         authority_ends_at: None,
         confirmation: None,

@@ -5,7 +5,7 @@ use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use serde::{Deserialize, Serialize};
 
 use super::{Lifetime, Statement, SubjectHash, TokenError};
-use crate::domain::{Effect, Millis, Reason, Region};
+use crate::domain::{Effect, Reason, Region};
 
 /// Names the hash algorithm of `sub`, so that another can follow.
 const SUBJECT_PREFIX: &str = "sha256:";
@@ -28,12 +28,8 @@ struct Claims {
     reason: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     grounds: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    valid_until_ms: Option<i64>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     has_obligations: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    not_before_ms: Option<i64>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     obligations_ignored: bool,
 }
@@ -54,9 +50,7 @@ pub(super) fn claims(statement: &Statement) -> Vec<u8> {
         effect: statement.effect.name().to_owned(),
         reason: statement.reason.name().to_owned(),
         grounds: statement.grounds.clone(),
-        valid_until_ms: statement.valid_until.map(|end| end.0),
         has_obligations: statement.has_obligations,
-        not_before_ms: statement.not_before.map(|moment| moment.0),
         obligations_ignored: statement.obligations_ignored,
     };
     serde_json::to_vec(&claims).expect("texts and numbers always have a JSON form")
@@ -82,9 +76,7 @@ pub(super) fn statement(json: &[u8]) -> Result<Statement, TokenError> {
         effect,
         reason,
         grounds: claims.grounds,
-        valid_until: claims.valid_until_ms.map(Millis),
         has_obligations: claims.has_obligations,
-        not_before: claims.not_before_ms.map(Millis),
         obligations_ignored: claims.obligations_ignored,
     })
 }

@@ -23,11 +23,10 @@
 //!   a fresh salt and the subject, so tokens of one subject can not be joined. Anybody who knows the
 //!   subject can confirm it. The salt is in the token, so trying all identifiers finds the subject.
 //! * **It does not contain obligations,** only whether there are some (`has_obligations`). While they are
-//!   not met, `effect` is `NOT_NOW`, and `not_before_ms` says when they are. An ALLOW ends before quiet
-//!   hours begin. Like a withdrawal, a use that uses a limit up after `iat` does not change a token.
+//!   not met, `effect` is `NOT_NOW`. An ALLOW ends before quiet hours begin. Like a withdrawal, a use that uses a limit up after `iat` does not change a token.
 //!
-//! * **It does not name the entry that decided.** `grounds` is for the ledger alone, and bound to the other
-//!   claims.
+//! * **It does not name the entry that decided,** nor a time that leads to it: the validity of a grant and
+//!   the period of a limit are public. `grounds` is for the ledger alone, and bound to the other claims.
 //!
 //! This module knows no clock, no random numbers, no keys at rest and no protocol.
 
@@ -79,12 +78,8 @@ pub struct Statement {
     /// The entry that decided and the revision, which the ledger alone can read (`grounds`,
     /// [`crate::format::token`]).
     pub grounds: String,
-    /// First moment at which effect or reason could change with no new entry (`valid_until_ms`).
-    pub valid_until: Option<Millis>,
     /// Whether the answer comes with obligations; a check returns them.
     pub has_obligations: bool,
-    /// With NOT_NOW: the first moment that is permitted, if one is known (`not_before_ms`).
-    pub not_before: Option<Millis>,
     /// Whether it is ALLOW only because the question ignored obligations.
     pub obligations_ignored: bool,
 }

@@ -25,9 +25,7 @@ fn statement() -> Statement {
         effect: Effect::Allow,
         reason: Reason::Granted,
         grounds: "opaque".to_owned(),
-        valid_until: None,
         has_obligations: true,
-        not_before: None,
         obligations_ignored: false,
     }
 }
@@ -318,16 +316,15 @@ fn any_statement() -> impl Strategy<Value = (Statement, String)> {
     let options = (
         any::<prop::sample::Index>(),
         "[A-Za-z0-9_-]{0,64}",
-        any::<Option<i64>>(),
         any::<bool>(),
         prop::option::of(Just("US-CA")),
-        (any::<bool>(), any::<Option<i64>>(), any::<bool>()),
+        (any::<bool>(), any::<bool>()),
     );
     (subject, any::<[u8; 16]>(), times, "\\PC{0,20}", categories, options).prop_map(
         |(subject, salt, (from, span), text, data_categories, options)| {
-            let (reason, grounds, valid_until, has_obligations, region, now) = options;
+            let (reason, grounds, has_obligations, region, now) = options;
             let reason = *reason.get(&Reason::ALL);
-            let (is_later, not_before, obligations_ignored) = now;
+            let (is_later, obligations_ignored) = now;
             let is_later = is_later && reason.effect() == Effect::Allow;
             let statement = Statement {
                 issuer: text.clone(),
@@ -340,9 +337,7 @@ fn any_statement() -> impl Strategy<Value = (Statement, String)> {
                 effect: if is_later { Effect::NotNow } else { reason.effect() },
                 reason,
                 grounds,
-                valid_until: valid_until.map(Millis),
                 has_obligations,
-                not_before: not_before.map(Millis),
                 obligations_ignored,
             };
             (statement, subject)

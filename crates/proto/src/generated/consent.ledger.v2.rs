@@ -1440,10 +1440,10 @@ impl ::prost::Name for Confirmation {
 /// Where an act stood in an import.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ImportOrigin {
-    /// Name of the file or stream.
+    /// Name of the source, as the caller gave it.
     #[prost(string, tag = "1")]
     pub source: ::prost::alloc::string::String,
-    /// Its row, counted from 1.
+    /// The row's number in its file or else in its stream, counted from 1.
     #[prost(uint64, tag = "2")]
     pub row: u64,
 }

@@ -270,7 +270,8 @@ pub struct Authority {
     pub proof: ::prost::alloc::string::String,
     /// First moment without the authority, for example the data subject's coming of age. From then on
     /// the guardian's grants ask for consent again. Kept with the act, not with its evidence, because
-    /// decisions depend on it. Only for GUARDIAN.
+    /// decisions depend on it. A moment that is a day or more after the act took effect is recorded as
+    /// the full hour before it. Only for GUARDIAN.
     #[prost(message, optional, tag = "4")]
     pub ends_at: ::core::option::Option<::prost_types::Timestamp>,
 }
@@ -1040,7 +1041,7 @@ pub struct GetCheckpointResponse {
     /// `hash(size - 1)`, 32 bytes.
     #[prost(bytes = "vec", tag = "4")]
     pub chain_hash: ::prost::alloc::vec::Vec<u8>,
-    /// When the last of these entries was recorded.
+    /// When the last of these entries was recorded, in whole seconds, as the entry says it.
     #[prost(message, optional, tag = "5")]
     pub recorded_at: ::core::option::Option<::prost_types::Timestamp>,
     /// The latest checkpoint that was released: the text of a C2SP tlog-checkpoint, a note signed by
@@ -1338,7 +1339,8 @@ pub struct ListDecisionsResponse {
     /// recorded, for no region and no data category.
     #[prost(uint64, tag = "1")]
     pub index: u64,
-    /// Random reference of the data subject, 16 bytes, as the entries have it.
+    /// Which data subject: the random id of its frame in the vault, 16 bytes. No entry has it. Cells with
+    /// the same value are of one person, so this answer is for those who may know that.
     #[prost(bytes = "vec", tag = "2")]
     pub subject_ref: ::prost::alloc::vec::Vec<u8>,
     /// Purpose key.
@@ -1425,7 +1427,7 @@ pub struct Purpose {
     #[prost(string, repeated, tag = "5")]
     pub data_categories: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// How long a grant lasts by default: whole milliseconds, more than 0 and at most 1,000 years.
-    /// Absent: it does not expire.
+    /// Absent: it does not expire. With a day or more, a grant ends at the full hour before.
     #[prost(message, optional, tag = "6")]
     pub default_validity: ::core::option::Option<::prost_types::Duration>,
     /// Whether a grant needs a double opt-in before it counts.
@@ -2769,7 +2771,8 @@ pub struct Change {
     #[prost(uint32, tag = "3")]
     pub purpose_version: u32,
     /// For grants: the first moment at which the grant no longer counts. Absent: `effective_at` plus
-    /// the purpose's default validity, if it has one. Must be later than `effective_at`.
+    /// the purpose's default validity, if it has one. Must be later than `effective_at`. An end that is
+    /// a day or more after `effective_at` is recorded as the full hour before it.
     #[prost(message, optional, tag = "4")]
     pub expires_at: ::core::option::Option<::prost_types::Timestamp>,
     /// For grants: the data categories that the grant is narrowed to, each among those that the
@@ -3332,7 +3335,8 @@ pub struct ChangeResult {
     /// For grants: the version of the purpose that was agreed to.
     #[prost(uint32, tag = "5")]
     pub purpose_version: u32,
-    /// For grants: when the grant expires, if it does.
+    /// For grants: when the grant expires, if it does, as it is recorded: a full hour if that is a day or
+    /// more after it took effect.
     #[prost(message, optional, tag = "6")]
     pub expires_at: ::core::option::Option<::prost_types::Timestamp>,
     /// For grants: the data categories that the grant is narrowed to; empty: all of the version's.
@@ -3620,6 +3624,9 @@ pub struct ListHistoryResponse {
     /// it happened in. The times here are as they were written.
     #[prost(uint64, optional, tag = "15")]
     pub clock_corrected_by: ::core::option::Option<u64>,
+    /// For acts that an import brought: where they stood in it.
+    #[prost(message, optional, tag = "16")]
+    pub import: ::core::option::Option<ImportRecord>,
 }
 impl ::prost::Name for ListHistoryResponse {
     const NAME: &'static str = "ListHistoryResponse";
@@ -3629,6 +3636,26 @@ impl ::prost::Name for ListHistoryResponse {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/consent.v1.ListHistoryResponse".into()
+    }
+}
+/// Where an act stood in an import.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImportRecord {
+    /// `ImportStart.source`.
+    #[prost(string, tag = "1")]
+    pub source: ::prost::alloc::string::String,
+    /// `ImportRow.line` or, where that is absent, the number of the row in its stream, from 1.
+    #[prost(uint64, tag = "2")]
+    pub row: u64,
+}
+impl ::prost::Name for ImportRecord {
+    const NAME: &'static str = "ImportRecord";
+    const PACKAGE: &'static str = "consent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "consent.v1.ImportRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/consent.v1.ImportRecord".into()
     }
 }
 /// A link, as a history shows it.
@@ -4288,7 +4315,8 @@ impl ::prost::Name for WatchFilter {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchRequest {
     /// First ledger index to consider. Absent: start with the first entry after now. To resume, send
-    /// one more than the last index received, or the last `Progress.next_index`. Not beside `snapshot`.
+    /// one more than the last index received, or the last `Progress.next_index`; after an event with
+    /// `more_in_entry`, its index, and the events of its entry come again. Not beside `snapshot`.
     #[prost(uint64, optional, tag = "1")]
     pub start_index: ::core::option::Option<u64>,
     /// Which events to send.
@@ -4523,10 +4551,11 @@ impl ::prost::Name for LinkEvent {
         "/consent.v1.LinkEvent".into()
     }
 }
-/// An act, with the changes that pass the filter.
+/// An act, with the changes that pass the filter. An entry that ends grants of several data subjects
+/// has an event for each of them; they come one after the other.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ConsentEvent {
-    /// Index of the entry that holds the act.
+    /// Index of the entry that holds the act. Together with `place` it names the event.
     #[prost(uint64, tag = "1")]
     pub index: u64,
     /// Data subject as `namespace:id`.
@@ -4558,6 +4587,13 @@ pub struct ConsentEvent {
     /// Whether the data subject changed how it wants to be contacted, for watchers of PREFERENCES.
     #[prost(bool, tag = "10")]
     pub preferences_changed: bool,
+    /// Place of the event in its entry, from 0. Always 0 where an entry has one event.
+    #[prost(uint32, tag = "11")]
+    pub place: u32,
+    /// Whether more events of the same entry follow on this stream. A stream that breaks off here goes on
+    /// with all events of the entry.
+    #[prost(bool, tag = "12")]
+    pub more_in_entry: bool,
 }
 impl ::prost::Name for ConsentEvent {
     const NAME: &'static str = "ConsentEvent";
@@ -4928,7 +4964,8 @@ pub struct ConsumeStart {
     #[prost(uint32, tag = "2")]
     pub shard: u32,
     /// How many messages may come before the first `credit`: at most 10,000. Every message but
-    /// `started` and `progress` takes one.
+    /// `started` and `progress` takes one. The events of one entry come together, also where they take
+    /// more than are left; what is beyond is taken from the next credits.
     #[prost(uint32, tag = "3")]
     pub credits: u32,
     /// How long an event may stay unacknowledged before it is delivered again: 1 s to 1 h, 30 s by
@@ -4978,12 +5015,17 @@ impl ::prost::Name for ConsumeCredit {
 pub struct ConsumeAck {
     /// Everything before this index was dealt with: one more than the index of an event, or
     /// `Progress.next_index`, or `SnapshotEnd.revision`, which says that the snapshot was. Absent: only
-    /// `indexes`.
+    /// `indexes`. Where the entry just before it has several events, it counts for one of them.
     #[prost(uint64, optional, tag = "1")]
     pub next_index: ::core::option::Option<u64>,
-    /// Indexes of single events that were dealt with, in any order. At most 10,000.
+    /// Indexes of single events that were dealt with, in any order. At most 10,000. Where an entry has
+    /// several events, its index counts for one of them each time that it is named.
     #[prost(uint64, repeated, tag = "2")]
     pub indexes: ::prost::alloc::vec::Vec<u64>,
+    /// All events of these entries were dealt with: nothing is counted one by one. For consumers that
+    /// acknowledge an entry once the event without `more_in_entry` was dealt with, too.
+    #[prost(bool, tag = "3")]
+    pub whole_entries: bool,
 }
 impl ::prost::Name for ConsumeAck {
     const NAME: &'static str = "ConsumeAck";

@@ -291,7 +291,7 @@ impl World {
             };
             self.model.delivered = next + 1;
             let now = self.model.now;
-            let sent = self.change(|account| account.deliver(next, next, now));
+            let sent = self.change(|account| account.deliver(next, 1, next, now));
             let want = (!self.model.settled.contains_key(&next)).then(|| {
                 self.model.credits -= 1;
                 self.model.flying.insert(next, (1, now));
@@ -414,7 +414,7 @@ fn any_op() -> impl Strategy<Value = Op> {
 }
 
 fn acknowledged(indexes: &[u64], next_index: Option<u64>) -> Acknowledged {
-    Acknowledged { next_index, indexes: indexes.to_vec(), snapshot: false }
+    Acknowledged { next_index, indexes: indexes.to_vec(), ..Acknowledged::default() }
 }
 
 proptest! {
