@@ -79,7 +79,7 @@ impl OfSubjects for SubjectsDisclosed {
         Ok(())
     }
 
-    fn touches(&self) -> Touched<'_> {
+    fn touches(&self, _: SubjectRef) -> Touched<'_> {
         Touched::Changes(&[])
     }
 
