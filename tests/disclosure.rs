@@ -292,7 +292,7 @@ async fn no_act_comes_between_the_revision_and_the_records_that_use_up_the_tags(
         acts
     });
     let (disclosure, _) = auditor.disclose(&mut clients, &[]).await;
-    drop(stop);
+    stop.send(()).unwrap();
     assert!(acts.await.unwrap() > 0);
     assert_eq!(disclosure.persons.len(), PERSONS);
     let opened = Ledger::open(dir.path());

@@ -54,7 +54,7 @@ The server encrypts the file to the recipients and records the disclosure in the
 recipients and the file's SHA-256, before it sends the first byte. So a disclosure that fails while it is
 received is on record all the same. Other writes wait while the server records the data subjects.
 
-**--open-ended has no end**: it adds the keys of uses, subscriptions, deliveries and disclosures, for each
+--open-ended has no end: it adds the keys of uses, subscriptions, deliveries and disclosures, for each
 2^20 entries. They open entries of these kinds that are recorded later, too, up to the next multiple of
 2^20. The addresses of webhooks are never disclosed.
 

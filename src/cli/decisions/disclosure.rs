@@ -31,7 +31,7 @@ use crate::{
         trust::{Trust, read_text},
         words::{Bytes, hex, rfc3339_ms},
     },
-    domain::{Entry, spells},
+    domain::{Entry, SubjectRef, spells},
     entry::Target,
     fold::{CellDecision, Replay},
     format::{
@@ -72,7 +72,7 @@ struct Report {
     records: u64,
     /// Number of decisions that were recomputed.
     decisions: u64,
-    /// Number of entries whose outcomes and decisions may depend on somebody who is not disclosed.
+    /// Number of records whose outcomes and decisions may depend on somebody who is not disclosed.
     not_judgeable: u64,
     /// Number of wrong statements.
     untrue: u64,
@@ -375,24 +375,23 @@ impl Audit {
         entry: &Entry,
         lines: Option<&mut (PathBuf, BufWriter<File>)>,
     ) -> Result<(), CliError> {
-        let untrue = self.replay.apply(entry).map_err(CliError::failed)?;
         let fact = entry.fact();
-        let Target::Subjects(target) = fact.kind.target() else { return Ok(()) };
+        let Target::Subjects(target) = fact.kind.target() else {
+            return self.replay.apply(entry).map(drop).map_err(CliError::failed);
+        };
         let subjects = target.named();
-        // What a link makes of one side may depend on somebody beyond the other.
-        let mut reached = subjects.iter().flat_map(|it| {
-            let linked = self.replay.connected(*it);
-            linked.into_iter().chain([*it])
-        });
-        if reached.any(|subject| self.ledger.is_linked_beyond(subject)) {
-            self.not_judgeable += 1;
-            return Ok(());
-        }
+        let judged = self.judgeable(&subjects);
+        let untrue = self.replay.apply_judging(entry, |subject| judged.contains(&subject));
+        let untrue = untrue.map_err(CliError::failed)?;
         self.untrue += untrue.len() as u64;
         let room = self.shown_max.saturating_sub(self.statements.len());
         let statements = untrue.iter().take(room);
         self.statements.extend(statements.map(|untrue| Statement::of(entry.index, untrue)));
-        let mut decisions = self.replay.answers(entry).map_err(CliError::failed)?;
+        // A link may have led beyond the disclosure.
+        let judged = self.judgeable(&subjects);
+        self.not_judgeable += (subjects.len() - judged.len()) as u64;
+        let decisions = self.replay.answers(entry).map_err(CliError::failed)?;
+        let mut decisions = decisions.filter(|decision| judged.contains(&decision.subject));
         let Some((path, file)) = lines else {
             self.decisions += decisions.count() as u64;
             return Ok(());
@@ -401,6 +400,15 @@ impl Audit {
             self.decisions += 1;
             write_line(&decision, file).map_err(|error| CliError::file(path, error))
         })
+    }
+
+    /// Those of some data subjects whom no link connects with somebody who is not disclosed.
+    fn judgeable(&self, subjects: &[SubjectRef]) -> Vec<SubjectRef> {
+        let leads_beyond = |subject: SubjectRef| {
+            let mut reached = self.replay.connected(subject).into_iter().chain([subject]);
+            reached.any(|subject| self.ledger.is_linked_beyond(subject))
+        };
+        subjects.iter().copied().filter(|subject| !leads_beyond(*subject)).collect()
     }
 
     fn report(
@@ -559,7 +567,7 @@ fn print(report: &Report, out: &mut Output) -> Result<(), CliError> {
         "disclosed   {records} records of {persons} data subjects, up to {revision}"
     ))?;
     out.line("complete    no record of theirs is left out".to_owned())?;
-    out.line(format!("decisions   {decisions} recomputed, {not_judgeable} entries not judgeable"))?;
+    out.line(format!("decisions   {decisions} recomputed, {not_judgeable} records not judgeable"))?;
     out.line(format!("statements  {untrue} wrong"))?;
     if report.asserted_links_left_out > 0 {
         let left_out = report.asserted_links_left_out;

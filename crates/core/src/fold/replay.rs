@@ -121,6 +121,18 @@ impl Replay {
     /// # Errors
     /// It names a key or subscription that no entry before it put or created.
     pub fn apply(&mut self, entry: &Entry) -> Result<Vec<Untrue>, FoldError> {
+        self.apply_judging(entry, |_| true)
+    }
+
+    /// As [`Self::apply`], and returns the claims about some of its data subjects alone.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub fn apply_judging(
+        &mut self,
+        entry: &Entry,
+        is_judged: impl Fn(SubjectRef) -> bool,
+    ) -> Result<Vec<Untrue>, FoldError> {
         let (fact, index) = (entry.fact(), entry.index);
         let target = fact.kind.target();
         let subjects = match target {
@@ -150,8 +162,10 @@ impl Replay {
                 after: state(&self.states, catalog, subject),
                 requests: &mut self.requests,
             };
+            // Asked in any case: it remembers what a confirmation takes up.
             let found = target.untrue(&mut judged);
-            untrue.extend(found.map_err(|problem| FoldError::UnknownKey { index, problem })?);
+            let found = found.map_err(|problem| FoldError::UnknownKey { index, problem })?;
+            untrue.extend(found.into_iter().filter(|_| is_judged(subject)));
         }
         Ok(untrue)
     }

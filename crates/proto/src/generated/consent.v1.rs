@@ -909,8 +909,8 @@ pub struct DiscloseRequest {
     pub with_identities: bool,
     /// Whether the file also holds the keys of what is confidential and about nobody: uses, subscriptions,
     /// deliveries and disclosures, though never the addresses of webhooks. There is one key for each kind and each
-    /// 2^20 entries. So **these keys open entries of their kinds that are recorded after the revision, too**, up to
-    /// the next multiple of 2^20.
+    /// 2^20 entries. So these keys open entries of their kinds that are recorded after the revision, too, up to
+    /// the next multiple of 2^20: such a disclosure has no end.
     #[prost(bool, tag = "5")]
     pub open_ended: bool,
 }
