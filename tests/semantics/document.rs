@@ -290,10 +290,17 @@ fn outcome_line(&(before, last, outcome): &(&str, &str, &str)) -> String {
 /// An outcome by its name in the API.
 fn outcome_in_words(outcome: &str) -> String {
     match outcome.split_once(" by ") {
-        Some(("BLOCKED", index)) => format!("`BLOCKED_BY_STOP` #{index}"),
-        Some((_, index)) => format!("`SUPERSEDED_BY_LATER` #{index}"),
+        Some(("BLOCKED", cause)) => format!("`BLOCKED_BY_STOP` {}", cause_in_words(cause)),
+        Some((_, cause)) => format!("`SUPERSEDED_BY_LATER` {}", cause_in_words(cause)),
         None if outcome == "PENDING" => "`PENDING_CONFIRMATION`".to_owned(),
         None => format!("`{outcome}`"),
+    }
+}
+
+fn cause_in_words(cause: &str) -> String {
+    match cause.parse::<u64>() {
+        Ok(index) => format!("#{index}"),
+        Err(_) => "by a linked subject".to_owned(),
     }
 }
 
@@ -344,7 +351,8 @@ fn act_in_words(act: &Act) -> String {
             version => format!(", version {version}"),
         };
         let until = change.expires_at.map_or(String::new(), |at| format!(", until {}", at.0));
-        format!("{verb} {scope}{version}{until}")
+        let only = change.data_categories.iter().map(|category| format!(", only `{category}`"));
+        format!("{verb} {scope}{version}{until}{}", only.collect::<String>())
     });
     let changes = changes.collect::<Vec<_>>().join(" and ");
     format!("at {}, {actor}{name}{until} {changes}", act.effective_at.0)

@@ -225,8 +225,11 @@ def told_change(text: str) -> Change:
     )
 
 
-def told_outcome(outcome: Outcome) -> str:
-    cause = f" #{outcome.cause.index}" if outcome.cause else ""
+def told_outcome(outcome: Outcome, person: str) -> str:
+    cause = ""
+    if outcome.cause:
+        is_own = outcome.cause.person == person
+        cause = f" #{outcome.cause.index}" if is_own else " by a linked subject"
     return f"`{outcome.name}{f' +{outcome.linked}' if outcome.linked else ''}`{cause}"
 
 
@@ -266,7 +269,9 @@ def check_document(path: Path) -> Report:
             history.index += 1
         act = history.told(recorded)
         assert act is not None
-        outcomes = "<br>".join(map(told_outcome, outcomes_of(history.state, act)))
+        outcomes = "<br>".join(
+            told_outcome(outcome, act.person) for outcome in outcomes_of(history.state, act)
+        )
         if outcomes != wanted_outcomes.strip(" |"):
             report.wrong.append(f"{before} / {recorded}: {outcomes} in place of {wanted_outcomes}")
     return report
