@@ -536,7 +536,8 @@ impl<'a> Batch<'a> {
     /// How many bytes of an entry an end takes.
     pub(super) fn bytes_of_end(&self, end: &GrantExpired) -> Result<usize, WriteError> {
         let reference_of = |subject, index| self.reference_of(subject, index);
-        let names = Names { catalog: self.catalog(), reference_of: &reference_of };
+        let index = self.tip.next_index;
+        let names = Names { index, catalog: self.catalog(), reference_of: &reference_of };
         let too_large =
             || WriteError::EntryTooLarge { bytes: ENTRY_BYTES_MAX + 1, limit: ENTRY_BYTES_MAX };
         bytes_among_several(&end.record(&names)?).ok_or_else(too_large)
