@@ -78,6 +78,17 @@ async fn write_fixture(path: &Path) {
     server.cli(&link).expect_code(0);
     server.cli(&[&["use", "--subject", "user:2"][..], &cell].concat()).expect_code(0);
     server.cli(&["subscription", "create", "crm", "--owner", "crm-team"]).expect_code(0);
+    // The grants of two end at one time.
+    let ends_at = support::now_ms() + 2_000;
+    for person in ["user:3", "user:4"] {
+        let mut grant = support::change(Action::Grant, "news", "email");
+        grant.expires_at = Some(support::timestamp(ends_at));
+        clients.record(support::act(person, vec![grant])).await;
+    }
+    support::eventually("the ends are recorded", async || {
+        (clients.history("user:4").await.len() > 1).then_some(())
+    })
+    .await;
     clients.record_change("user:1", Action::Withdraw, "news", "email").await;
     server.terminate();
     let mut text =
@@ -110,13 +121,15 @@ async fn a_data_directory_of_format_2_is_served_today() {
         [dir.path().to_owned(), dir.path().join("kek")].map(|path| path.display().to_string());
     let verify = ["verify", "--json", "--data-dir", &data_dir, "--kek-file", &kek];
     let found = support::run(verify).expect_code(0).json();
-    assert_eq!((&found["vault"]["opened"], &found["vault"]["subjects"]), (&true.into(), &2.into()));
+    assert_eq!((&found["vault"]["opened"], &found["vault"]["subjects"]), (&true.into(), &4.into()));
     let server = Server::start(dir.path());
     let check = ["check", "--json", "--subject", "user:2", "--purpose", "news"];
     let answer = server.cli(&[&check[..], &["--channel", "email"]].concat());
     assert_eq!(answer.expect_code(3).json()["reason"], "REASON_WITHDRAWN");
     let history = server.cli(&["history", "--json", "--subject", "user:2"]).expect_code(0);
     assert!(history.stdout.contains("onboarding"), "{}", history.stdout);
+    let history = server.cli(&["history", "--json", "--subject", "user:3"]).expect_code(0);
+    assert!(history.stdout.contains("REASON_EXPIRED"), "{}", history.stdout);
     server.terminate();
     for name in [LEDGER, VAULT] {
         let now = fs::read(dir.path().join(name)).unwrap();

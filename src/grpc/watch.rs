@@ -475,14 +475,14 @@ mod tests {
     async fn each_event_of_an_entry_is_sent_and_the_stream_resumes_at_the_entry_until_the_last() {
         let resumes_at = |watched: &Watched<Script>| watched.next_index;
         let (mut watched, metrics) = watched(script(5, [ends(3, 3), event(4)]), LONG);
-        for (want, next_index) in [("event 3 [3]", 3), ("event 3 [3]", 3), ("event 3 [3]", 4)] {
+        for (want, next_index) in [("event 3 [2]", 3), ("event 3 [2]", 3), ("event 3 [2]", 4)] {
             assert_eq!(next(&mut watched).await, want);
             assert_eq!(resumes_at(&watched), Some(next_index));
         }
         assert_eq!(next(&mut watched).await, "event 4 [3]");
         assert_eq!(metrics.watch_events.get(), 4);
         watched.source = script(9, [ends(7, 2)]);
-        assert_eq!(next(&mut watched).await, "event 7 [3]");
+        assert_eq!(next(&mut watched).await, "event 7 [2]");
         watched.drain.cancel();
         let info = watched.next().await.unwrap_err().get_details_error_info().unwrap();
         assert_eq!(info.metadata.get("next_index").map(String::as_str), Some("7"));

@@ -336,6 +336,8 @@ mod tests {
                     "reason": "REASON_UNSPECIFIED",
                     "linkedSubjects": ["email:jo@example.org"],
                     "preferencesChanged": false,
+                    "place": 0,
+                    "moreInEntry": false,
                 },
             })
         );

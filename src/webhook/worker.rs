@@ -340,7 +340,7 @@ impl Worker {
             }
             Job::Replay(event, _) => {
                 self.replays_open -= 1;
-                if let Some(None) = self.part_ended(event.index, true, None) {
+                if let Some(Ok(())) = self.part_ended(event.index, true, None) {
                     self.consumer.redelivered(event.index);
                 }
             }
@@ -356,11 +356,11 @@ impl Worker {
     /// An event was delivered, or given up. Once that is so of all events of its entry, the entry is
     /// acknowledged or, if one of them was given up, a dead letter.
     fn event_ended(&mut self, index: u64, failed: Option<FailedDelivery>) {
-        let Some(failed) = self.part_ended(index, false, failed) else { return };
+        let Some(ended) = self.part_ended(index, false, failed) else { return };
         self.progress.settled(index);
-        match failed {
-            Some(failed) => self.consumer.give_up(failed),
-            None => self.acknowledge(&Acknowledged {
+        match ended {
+            Err(failed) => self.consumer.give_up(failed),
+            Ok(()) => self.acknowledge(&Acknowledged {
                 indexes: vec![index],
                 whole_entries: true,
                 ..Acknowledged::default()
@@ -368,24 +368,26 @@ impl Worker {
         }
     }
 
-    /// Takes note of the end of an event. None while others of its entry are left; then how the entry failed,
-    /// if it did.
+    /// Takes note of the end of an event. None while others of its entry are left; an error if one of them
+    /// was given up.
     fn part_ended(
         &mut self,
         index: u64,
         is_replay: bool,
         failed: Option<FailedDelivery>,
-    ) -> Option<Option<FailedDelivery>> {
-        let Some(open) = self.entries.get_mut(&(index, is_replay)) else { return Some(failed) };
-        open.left = open.left.saturating_sub(1);
-        let both = open.failed.into_iter().chain(failed);
-        open.failed = both.max_by_key(|failed| failed.attempts);
-        let (left, failed) = (open.left, open.failed);
-        if left > 0 {
-            return None;
+    ) -> Option<Result<(), FailedDelivery>> {
+        let mut failed = failed;
+        if let Some(open) = self.entries.get_mut(&(index, is_replay)) {
+            open.left = open.left.saturating_sub(1);
+            let both = open.failed.into_iter().chain(failed);
+            open.failed = both.max_by_key(|failed| failed.attempts);
+            if open.left > 0 {
+                return None;
+            }
+            failed = open.failed;
+            self.entries.remove(&(index, is_replay));
         }
-        self.entries.remove(&(index, is_replay));
-        Some(failed)
+        Some(failed.map_or(Ok(()), Err))
     }
 
     fn failed(&mut self, ticket: Ticket, outcome: &TryOutcome) {
@@ -436,7 +438,7 @@ impl Worker {
                 let (attempts, http_status) = (removed.attempts, http_status.into());
                 let failed = FailedDelivery { index: event.index, attempts, http_status };
                 // It stays a dead letter.
-                let _ = self.part_ended(event.index, true, Some(failed));
+                self.part_ended(event.index, true, Some(failed));
             }
             Job::Snapshot(_) => {
                 // An incomplete snapshot is not acknowledged, and is sent again after a restart.
