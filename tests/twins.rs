@@ -143,11 +143,11 @@ fn shape(mut entry: ledger::Entry) -> ledger::Entry {
                     hide(bytes);
                 }
             }
-            persons.shared.as_mut().map_or((), hide_sealed);
+            persons.shared.iter_mut().for_each(hide_sealed);
         }
         Body::Uses(uses) => {
             hide(&mut uses.tags);
-            uses.shared.as_mut().map_or((), hide_sealed);
+            uses.shared.iter_mut().for_each(hide_sealed);
         }
         Body::Confidential(confidential) => confidential.items.iter_mut().for_each(hide_sealed),
         _ => {}

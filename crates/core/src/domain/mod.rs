@@ -59,7 +59,6 @@ pub use crate::entry::{
     Body, ChannelPut, ClockCorrected, ConfirmationOffer, ConsentAct, ConsentConfirmed, Delivered,
     DeliveryFailed, DeliveryOverdue, DisclosureMade, Door, Entry, FailedDelivery, GrantExpired,
     GrantsExpired, IdempotencyMark, ImportOrigin, LedgerOpened, LinkChange, NamespacePut,
-    ObligationKind, PartyPut, PurposePut, SigningKeyChanged, SubjectsDisclosed, SubscriptionCreated,
-    SubscriptionDeleted,
-    SubscriptionEntry, UseRecorded,
+    ObligationKind, PartyPut, PurposePut, SigningKeyChanged, SubjectsDisclosed,
+    SubscriptionCreated, SubscriptionDeleted, SubscriptionEntry, UseRecorded,
 };
