@@ -66,10 +66,10 @@ async fn rows_are_written_in_a_random_order_and_those_of_one_person_in_theirs() 
     let rejects: Vec<u64> = answer.rejects.iter().map(|reject| reject.line).collect();
     assert_eq!(rejects, [100, 200, 300]);
     for person in ["user:laptop", "device:phone", "user:out"] {
-        assert_eq!(reason(&mut clients, person).await, Reason::Withdrawn, "{person}");
+        assert_eq!(reason(&mut clients, person).await, Reason::Revoked, "{person}");
     }
     // A grant of an import lifts no stop.
-    assert_eq!(reason(&mut clients, "user:back").await, Reason::Withdrawn);
+    assert_eq!(reason(&mut clients, "user:back").await, Reason::Revoked);
 
     let history = clients.history("user:out").await;
     let origins: Vec<_> = history.iter().map(|line| line.import.clone().unwrap()).collect();
@@ -108,7 +108,7 @@ async fn rows_of_a_slow_stream_do_not_wait_for_its_end() {
     let import =
         tokio::spawn(async move { importing.import_consents(ReceiverStream::new(receiver)).await });
     eventually("the stop counts", async || {
-        (reason(&mut clients, "user:1").await == Reason::Withdrawn).then_some(())
+        (reason(&mut clients, "user:1").await == Reason::Revoked).then_some(())
     })
     .await;
     let rows = vec![row(0, "user:2", Action::Withdraw)];
