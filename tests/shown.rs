@@ -276,7 +276,7 @@ async fn record_samples(clients: &mut Clients) -> Given {
             relationship: "parent".to_owned(),
             representative: "user:7".to_owned(),
             proof: "form 12".to_owned(),
-            ends_at: Some(support::timestamp(now + 900_000_000)),
+            ends_at: Some(support::timestamp((now + 900_000_000) / 3_600_000 * 3_600_000)),
         }),
         ..evidence("guardian")
     };

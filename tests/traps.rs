@@ -231,7 +231,8 @@ async fn a_resubmitted_form_is_idempotent_and_a_reused_key_is_refused() {
     assert_eq!(proto::RecordConsentResponse { replayed: false, ..again }, first);
     ledger.restart().await;
     assert_eq!(ledger.record(form.clone()).await.index, first.index, "a restart forgets nothing");
-    let other = proto::RecordConsentRequest { reported_late: true, ..form };
+    let evidence = Some(proto::Evidence { touchpoint: "shop".into(), ..Default::default() });
+    let other = proto::RecordConsentRequest { evidence, ..form };
     let error = ledger.refused(other).await;
     assert_eq!((error.code, &*error.reason), (Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED"));
     assert_eq!(ledger.reason("user:2", NEWS, "email").await, Reason::NoRecord);

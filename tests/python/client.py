@@ -22,7 +22,7 @@ def generate_stubs(proto_dir, stub_dir):
     import grpc_tools
 
     well_known = pathlib.Path(grpc_tools.__file__).parent / "_proto"
-    files = sorted(str(path) for path in pathlib.Path(proto_dir).glob("consent/v1/*.proto"))
+    files = sorted(str(path) for path in pathlib.Path(proto_dir).glob("consent/**/*.proto"))
     assert files, f"no protocol files in {proto_dir}"
     arguments = ["protoc", f"-I{proto_dir}", f"-I{well_known}"]
     arguments += [f"--python_out={stub_dir}", f"--grpc_python_out={stub_dir}"]
