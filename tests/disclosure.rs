@@ -493,6 +493,36 @@ async fn an_auditor_without_keys_recomputes_all_decisions_over_random_traffic() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_may_depend_on_somebody_who_is_left_out_is_not_judged() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let mut clients = server.clients_with_catalog(&["news"], &["email"]).await;
+    let auditor = Auditor::new();
+    withdraw(&mut clients, "user:2").await;
+    clients.link("user:1", "user:2", LinkConfidence::Asserted).await;
+    let stopped = grant(&mut clients, "user:1").await;
+    let verify = async |clients: &mut Clients| {
+        let (disclosure, file) = auditor.disclose(clients, &["user:1"]).await;
+        fs::write(auditor.path("one.age"), &file).unwrap();
+        let copy = auditor.copy_of(dir.path());
+        let found = auditor.verify(&auditor.text("one.age"), &["--data-dir", &copy]);
+        (disclosure, found.expect_code(0).json())
+    };
+    let (disclosure, report) = verify(&mut clients).await;
+    assert_eq!((disclosure.persons.len(), indexes(&disclosure, 0).last()), (1, Some(&stopped)));
+    assert_eq!((&report["assertedLinksLeftOut"], &report["untrue"]), (&1.into(), &0.into()));
+    assert_eq!((&report["notJudgeable"], &report["decisions"]), (&1.into(), &0.into()));
+    let not_checked = report["notChecked"].as_array().unwrap();
+    assert!(not_checked.contains(&"linkedPersons".into()), "{report}");
+    // Once the link is ended, what follows is judged again.
+    clients.unlink("user:1", "user:2").await;
+    grant(&mut clients, "user:1").await;
+    let (_, report) = verify(&mut clients).await;
+    assert_eq!((&report["assertedLinksLeftOut"], &report["untrue"]), (&0.into(), &0.into()));
+    assert_eq!(report["decisions"], 1, "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_disclosure_that_is_not_complete_or_of_another_ledger_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
@@ -727,7 +757,8 @@ async fn a_disclosure_stays_on_record_over_a_crash_and_a_rebuild() {
     let server = Server::start(dir.path());
     let mut clients = server.clients().await;
     assert_eq!(made(dir.path()).len(), 1);
-    let kinds: Vec<_> = clients.history("user:1").await.iter().map(|it| it.kind()).collect();
+    let history = clients.history("user:1").await;
+    let kinds: Vec<_> = history.iter().map(proto::ListHistoryResponse::kind).collect();
     assert_eq!(kinds, [HistoryKind::Act, HistoryKind::Disclosure]);
     let withdrawn = withdraw(&mut clients, "user:1").await;
     // The next one has the record of the one before.

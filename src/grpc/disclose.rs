@@ -79,7 +79,7 @@ async fn run(node: &Arc<Node>, disclosing: Disclosing, sender: &Sender) -> Resul
 /// Tells the client how far the file is, now and then, and answers whether the client is still there. One that
 /// does not read misses some.
 fn tell_progress(sender: &Sender, persons_done: u64, persons: u64) -> bool {
-    if persons_done % PROGRESS_STEP == 0 {
+    if persons_done.is_multiple_of(PROGRESS_STEP) {
         let progress = DisclosureProgress { persons_done, persons };
         let _ = sender.try_send(Ok(message(Message::Progress(progress))));
     }

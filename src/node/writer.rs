@@ -89,13 +89,17 @@ where
                 let reply = reply.take();
                 Ok(Some(Box::new(move |written: &Result<(), WriteError>| {
                     let answer = written.clone().map(|()| value).map_err(E::from);
-                    reply.map(|reply| drop(reply.send(answer)));
+                    if let Some(reply) = reply {
+                        drop(reply.send(answer));
+                    }
                 })))
             }
             Err(error) => {
                 let reply = reply.take();
                 Err(Box::new(move || {
-                    reply.map(|reply| drop(reply.send(Err(error))));
+                    if let Some(reply) = reply {
+                        drop(reply.send(Err(error)));
+                    }
                 }))
             }
         }

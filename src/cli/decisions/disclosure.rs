@@ -216,7 +216,7 @@ pub(super) async fn run(
                 .with_hint("entries are missing, or this is another ledger")
         };
         let bytes = entries.next().await?.ok_or_else(missing)?;
-        audit.read(&bytes, &disclosure, lines.as_mut())?;
+        audit.read(&bytes, &disclosure, &mut lines)?;
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -304,6 +304,9 @@ fn create(path: &Path) -> Result<(PathBuf, BufWriter<File>), CliError> {
     Ok((path.to_owned(), BufWriter::new(file)))
 }
 
+/// The file of the recomputed decisions, if it was asked for.
+type Lines = Option<(PathBuf, BufWriter<File>)>;
+
 /// State of the audit while it reads the entries.
 struct Audit {
     ledger: DisclosedLedger,
@@ -338,7 +341,7 @@ impl Audit {
         &mut self,
         bytes: &[u8],
         disclosure: &Disclosure,
-        lines: Option<&mut (PathBuf, BufWriter<File>)>,
+        lines: &mut Lines,
     ) -> Result<(), CliError> {
         let index = self.tip.next_index;
         let (sealed, tip) = self
@@ -370,11 +373,7 @@ impl Audit {
         followed.map_err(|error| not_true(format!("entry {}: {error}", sealed.index)))
     }
 
-    fn fold(
-        &mut self,
-        entry: &Entry,
-        lines: Option<&mut (PathBuf, BufWriter<File>)>,
-    ) -> Result<(), CliError> {
+    fn fold(&mut self, entry: &Entry, lines: &mut Lines) -> Result<(), CliError> {
         let fact = entry.fact();
         let Target::Subjects(target) = fact.kind.target() else {
             return self.replay.apply(entry).map(drop).map_err(CliError::failed);
@@ -482,6 +481,7 @@ impl Audit {
 }
 
 /// The error of a disclosure that is not true, or not complete.
+#[expect(clippy::needless_pass_by_value, reason = "errors are passed by map_err")]
 fn not_true(error: impl ToString) -> CliError {
     CliError::failed(format!("the disclosure is not true of these entries: {}", error.to_string()))
 }
