@@ -49,7 +49,7 @@ const NOT_IN_HISTORY: [(&str, &str); 24] = [
     ("Record.idempotency", "serves the caller's retries, says nothing of the act"),
     ("Record.request_digest", "serves the caller's retries, says nothing of the act"),
     ("Record.door", "the actor says whether it was an import"),
-    ("Record.import", "the service does not write it yet"),
+    ("Record.import", "the samples came by calls; tests/import_order.rs looks at imports"),
     ("Record.peer", "shown as a name, where the other is the same person"),
     ("Record.proof_missing", "the service does not write it yet"),
     ("Record.not_asked", "the service does not write it yet"),
@@ -276,7 +276,7 @@ async fn record_samples(clients: &mut Clients) -> Given {
             relationship: "parent".to_owned(),
             representative: "user:7".to_owned(),
             proof: "form 12".to_owned(),
-            ends_at: Some(support::timestamp(now + 900_000_000)),
+            ends_at: Some(support::timestamp((now + 900_000_000) / 3_600_000 * 3_600_000)),
         }),
         ..evidence("guardian")
     };
