@@ -49,7 +49,7 @@ const NOT_IN_HISTORY: [(&str, &str); 24] = [
     ("Record.idempotency", "serves the caller's retries, says nothing of the act"),
     ("Record.request_digest", "serves the caller's retries, says nothing of the act"),
     ("Record.door", "the actor says whether it was an import"),
-    ("Record.import", "the service does not write it yet"),
+    ("Record.import", "the samples came by calls; tests/import_order.rs looks at imports"),
     ("Record.peer", "shown as a name, where the other is the same person"),
     ("Record.proof_missing", "the service does not write it yet"),
     ("Record.not_asked", "the service does not write it yet"),

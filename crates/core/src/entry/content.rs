@@ -15,6 +15,7 @@ use crate::{
 
 /// What an entry says, as format 2 writes it. The writer adds the milliseconds of its time.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "one is made for each entry, and sealed at once")]
 pub enum Content {
     /// In clear.
     Clear(ClearBody),

@@ -170,7 +170,7 @@ pub fn seal(
             let named: Vec<&Named> = named.collect::<Result<_, _>>()?;
             let users: Vec<_> = named.iter().map(|it| (&it.person.keys, it.number)).collect();
             let uses = seal_uses(confidential, ledger_id, index, &users, &used, &mut rng)?;
-            let slots = named.into_iter().map(|named| named.use_slot());
+            let slots = named.into_iter().map(Named::use_slot);
             Ok((sealed::Body::Uses(uses), slots.collect::<Result<_, _>>()?))
         }
         Content::Persons(records) => {
