@@ -2,7 +2,7 @@
 //! and acknowledge out of order. An oracle that shares no code with the service checks a recording
 //! of every stream.
 //!
-//! `CONSENT_LEDGER_TEST_EVENTS` says how many acts are written: 50,000, or a million for a long run.
+//! `CONSENT_LEDGER_TEST_EVENTS` says how many acts are written: 20,000, or a million for a long run.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -52,7 +52,7 @@ fn purpose(number: usize) -> String {
 
 fn events() -> u64 {
     std::env::var("CONSENT_LEDGER_TEST_EVENTS")
-        .map_or(50_000, |text| text.parse().expect("a number"))
+        .map_or(20_000, |text| text.parse().expect("a number"))
 }
 
 /// State shared by all tasks of the test.
