@@ -141,8 +141,9 @@ async fn record_all(node: &Arc<Node>, numbers: std::ops::Range<u64>) {
 fn bench_node(c: &mut Criterion) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let dir = tempfile::tempdir().expect("a directory");
-    consent_ledger::node::init(&config(dir.path())).expect("a ledger");
-    let node = Node::open(&config(dir.path()), Arc::new(Metrics::default())).expect("a node");
+    let config = config(dir.path());
+    consent_ledger::node::init(&config).expect("a ledger");
+    let node = Node::open(&config, Arc::new(Metrics::default())).expect("a node");
     runtime.block_on(async {
         let channel = ChannelPut { key: key(CHANNEL), title: String::new(), retired: false };
         node.put_channel(channel).await.expect("put");
