@@ -356,6 +356,9 @@ fn vault_log(dir: &Path, new_id: [u8; 16]) -> FrameLog {
     FrameLog::open(Arc::new(RealDisk), spec, new_id).unwrap().0
 }
 
+/// Makes a frame of those that a vault has.
+type Alter = fn(&[Vec<u8>]) -> Vec<u8>;
+
 fn frames_of(log: &FrameLog) -> Vec<Vec<u8>> {
     (0..log.next_index()).map(|at| log.reader().read(at).unwrap()).collect()
 }
@@ -439,7 +442,7 @@ async fn forged_frames_of_the_vault_are_found() {
     let fault = vault_fault(copied.path(), &["--kek-file", &kek]);
     assert!(fault.contains("does not continue the vault"), "{fault}");
     // A frame at another place, one of another generation, a second message, a field that no frame has.
-    let strange: [(&str, fn(&[Vec<u8>]) -> Vec<u8>); 4] = [
+    let strange: [(&str, Alter); 4] = [
         ("was moved", |frames| frames[1].clone()),
         ("generation", |frames| {
             let mut frame = VaultFrame::decode(frames[1].as_slice()).unwrap();

@@ -323,7 +323,7 @@ pub fn prove_in_dir(
             *value = *hash;
         }
     };
-    let asked = Asked { roots_at: &[size], hashes: Some(&mut take), ..Asked::default() };
+    let asked = Asked { roots_at: &[size], hashes: Some(&mut take) };
     let files = audit_dir(dir, asked, progress)?;
     let Files { verified, good } = files.ok_or_else(|| no_ledger(dir))?;
     if let Some(Damage { segment, offset, index, what }) = verified.damage {

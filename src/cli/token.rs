@@ -27,7 +27,7 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {
     /// Verify a decision token, with no server; exits with 0 for ALLOW, 3 for DENY and 4 for NOT NOW
-    Verify(VerifyArgs),
+    Verify(Box<VerifyArgs>),
     /// Print the public key of a server's decision tokens
     #[command(after_help = KEY_HELP)]
     Key,

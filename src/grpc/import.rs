@@ -167,7 +167,7 @@ impl Import<'_> {
             let names_its_act = !row.row_key.is_empty() || row.effective_at.is_some();
             match convert::import_row(&self.node.catalog().catalog, &self.source, row) {
                 Err(invalid) => {
-                    outcomes[position] = Some((Err(invalid.into()), LeftOut::default()))
+                    outcomes[position] = Some((Err(invalid.into()), LeftOut::default()));
                 }
                 Ok(None) => {
                     let unchanged = Imported::Unchanged(Refused::default());

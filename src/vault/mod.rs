@@ -641,17 +641,17 @@ mod tests {
         }
 
         fn open(&self) -> Vault {
-            self.open_with(self.kek.clone()).unwrap()
+            self.open_with(&self.kek).unwrap()
         }
 
-        fn open_with(&self, kek: Kek) -> Result<Vault, VaultError> {
+        fn open_with(&self, kek: &Kek) -> Result<Vault, VaultError> {
             let (index, _) = Index::open(&self.dir.path().join("view"), 1 << 20).unwrap();
             let dir = self.dir.path().join(DIR);
             if !dir.exists() {
-                VaultFiles::create(Arc::new(RealDisk), dir.clone(), &kek, [7; 16])?;
+                VaultFiles::create(Arc::new(RealDisk), dir.clone(), kek, [7; 16])?;
             }
             let files = VaultFiles::open(Arc::new(RealDisk), dir)?;
-            let vault = Vault::open(files, Arc::new(index), &kek, 100)?;
+            let vault = Vault::open(files, Arc::new(index), kek, 100)?;
             assert_eq!(vault.settle()?, None);
             vault.catch_up(&mut |_, _| {})?;
             Ok(vault)
@@ -699,7 +699,7 @@ mod tests {
             vault.persist(&[vault.create(&subject(1)), vault.create(&subject(again))]).unwrap();
             drop(vault);
             std::fs::remove_dir_all(place.dir.path().join("view")).unwrap();
-            match place.open_with(place.kek.clone()) {
+            match place.open_with(&place.kek) {
                 Err(VaultError::Repeated { number: 2 }) => assert_eq!(again, 1),
                 opened => assert!(opened.is_ok() && again == 2),
             }
@@ -710,7 +710,7 @@ mod tests {
     fn another_key_is_refused() {
         let place = Place::new();
         drop(place.open());
-        assert!(matches!(place.open_with(Kek::random()), Err(VaultError::WrongKey)));
+        assert!(matches!(place.open_with(&Kek::random()), Err(VaultError::WrongKey)));
     }
 
     #[test]
@@ -721,7 +721,7 @@ mod tests {
         vault.persist(&[new]).unwrap();
         drop(vault);
         std::fs::remove_dir_all(place.dir.path().join(DIR)).unwrap();
-        let error = place.open_with(place.kek.clone()).unwrap_err();
+        let error = place.open_with(&place.kek).unwrap_err();
         assert!(matches!(error, VaultError::LostFrames { frames: 1, known: 2 }), "{error}");
     }
 
