@@ -917,7 +917,11 @@ mod tests {
     fn an_identity_that_no_vault_holds_is_refused() {
         let (mut vault, _, _) = vault();
         let rng = &mut rng();
-        for identity in [String::new(), "user".to_owned(), format!("user:{}", "x".repeat(252))] {
+        for identity in [
+            String::new(),
+            "user".to_owned(),
+            format!("user:{}", "x".repeat(IDENTITY_BYTES_MAX - 4)),
+        ] {
             let content = Content::Person(Person::new(identity, rng));
             assert!(matches!(vault.append(&content, rng), Err(VaultError::Field { .. })));
         }
