@@ -4,6 +4,7 @@
 //! when the tests are built.
 
 use std::{
+    collections::BTreeMap,
     env,
     ffi::{OsStr, OsString},
     fs,
@@ -11,7 +12,11 @@ use std::{
     process::Command,
 };
 
-use crate::support::{self, Server};
+use age::{secrecy::ExposeSecret as _, x25519};
+use consent_ledger::proto;
+use serde_json::Value;
+
+use crate::support::{self, Server, check_request};
 
 #[test]
 #[cfg_attr(
@@ -39,8 +44,8 @@ fn reader(args: &[&OsStr]) -> String {
     said
 }
 
-/// A closed ledger with acts of the example, links, uses and deliveries, and its verifier key.
-async fn ledger(dir: &Path) -> String {
+/// A ledger with acts of the example, links and uses.
+fn ledger(dir: &Path) -> Server {
     let server = Server::start_with(dir, &["--checkpoint-interval", "50ms"]);
     let examples = |name: &str| support::repository("examples").join(name).display().to_string();
     server.cli(&["catalog", "apply", &examples("catalog.toml")]).expect_code(0);
@@ -63,10 +68,28 @@ async fn ledger(dir: &Path) -> String {
         server.cli(&withdraw).expect_code(0);
         server.cli(&[&["use", "--subject", subject][..], &cell].concat());
     }
-    let key = server.printed("verifier key ").unwrap();
-    server.terminate();
     fs::remove_file(some).unwrap();
-    key
+    server
+}
+
+/// The answers of a server for some cells of some data subjects, by what the rules say alone.
+async fn answers(server: &Server) -> BTreeMap<[String; 3], String> {
+    let mut clients = server.clients().await;
+    let mut answers = BTreeMap::new();
+    for subject in ["user:100937", "user:100000", "user:100002", "device:1", "device:2"] {
+        for purpose in ["marketing.newsletter", "marketing.product-news", "marketing.profiling"] {
+            for channel in ["email", "push", "phone"] {
+                let request = proto::CheckRequest {
+                    ignore_obligations: true,
+                    ..check_request(subject, purpose, channel)
+                };
+                let answer = clients.ask(request).await;
+                let reason = answer.reason().as_str_name().trim_start_matches("REASON_").to_owned();
+                answers.insert([subject, purpose, channel].map(str::to_owned), reason);
+            }
+        }
+    }
+    answers
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,13 +100,58 @@ async fn ledger(dir: &Path) -> String {
 async fn a_reader_made_from_the_documents_checks_a_ledger_and_judges_it_again() {
     let dir = tempfile::tempdir().unwrap();
     let data_dir = dir.path().join("data");
-    let key = ledger(&data_dir).await;
+    let server = ledger(&data_dir);
+    let key = server.printed("verifier key ").unwrap();
+    server.terminate();
     let [data_dir, kek] = [data_dir.clone(), data_dir.join("kek")].map(OsString::from);
     let (key, keyed): (&OsStr, &OsStr) = (key.as_ref(), "--key".as_ref());
     let said = reader(&["keyless".as_ref(), &data_dir, keyed, key]);
     assert!(said.contains("ok: signature of the checkpoint"), "{said}");
     let said = reader(&["vault".as_ref(), &data_dir, "--kek".as_ref(), &kek, keyed, key]);
     assert!(!said.contains("NOT JUDGEABLE"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(
+    not(test_python),
+    ignore = "needs CONSENT_LEDGER_TEST_PYTHON, with tests/python/requirements.txt"
+)]
+async fn a_reader_made_from_the_documents_decides_what_the_server_decides_from_a_disclosure() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().join("data");
+    let server = ledger(&data_dir);
+    let key = server.printed("verifier key ").unwrap();
+    let auditor = x25519::Identity::generate();
+    let [file, identity] = ["disclosure.age", "auditor.key"].map(|name| dir.path().join(name));
+    fs::write(&identity, auditor.to_string().expose_secret()).unwrap();
+    let recipient = auditor.to_public().to_string();
+    let path = file.to_str().unwrap();
+    let disclose = ["audit", "disclose", "--all", "--with-identities", "--to", &recipient];
+    server.cli(&[&disclose[..], &["--output", path]].concat()).expect_code(0);
+    let (want, now) = (answers(&server).await, support::now_ms().to_string());
+    server.terminate();
+
+    let said = reader(&[
+        "disclosure".as_ref(),
+        data_dir.as_os_str(),
+        file.as_os_str(),
+        "--key".as_ref(),
+        key.as_ref(),
+        "--age-identity".as_ref(),
+        identity.as_os_str(),
+        "--decisions".as_ref(),
+        "--at-ms".as_ref(),
+        now.as_ref(),
+    ]);
+    assert!(said.contains("complete for their keys"), "{said}");
+    let lines = said.lines().filter(|line| line.starts_with('{'));
+    let got = lines.map(|line| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let text = |name: &str| line[name].as_str().unwrap().to_owned();
+        (["subject", "purpose", "channel"].map(text), text("reason"))
+    });
+    let got: BTreeMap<_, _> = got.filter(|(cell, _)| want.contains_key(cell)).collect();
+    assert_eq!(got, want);
 }
 
 #[test]
