@@ -194,9 +194,17 @@ fn document() -> String {
         text.push_str("\n| Was on record | Is recorded | Outcome |\n| --- | --- | --- |\n");
         text.extend(group.cases.iter().map(outcome_line));
     }
-    text.push('\n');
+    write!(text, "\n### The rules of outcomes\n\n{}\n", outcome_rules()).unwrap();
     text.push_str(PROPERTIES);
     text
+}
+
+/// The rules of outcomes, as the module says them that follows them.
+fn outcome_rules() -> String {
+    let module = include_str!("../../crates/core/src/fold/consent.rs");
+    let about = module.lines().map_while(|line| line.strip_prefix("//!"));
+    let rules = about.skip_while(|line| *line != " # Outcomes").skip(1);
+    rules.map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line))).collect()
 }
 
 fn push_about(text: &mut String, about: &str) {

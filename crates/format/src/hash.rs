@@ -125,7 +125,7 @@ pub fn derive(context: Context, parts: &[&[u8]]) -> [u8; 32] {
     hasher.finalize().into()
 }
 
-/// As [`derive`], for values that are secret.
+/// As [`derive()`], for values that are secret.
 #[must_use]
 pub fn derive_key(context: Context, parts: &[&[u8]]) -> Key {
     Key::new(derive(context, parts))

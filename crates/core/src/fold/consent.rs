@@ -52,7 +52,9 @@
 //!    the latest own grant that waits could have lifted that one when confirmed. Also if an own grant
 //!    lifts it, and it took from others what that one does not give.
 //! 2. SUPERSEDED_BY_LATER if a later stop of at least its width stands, or if a later stop or a
-//!    later lifting grant decides some cell that can matter. The cause is one of these.
+//!    later lifting grant decides some cell that can matter. The cause is what decides the first such cell
+//!    that some grant named, in the order of the catalogue; else the latest stop of at least its width; else
+//!    the latest stop that decides another such cell.
 //! 3. NO_EFFECT otherwise: withdrawn where nothing was known, or stopped again.
 
 use smallvec::SmallVec;
