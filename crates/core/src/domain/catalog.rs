@@ -392,11 +392,11 @@ impl Catalog {
     }
 
     /// When an entry was recorded at the latest: a correction of the clock is younger than the entries
-    /// before it. Its time has no milliseconds.
+    /// before it.
     #[must_use]
     pub fn recorded_by(&self, index: u64, recorded_at: Millis) -> Millis {
         let younger = self.clock_corrections.iter().filter(|correction| correction.index > index);
-        younger.map(|correction| correction.recorded_at.plus_ms(999)).fold(recorded_at, Millis::min)
+        younger.map(ClockCorrection::made_by).fold(recorded_at, Millis::min)
     }
 
     /// How long a grant lasts by the default of the version that was agreed to.

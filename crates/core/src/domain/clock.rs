@@ -43,6 +43,16 @@ impl ClockCorrection {
         self.at_most(mark, self.right_again)
     }
 
+    /// When it was made, at the latest. The time of its entry has no milliseconds.
+    #[must_use]
+    pub fn made_by(&self) -> Millis {
+        match self.entries.end == self.index {
+            // No entry came between: it was made at the first right time.
+            true => self.right_again,
+            false => self.recorded_at.plus_ms(999),
+        }
+    }
+
     /// Whether an act can have taken effect earlier than it says.
     #[must_use]
     pub fn changes(&self, mark: Mark) -> bool {
