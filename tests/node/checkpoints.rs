@@ -230,6 +230,14 @@ async fn a_lost_short_or_wrong_tree_is_rebuilt() {
     }
 }
 
+/// Changes a byte of the second hash in the open file.
+fn change_a_hash(data_dir: &Path) {
+    let path = data_dir.join("tree/0.hashes");
+    let byte = !fs::read(&path).unwrap()[32 + 5];
+    let file = fs::File::options().write(true).open(path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[byte], 32 + 5).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_corrupt_hash_is_never_used_in_a_proof() {
     let dir = tempfile::tempdir().unwrap();
@@ -238,16 +246,14 @@ async fn a_corrupt_hash_is_never_used_in_a_proof() {
     grants(&node, 0..5).await;
     let size = node.released_at_least(node.revision()).await.unwrap().size();
     // Changed in the open file, unnoticed by the node.
-    let file = fs::File::options().write(true).open(dir.path().join("tree/0.hashes")).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, &[0xaa], 32 + 5).unwrap();
+    change_a_hash(dir.path());
     let error = node.inclusion(0, size, None).unwrap_err();
     assert!(matches!(error, ProveError::Read(ReadError::StateUnreadable(_))), "{error}");
     drop(node);
     let node = open(dir.path());
     assert!(node.inclusion(0, size, None).is_ok(), "the next start builds the tree again");
     // The tile is refused too: caches would keep it forever.
-    let file = fs::File::options().write(true).open(dir.path().join("tree/0.hashes")).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, &[0xaa], 32 + 5).unwrap();
+    change_a_hash(dir.path());
     let tile = Tile { kind: Kind::Level(0), number: 0, width: 3 };
     assert!(matches!(node.tile(tile), Err(ReadError::StateUnreadable(_))));
     let bundle = Tile { kind: Kind::Entries, ..tile };
