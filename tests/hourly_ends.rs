@@ -132,6 +132,19 @@ fn recorded_ends(dir: &std::path::Path) -> Vec<(u64, Vec<[u8; 16]>)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_grant_that_applied_to_linked_subjects_too_is_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let mut clients = server.clients_with_catalog(&[NEWS], &["email"]).await;
+    clients.link("user:1", "device:1", proto::LinkConfidence::Verified).await;
+    let given = clients.record(until(now_ms() + 1_000, "user:1", "email")).await;
+    assert_eq!(given.results[0].linked_subjects, 1);
+    let end = next_end(&mut ends_from(&mut clients, given.index).await).await;
+    assert_eq!((&*end.subject, end.changes.len()), ("user:1", 1));
+    support::verify_decisions(dir.path(), &server.address, &["--json"]).expect_code(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ends_of_one_time_stand_in_one_entry_once_also_after_a_crash() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
