@@ -11,6 +11,7 @@ use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine as _};
 use consent_ledger::{
     format::entry::{Body, Entry},
     proto::{self, Action, Actor, LinkConfidence, get_receipt_request::Act},
+    tlog::tile::unbundle,
 };
 use serde_json::Value;
 
@@ -197,9 +198,10 @@ async fn a_receipt_shares_no_value_with_another_entry_or_another_receipt_of_the_
     let raw = dir.path().join("raw").display().to_string();
     let data_dir = dir.path().display().to_string();
     support::run(["export", "--raw", "--data-dir", &data_dir, "--output", &raw]).expect_code(0);
-    let entries = entries_of(&std::fs::read(&raw).unwrap());
+    let raw = std::fs::read(&raw).unwrap();
     let mut compared = 0;
-    for (entry, bytes) in &entries {
+    for bytes in unbundle(&raw).unwrap() {
+        let entry = Entry::decode(bytes).unwrap();
         let Body::Persons(_) = entry.body else { continue };
         for (index, receipt) in indices.iter().zip(&receipts) {
             let found = bytes.windows(16).find(|window| receipt.contains(*window));
@@ -209,17 +211,6 @@ async fn a_receipt_shares_no_value_with_another_entry_or_another_receipt_of_the_
         }
     }
     assert_eq!(compared, indices.len().pow(2));
-}
-
-/// The entries of a file of `export --raw`: each after its length in two bytes.
-fn entries_of(mut raw: &[u8]) -> Vec<(Entry, Vec<u8>)> {
-    let mut entries = Vec::new();
-    while let Some((length, rest)) = raw.split_first_chunk() {
-        let (bytes, rest) = rest.split_at(usize::from(u16::from_be_bytes(*length)));
-        entries.push((Entry::decode(bytes).unwrap(), bytes.to_vec()));
-        raw = rest;
-    }
-    entries
 }
 
 #[tokio::test(flavor = "multi_thread")]
