@@ -1,8 +1,9 @@
 //! The writer thread: takes all waiting jobs, writes them as one batch, and answers.
 //!
 //! While one batch is written to the disk, jobs for the next one gather; if nothing waits, a single
-//! job is written at once. A series takes several batches, and no job comes between them. The first failure stops all writes until restart: the content of the disk
-//! is then unknown, and only recovery can determine it.
+//! job is written at once. A series takes several batches, and no job comes between them. The first failure
+//! stops all writes until restart: the content of the disk is then unknown, and only recovery can
+//! determine it.
 
 use std::{
     io,
@@ -58,12 +59,28 @@ where
     // The caller may be gone; the entries are written all the same.
     Box::new(move |batch| {
         match batch.core().check_writable().map_err(E::from).and_then(|()| write(batch)) {
-            Ok(value) => Ok(Box::new(move |written| {
-                drop(reply.send(written.clone().map(|()| value).map_err(E::from)));
-            })),
-            Err(error) => Err(Box::new(move || drop(reply.send(Err(error))))),
+            Ok(value) => Ok(answer_once_written(reply, value)),
+            Err(error) => Err(refusal(reply, error)),
         }
     })
+}
+
+fn answer_once_written<T, E>(reply: oneshot::Sender<Result<T, E>>, value: T) -> Reply
+where
+    T: Send + 'static,
+    E: From<WriteError> + Send + 'static,
+{
+    Box::new(move |written| {
+        drop(reply.send(written.clone().map(|()| value).map_err(E::from)));
+    })
+}
+
+fn refusal<T, E>(reply: oneshot::Sender<Result<T, E>>, error: E) -> Refusal
+where
+    T: Send + 'static,
+    E: Send + 'static,
+{
+    Box::new(move || drop(reply.send(Err(error))))
 }
 
 /// Adds the entries of the next batch of a series. Returns the answer to send once the last batch is written;
@@ -83,25 +100,11 @@ where
     let mut reply = Some(reply);
     Box::new(move |batch| {
         let stepped = batch.core().check_writable().map_err(E::from).and_then(|()| step(batch));
+        let Some(stepped) = stepped.transpose() else { return Ok(None) };
+        let reply = reply.take().expect("a series answers once");
         match stepped {
-            Ok(None) => Ok(None),
-            Ok(Some(value)) => {
-                let reply = reply.take();
-                Ok(Some(Box::new(move |written: &Result<(), WriteError>| {
-                    let answer = written.clone().map(|()| value).map_err(E::from);
-                    if let Some(reply) = reply {
-                        drop(reply.send(answer));
-                    }
-                })))
-            }
-            Err(error) => {
-                let reply = reply.take();
-                Err(Box::new(move || {
-                    if let Some(reply) = reply {
-                        drop(reply.send(Err(error)));
-                    }
-                }))
-            }
+            Ok(value) => Ok(Some(answer_once_written(reply, value))),
+            Err(error) => Err(refusal(reply, error)),
         }
     })
 }
