@@ -10,14 +10,14 @@ use super::{checkpoint, error::CliError, serve, trust::Trust, words::Bytes};
 use crate::{
     config::parse_kek,
     ledger::{
-        self, ENTRY_BYTES_MAX, Tip,
-        verify::{self, Audited, Good, OfPersons, TakeHash, VerifyError, Wanted},
+        self, ENTRY_BYTES_MAX,
+        verify::{self, Audited, Good, TakeHash, VerifyError, Wanted},
     },
     node::KEK_FILE,
     storage::{self, LogError, disk::RealDisk, scan},
     tlog::{
         checkpoint::SignedCheckpoint,
-        merkle::{Hash, empty_root, prove_inclusion},
+        merkle::{Hash, prove_inclusion},
         policy::Policy,
         proof::TlogProof,
         tile,
@@ -135,17 +135,7 @@ impl Files {
             torn_tail: None,
             damage: None,
         };
-        let root = empty_root();
-        let roots = [(0, root)].into();
-        let good = Good {
-            tip: Tip::genesis(),
-            bytes: 0,
-            root,
-            opened: None,
-            of_persons: OfPersons::default(),
-            roots,
-        };
-        Self { verified, good }
+        Self { verified, good: Good::none() }
     }
 }
 

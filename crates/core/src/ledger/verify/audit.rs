@@ -69,6 +69,22 @@ pub struct Good {
     pub roots: BTreeMap<u64, Hash>,
 }
 
+impl Good {
+    /// No entries.
+    #[must_use]
+    pub fn none() -> Self {
+        let root = empty_root();
+        Self {
+            tip: Tip::genesis(),
+            bytes: 0,
+            root,
+            opened: None,
+            of_persons: OfPersons::default(),
+            roots: [(0, root)].into(),
+        }
+    }
+}
+
 /// The outcome of an audit.
 #[derive(Debug)]
 pub struct Audited {

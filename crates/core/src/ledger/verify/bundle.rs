@@ -123,17 +123,8 @@ struct Last {
 
 impl<'a> Walk<'a> {
     fn new(wanted: Wanted<'a>) -> Self {
-        let root = empty_root();
-        let zero = wanted.roots_at.contains(&0).then_some((0, root));
-        let roots = zero.into_iter().collect();
-        let good = Good {
-            tip: Tip::genesis(),
-            bytes: 0,
-            root,
-            opened: None,
-            of_persons: OfPersons::default(),
-            roots,
-        };
+        let mut good = Good::none();
+        good.roots.retain(|size, _| wanted.roots_at.contains(size));
         Self { tip: good.tip, good, last: None, offset: 0, leaves: Range::empty(0), wanted }
     }
 
