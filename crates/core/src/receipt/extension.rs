@@ -17,7 +17,7 @@ use crate::{
         seal::OneTimeKey,
         slot::{OpenedRecord, open_evidence_once, open_record_once},
     },
-    proto::{self, ledger::RecordKind},
+    proto::ledger::RecordKind,
     tlog::{BASE64, hex, proof::TlogProof, unhex},
 };
 
@@ -296,26 +296,25 @@ impl Act {
             return Err(ReceiptError::NotAnAct { index });
         }
         let actor = Actor::try_from(record.actor());
+        let actor = actor.map_err(|()| EntryError::Field { field: "actor" })?;
         let confirms = Reference::try_from(record.confirms.as_slice()).ok();
-        let causes = record.changes.iter().map(|change| {
-            let is_of_this_act = matches!(
-                change.outcome(),
-                proto::Outcome::BlockedByStop | proto::Outcome::SupersededByLater
-            ) && !change.cause_is_linked;
-            let named = Reference::try_from(change.cause.as_slice()).ok();
+        let named = record.changes.iter();
+        let named: Vec<Option<Reference>> =
+            named.map(|change| Reference::try_from(change.cause.as_slice()).ok()).collect();
+        let meanings = Meanings { index, numbers: statement, index_of: None };
+        let changes = changes_of_messages(record.changes, &meanings)?;
+        let causes = named.into_iter().zip(&changes).map(|(named, change)| {
+            let is_of_this_act = change.outcome.cause_index() == Some(index);
             named.or_else(|| is_of_this_act.then_some(opened.reference))
         });
         Ok(Self {
-            actor: actor.map_err(|()| EntryError::Field { field: "actor" })?,
+            actor,
             effective_at: Millis(record.effective_at_ms),
             causes: causes.collect(),
             authority_ends_at: record.authority_ends_at_ms.map(Millis),
             confirms: confirms.zip(record.requested_at_ms.map(Millis)),
             confirm_until: record.confirmation.map(|offer| Millis(offer.expires_at_ms)),
-            changes: changes_of_messages(
-                record.changes,
-                &Meanings { index, numbers: statement, index_of: None },
-            )?,
+            changes,
         })
     }
 }
