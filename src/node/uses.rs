@@ -371,7 +371,7 @@ impl Batch<'_> {
         let recorded_at = self.entry(last)?.recorded_at;
         let has_milliseconds = recorded_at != recorded_at.second();
         // Without them, it was recorded at any time of its second.
-        Ok(if has_milliseconds { recorded_at } else { recorded_at.plus_ms(999) } <= at)
+        Ok(if has_milliseconds { recorded_at } else { recorded_at.end_of_second() } <= at)
     }
 }
 

@@ -568,9 +568,9 @@ fn disclosed_keys(disclosure: &Disclosure) -> Result<DisclosedKeys, DisclosureEr
     ascending("keys", disclosure.keys.iter().map(|key| (key.kind, key.epoch)))?;
     ascending("texts", disclosure.texts.iter().map(|text| (text.index, text.item)))?;
     let revision = disclosure.revision;
+    let first_later = epoch(revision) + u64::from(disclosure.open_ended);
     for key in &disclosure.keys {
         let epoch = key.epoch;
-        let first_later = self::epoch(revision) + u64::from(disclosure.open_ended);
         if epoch >= first_later {
             return Err(DisclosureError::Later { epoch, revision });
         }

@@ -49,7 +49,7 @@ impl ClockCorrection {
         match self.entries.end == self.index {
             // No entry came between: it was made at the first right time.
             true => self.right_again,
-            false => self.recorded_at.plus_ms(999),
+            false => self.recorded_at.end_of_second(),
         }
     }
 

@@ -34,6 +34,12 @@ impl Millis {
         Self::of_seconds(self.seconds())
     }
 
+    /// The last millisecond of its second.
+    #[must_use]
+    pub fn end_of_second(self) -> Self {
+        self.second().plus_ms(999)
+    }
+
     /// The moment `span_ms` later; it saturates at the end of time.
     #[must_use]
     pub fn plus_ms(self, span_ms: i64) -> Self {
