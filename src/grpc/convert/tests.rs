@@ -579,10 +579,11 @@ fn every_way_in_which_a_purpose_can_be_wrong_has_a_name_and_a_place() {
         draft_of(purpose).unwrap_err()
     };
     type Spoiling<'a> = &'a dyn Fn(&mut proto::Purpose);
-    let cases: [(Spoiling<'_>, &str, Problem); 28] = [
+    let cases: [(Spoiling<'_>, &str, Problem); 29] = [
         (&|p| p.key.clear(), "key", KeyError::Missing.into()),
         (&|p| p.key = "*".into(), "key", Problem::Wildcard),
         (&|p| p.title.clear(), "title", Problem::Required),
+        (&|p| p.title = " \u{200b}".into(), "title", Problem::Required),
         (&|p| p.title = "x".repeat(257), "title", Problem::TooLong { limit: 256, got: 257 }),
         (&|p| p.title = "a\tb".into(), "title", Problem::ControlCharacter),
         (
@@ -920,7 +921,9 @@ fn drafts() -> impl Strategy<Value = PurposeDraft> {
         LegalBasis::PublicTask,
         LegalBasis::LegitimateInterest,
     ]);
-    let texts = ("[^\\p{Cc}]{1,50}", "\\PC{0,200}");
+    let shows_something = |title: &String| !crate::domain::trimmed(title).is_empty();
+    let title = "[^\\p{Cc}]{1,50}".prop_filter("a title shows something", shows_something);
+    let texts = (title, "\\PC{0,200}");
     let flags = (any::<bool>(), any::<bool>(), prop::option::of(1_u32..9));
     let categories = prop::collection::vec(key_text(), 0..5);
     let validity = prop::option::of(1..=SPAN_MS_MAX);
