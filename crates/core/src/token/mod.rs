@@ -23,7 +23,8 @@
 //!   a fresh salt and the subject, so tokens of one subject can not be joined. Anybody who knows the
 //!   subject can confirm it. The salt is in the token, so trying all identifiers finds the subject.
 //! * **It does not contain obligations,** only whether there are some (`has_obligations`). While they are
-//!   not met, `effect` is `NOT_NOW`. An ALLOW ends before quiet hours begin. Like a withdrawal, a use that uses a limit up after `iat` does not change a token.
+//!   not met, `effect` is `NOT_NOW`. An ALLOW ends before quiet hours begin. Like a withdrawal, a use that
+//!   uses a limit up after `iat` does not change a token.
 //!
 //! * **It does not name the entry that decided,** nor a time that leads to it: the validity of a grant and
 //!   the period of a limit are public. `grounds` is for the ledger alone, and bound to the other claims.
