@@ -20,7 +20,9 @@ use consent_ledger::{
     },
     format::{
         entry::{Body, Persons, Slot},
+        keys::ledger::LedgerSecret,
         seal::Sealed,
+        secret::Key as SecretKey,
     },
     ledger::{LEVEL, Tip, chain},
     node::{Act, Idempotency, Node, NodeConfig, PurposeDraft, Question},
@@ -204,9 +206,10 @@ fn bench_entry(c: &mut Criterion) {
         evidence: Some(Sealed { ciphertext: vec![7; 272], commitment: [7; 32] }),
     };
     let body = Body::Persons(Persons { slots: vec![slot], erasure: None });
+    let key = LedgerSecret::new(SecretKey::new([1; 32])).confidential().clear;
     let tip = Tip { next_index: 1, hash: [7; 32], recorded_at_s: 5, level: LEVEL };
     c.bench_function("entry: link to the chain", |b| {
-        b.iter(|| tip.link(5, black_box(body.clone())));
+        b.iter(|| tip.link(5, black_box(body.clone()), &key));
     });
     let bytes = vec![0x5a; 300];
     let mut group = c.benchmark_group("chain");

@@ -70,15 +70,6 @@ fn file(dir: &Path, name: &str, text: impl AsRef<[u8]>) -> String {
     path.display().to_string()
 }
 
-/// The output of a server that refuses to start.
-#[track_caller]
-fn refused(dir: &Path, more: &[&str]) -> String {
-    let mut command = binary();
-    command.args(Server::arguments(dir)).args(more);
-    let finished = Process::spawn(command).wait(PATIENCE);
-    finished.expect_code(1).output()
-}
-
 fn book(dir: &Path) -> Value {
     serde_json::from_slice(&fs::read(dir.join("checkpoint.json")).unwrap()).unwrap()
 }
@@ -192,7 +183,7 @@ async fn verify_reads_the_checkpoints_as_strictly_as_the_server() {
             let found = verify(dir.path(), trust).expect_code(1).json();
             assert_eq!(found["checkpoints"][0]["agrees"], false, "{what}: {found}");
         }
-        let output = refused(dir.path(), &[]);
+        let output = Server::refused(dir.path(), &[]);
         assert!(output.contains("checkpoint.json"), "{what}: {output}");
         assert!(!output.contains("--new-signing-key"), "{what}: {output}");
     }
@@ -201,7 +192,7 @@ async fn verify_reads_the_checkpoints_as_strictly_as_the_server() {
     fs::remove_file(dir.path().join("checkpoint.json")).unwrap();
     let found = verify(dir.path(), &[]).expect_code(1).json();
     assert!(found["checkpoints"].to_string().contains("a server refuses to start"), "{found}");
-    refused(dir.path(), &[]);
+    Server::refused(dir.path(), &[]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,7 +218,7 @@ async fn a_flipped_bit_in_the_note_is_damage_and_never_another_key() {
                 if !has_checksum && !flags.is_empty() {
                     continue;
                 }
-                let output = refused(dir.path(), flags);
+                let output = Server::refused(dir.path(), flags);
                 assert!(output.contains("checkpoint.json"), "{at}: {output}");
                 assert!(!output.contains("say --new-signing-key"), "{at}: {output}");
             }
@@ -239,7 +230,7 @@ async fn a_flipped_bit_in_the_note_is_damage_and_never_another_key() {
     let other = Sound::new().await;
     let dir = sound.copy();
     fs::copy(other.dir.path().join("signing-key"), dir.path().join("signing-key")).unwrap();
-    let output = refused(dir.path(), &[]);
+    let output = Server::refused(dir.path(), &[]);
     assert!(output.contains("it is not the one that signed the last checkpoint"), "{output}");
 }
 

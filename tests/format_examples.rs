@@ -114,7 +114,7 @@ fn entries() -> Vec<Vec<u8>> {
     let (mut tip, mut all) = (Tip::genesis(), Vec::new());
     let mut append = |body| {
         let at = AT_S + i64::try_from(all.len()).unwrap();
-        let (_, bytes, next) = tip.link(at, body).unwrap();
+        let (_, bytes, next) = tip.link(at, body, &secret.clear).unwrap();
         tip = next;
         all.push(bytes);
     };

@@ -35,7 +35,8 @@ use consent_ledger::{
 };
 
 use crate::support::{
-    self, Clients, Process, Server, act, change, check_request, cosigner_key, signer_key,
+    self, Clients, Process, Server, act, change, check_request, clear_key, cosigner_key,
+    signer_key,
     tree::{SIZES, Tree},
 };
 
@@ -57,7 +58,7 @@ fn ledger(size: u64) -> Tree {
             let (key, title) = ("email".to_owned(), format!("Email {index}"));
             Body::Channel(ChannelPut { key, title, retired: false })
         };
-        let (_, bytes, next) = tip.link(1_790_000_000, body).unwrap();
+        let (_, bytes, next) = tip.link(1_790_000_000, body, &clear_key()).unwrap();
         tip = next;
         bytes
     }))

@@ -243,6 +243,10 @@ fn found(verified: &Finished) -> BTreeSet<Part> {
             note(if is_of_entries { Part::Ledger } else { Part::Book }, &compared["what"]);
         }
     }
+    // A tree that goes on after the ledger's end is told, and is what lost entries would leave as well.
+    if parts.is_empty() && found["tree"]["beyond"] != 0 {
+        parts.insert(Part::Tree);
+    }
     assert_eq!(verified.code == Some(0), found["intact"] == true, "{found}");
     parts
 }

@@ -36,7 +36,7 @@ use consent_ledger::{
 use prost::Message as _;
 use tonic::{Request, Response, service::Routes};
 
-use crate::support::{self, Finished, cosigner_key, ledger_segments, run, signer_key};
+use crate::support::{self, Finished, clear_key, cosigner_key, ledger_segments, run, signer_key};
 
 const ORIGIN: &str = "ledger.example/eu";
 const SEGMENT_BYTES: u64 = 4_096;
@@ -68,7 +68,8 @@ fn entries(origin: &str, count: u64, titles: impl Fn(u64) -> String) -> Vec<Vec<
     let mut entries = Vec::new();
     for n in 0..count {
         let body = if n == 0 { opened(origin) } else { channel(&titles(n)) };
-        let (_, bytes, next) = tip.link(10 + i64::try_from(n).unwrap(), body).unwrap();
+        let (_, bytes, next) =
+            tip.link(10 + i64::try_from(n).unwrap(), body, &clear_key()).unwrap();
         entries.push(bytes);
         tip = next;
     }
@@ -263,7 +264,7 @@ fn an_edited_entry_is_named_even_with_good_checksums() {
         for entry in &all[..120] {
             tip = tip.follow(entry).unwrap().1;
         }
-        tip.link(130, channel("edited")).unwrap()
+        tip.link(130, channel("edited"), &clear_key()).unwrap()
     };
     // An edit that links back correctly: the next entry reveals it.
     all[120] = edited;

@@ -210,6 +210,7 @@ mod tests {
             index: 7,
             prev_hash: vec![0xab; 3],
             recorded_at_s: 1_000,
+            mac: Vec::new(),
             body: Some(ledger::entry::Body::Persons(persons)),
         };
         let bytes = entry.encode_to_vec();

@@ -85,6 +85,14 @@ pub struct Verified {
     pub damage: Option<Damage>,
 }
 
+impl Verified {
+    /// An entry that the ledger has not written, though it continues the chain.
+    pub fn forged(&mut self, entry: Damage) {
+        (self.intact, self.entries, self.chain_hash) = (false, entry.index, None);
+        self.damage = Some(entry);
+    }
+}
+
 /// An unfinished write, in progress or interrupted by a crash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TornTail {

@@ -19,7 +19,7 @@ use self::{
     against::Remote,
     held::{Compared, Held, Source},
     tree::{TreeCompared, TreeFiles},
-    vault::VaultCompared,
+    vault::{Shown, VaultCompared},
 };
 use super::{
     Context, Exit,
@@ -261,7 +261,11 @@ async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, Cl
             let is_loss = sizes.iter().any(|size| *size > 0);
             let mut read = Read::of_dir(&args.data_dir, &sizes, signed, is_loss)?;
             if !args.ledger_only {
-                read.vault = VaultCompared::of(&args.data_dir, &read.files.good, kek.as_ref());
+                let shown = Shown::by(&args.data_dir, &read.files.good, kek.as_ref());
+                read.vault = shown.vault;
+                if let Some(forged) = shown.forged {
+                    read.files.verified.forged(forged);
+                }
             }
             read
         }

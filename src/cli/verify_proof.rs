@@ -148,7 +148,7 @@ mod tests {
             created_at: Millis(5_000),
             feature_level: LEVEL,
         };
-        Tip::genesis().link(5, opened.in_clear()).unwrap().1
+        Tip::open(5, opened.message()).unwrap().1
     }
 
     /// A proof of an entry at a place in a tree of two.

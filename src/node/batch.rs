@@ -518,7 +518,7 @@ impl<'a> Batch<'a> {
             other => WriteError::StateUnreadable(other.to_string()),
         })?;
         let (second, _) = sealed::second_and_ms(recorded_at);
-        let linked = self.tip.link(second, sealed_body);
+        let linked = self.tip.link(second, sealed_body, &vault.confidential().clear);
         let (sealed, frame, tip) = linked.map_err(|error| match error {
             ChainError::Entry(FormError::TooLarge(bytes)) => too_large(bytes),
             other => WriteError::StateUnreadable(other.to_string()),

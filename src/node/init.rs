@@ -350,8 +350,7 @@ impl Place {
             created_at: now,
             feature_level: LEVEL,
         };
-        let body = opened.in_clear();
-        let linked = Tip::genesis().link(second_and_ms(now).0, body);
+        let linked = Tip::open(second_and_ms(now).0, opened.message());
         let (_, bytes, _) = linked.map_err(|problem| BackendError::Chain { index: 0, problem })?;
         match log.append(0, &[bytes])? {
             Appended::Landed => Ok(()),

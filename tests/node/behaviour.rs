@@ -14,9 +14,9 @@ use consent_ledger::{
 };
 
 use crate::support::{
-    copy_tree,
+    clear_key_of, copy_tree,
     node::{
-        act, change, check, config, draft, grant, key, open, put_catalog, subject, with_key,
+        act, change, check, config, draft, grant, kek, key, open, put_catalog, subject, with_key,
         withdraw,
     },
 };
@@ -276,12 +276,13 @@ async fn a_clock_that_is_set_back_does_not_bring_an_expired_grant_back() {
     node.record(act).await.unwrap();
     assert_eq!(check(&node, "user:1", "email").1, Reason::Granted);
     drop(node);
+    let clear = clear_key_of(dir.path(), &kek());
     // An entry two minutes ahead, as if the machine's clock had been set back since.
     let ledger = dir.path().join("ledger");
     let (log, opened) = LocalLog::open(Arc::new(RealDisk), ledger, 64 << 10, [0; 16], 0).unwrap();
     let put = proto::ledger::ChannelPut { key: "push".to_owned(), ..Default::default() };
     let later_s = Millis::now().plus_ms(120_000).0.div_euclid(1_000);
-    let (_, entry, _) = opened.tip.link(later_s, Body::Channel(put)).unwrap();
+    let (_, entry, _) = opened.tip.link(later_s, Body::Channel(put), &clear).unwrap();
     assert_eq!(log.append(opened.tip.next_index, &[entry]).unwrap(), Appended::Landed);
     drop(log);
     assert_eq!(check(&open(dir.path()), "user:1", "email").1, Reason::Expired);

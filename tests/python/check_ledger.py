@@ -75,6 +75,7 @@ def open_with_vault(directory: Directory, args: argparse.Namespace) -> None:
         f"{len(vault.tombstones)} tombstones"
     )
     rebuilt = Rebuild(directory.ledger, vault)
+    print(f"ok: MACs of {rebuilt.in_clear} entries in clear")
     told = Counter(name for _, name, _ in rebuilt.items)
     items = ", ".join(f"{count} {name}" for name, count in sorted(told.items())) or "none"
     print(f"ok: {len(rebuilt.records)} records, {len(rebuilt.uses)} uses; items: {items}")

@@ -22,7 +22,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use consent_ledger::tlog::key::{Algorithm, SignerKey};
+use consent_ledger::{
+    format::{
+        keys::ledger::{ClearKey, LedgerSecret},
+        secret::Key,
+    },
+    storage::disk::RealDisk,
+    tlog::key::{Algorithm, SignerKey},
+    vault::{self, Kek, People},
+};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::Routes;
@@ -196,6 +204,17 @@ pub fn ledger_segments(data_dir: &Path) -> Vec<PathBuf> {
         .into_keys()
         .filter(|path| path.extension().is_some_and(|extension| extension == "seg"))
         .collect()
+}
+
+/// A key of entries in clear, of a ledger that has no vault.
+pub fn clear_key() -> ClearKey {
+    LedgerSecret::new(Key::new([1; 32])).confidential().clear
+}
+
+/// The key of entries in clear of a data directory.
+pub fn clear_key_of(data_dir: &Path, kek: &Kek) -> ClearKey {
+    let people = People::read(&RealDisk, &data_dir.join(vault::DIR), kek).unwrap();
+    people.confidential.clear
 }
 
 /// The seed of a random test: given by `CONSENT_LEDGER_TEST_SEED`, or new; printed in any case.

@@ -92,7 +92,8 @@ impl Ledger {
         let rewrite = bytes.iter().map(|bytes| {
             let sealed = SealedEntry::decode(bytes).unwrap();
             let body = if sealed.index == at { self.altered(at, alter) } else { sealed.body };
-            let (_, bytes, next) = tip.link(sealed.recorded_at_s, body).unwrap();
+            let (_, bytes, next) =
+                tip.link(sealed.recorded_at_s, body, &self.opener.confidential().clear).unwrap();
             tip = next;
             bytes
         });

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use super::{Clients, Finished, LONG_PATIENCE, Process, binary};
+use super::{Clients, Finished, LONG_PATIENCE, PATIENCE, Process, binary};
 
 /// The binary as a client of the server at an address.
 pub fn client_of(address: &str) -> Command {
@@ -77,6 +77,14 @@ impl Server {
         let mut command = binary();
         command.arg("serve").arg("--data-dir").arg(data_dir).args(["--listen", address]);
         Self::listening(Process::spawn(command))
+    }
+
+    /// The output of a server that refuses to start.
+    #[track_caller]
+    pub fn refused(data_dir: &Path, more: &[&str]) -> String {
+        let mut command = binary();
+        command.args(Self::arguments(data_dir)).args(more);
+        Process::spawn(command).wait(PATIENCE).expect_code(1).output()
     }
 
     /// The arguments of `serve` for a data directory with a ledger, on a free port.

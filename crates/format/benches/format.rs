@@ -106,6 +106,7 @@ fn one_person(criterion: &mut Criterion) {
         index: 9,
         prev_hash: [0; 32],
         recorded_at_s: 1_800_000_000,
+        mac: None,
         body: Body::Persons(persons),
     };
     let bytes = entry.encode();
@@ -144,7 +145,7 @@ fn rebuild(criterion: &mut Criterion) {
     let (prev_hash, recorded_at_s) = (Tip::genesis().hash, 1_800_000_000);
     let entries: Vec<_> = (0..)
         .zip(entries)
-        .map(|(index, body)| Entry { index, prev_hash, recorded_at_s, body })
+        .map(|(index, body)| Entry::new(index, prev_hash, recorded_at_s, body, &root.clear))
         .collect();
     let mut group = criterion.benchmark_group("rebuild");
     group.throughput(Throughput::Elements(entries.len() as u64)).sample_size(10);

@@ -4,12 +4,14 @@
 //! The tip also knows the feature level. A reader that meets a level above its own stops and says that a
 //! newer program wrote the ledger; what follows may have fields that it does not know.
 
+use consent_ledger_proto::ledger::LedgerOpened;
 use thiserror::Error;
 
 use crate::{
     LEVEL,
     entry::{Body, ENTRY_BYTES_MAX, Entry, EntryError, FORMAT_VERSION},
     hash::{Context, derive},
+    keys::ledger::ClearKey,
 };
 
 /// The hash of an entry's bytes.
@@ -111,9 +113,25 @@ impl Tip {
         &self,
         recorded_at_s: i64,
         body: Body,
+        key: &ClearKey,
     ) -> Result<(Entry, Vec<u8>, Self), ChainError> {
-        let index = self.next_index;
-        let entry = Entry { index, prev_hash: self.hash, recorded_at_s, body };
+        self.linked(Entry::new(self.next_index, self.hash, recorded_at_s, body, key))
+    }
+
+    /// Opens a ledger: entry 0, its bytes and the tip after it.
+    ///
+    /// # Errors
+    /// The opening would be too large, or has a feature level that this program does not know.
+    pub fn open(
+        recorded_at_s: i64,
+        opened: LedgerOpened,
+    ) -> Result<(Entry, Vec<u8>, Self), ChainError> {
+        let body = Body::Opened(opened);
+        let entry = Entry { index: 0, prev_hash: [0; 32], recorded_at_s, mac: None, body };
+        Self::genesis().linked(entry)
+    }
+
+    fn linked(&self, entry: Entry) -> Result<(Entry, Vec<u8>, Self), ChainError> {
         let bytes = entry.encode();
         if bytes.len() > ENTRY_BYTES_MAX {
             return Err(EntryError::TooLarge(bytes.len()).into());
@@ -255,6 +273,11 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
+    use crate::{keys::ledger::LedgerSecret, secret::Key};
+
+    fn key() -> ClearKey {
+        LedgerSecret::new(Key::new([1; 32])).confidential().clear
+    }
 
     fn opened() -> LedgerOpened {
         LedgerOpened {
@@ -272,8 +295,8 @@ mod tests {
 
     #[test]
     fn a_linked_entry_can_be_followed() {
-        let (_, first, tip) = Tip::genesis().link(5, Body::Opened(opened())).unwrap();
-        let (_, second, end) = tip.link(6, channel("Email")).unwrap();
+        let (_, first, tip) = Tip::open(5, opened()).unwrap();
+        let (_, second, end) = tip.link(6, channel("Email"), &key()).unwrap();
         let (_, followed) = Tip::genesis().follow(&first).unwrap();
         assert_eq!(followed, tip);
         assert_eq!(followed.follow(&second).unwrap().1, end);
@@ -283,14 +306,14 @@ mod tests {
     #[test]
     fn a_broken_link_is_named() {
         let genesis = Tip::genesis();
-        let (_, first, tip) = genesis.link(5, Body::Opened(opened())).unwrap();
-        let (_, second, next) = tip.link(6, channel("Email")).unwrap();
-        let (_, third, _) = next.link(6, channel("Post")).unwrap();
+        let (_, first, tip) = Tip::open(5, opened()).unwrap();
+        let (_, second, next) = tip.link(6, channel("Email"), &key()).unwrap();
+        let (_, third, _) = next.link(6, channel("Post"), &key()).unwrap();
         assert_eq!(tip.follow(&third), Err(ChainError::Index { want: 1, got: 2 }));
-        let (_, _, elsewhere) = tip.link(6, channel("E-mail")).unwrap();
+        let (_, _, elsewhere) = tip.link(6, channel("E-mail"), &key()).unwrap();
         assert_eq!(elsewhere.follow(&third), Err(ChainError::PrevHash));
         let back = Err(ChainError::TimeWentBack { got: 4, before: 5 });
-        assert_eq!(tip.link(4, channel("Email")), back);
+        assert_eq!(tip.link(4, channel("Email"), &key()), back);
         let correction = Body::ClockCorrected(ClockCorrected {
             first_index: 1,
             end_index: 2,
@@ -298,15 +321,18 @@ mod tests {
             right_again_ms: 7_000,
             reason: String::new(),
         });
-        let (_, bytes, corrected) = next.link(5, correction).unwrap();
+        let (_, bytes, corrected) = next.link(5, correction, &key()).unwrap();
         assert_eq!(next.follow(&bytes).unwrap().1, corrected, "it alone goes back");
-        assert!(corrected.link(5, channel("Email")).is_ok());
-        let twice = tip.link(6, Body::Opened(opened()));
+        assert!(corrected.link(5, channel("Email"), &key()).is_ok());
+        let twice = tip.link(6, Body::Opened(opened()), &key());
         assert_eq!(twice, Err(ChainError::Opened { first: false }));
-        assert_eq!(genesis.link(5, channel("Email")), Err(ChainError::Opened { first: true }));
+        assert_eq!(
+            genesis.link(5, channel("Email"), &key()),
+            Err(ChainError::Opened { first: true })
+        );
         assert!(matches!(genesis.follow(&second), Err(ChainError::Index { .. })));
         assert!(tip.follow(&first).is_err());
-        let large = tip.link(6, channel(&"x".repeat(ENTRY_BYTES_MAX)));
+        let large = tip.link(6, channel(&"x".repeat(ENTRY_BYTES_MAX)), &key());
         assert!(matches!(large, Err(ChainError::Entry(EntryError::TooLarge(_)))));
     }
 
@@ -317,6 +343,7 @@ mod tests {
             index: 0,
             prev_hash: [0; 32],
             recorded_at_s: 5,
+            mac: None,
             body: Body::Opened(opened),
         };
         let old = bytes(LedgerOpened { format_version: 1, feature_level: 0, ..opened() });
@@ -326,16 +353,16 @@ mod tests {
         newer.extend([0xf8, 0x07, 1]); // field 127, which this program does not know
         assert_eq!(genesis.follow(&newer), Err(ChainError::Newer(2)));
 
-        let (_, _, tip) = genesis.link(5, Body::Opened(opened())).unwrap();
-        let raise = |level| tip.link(6, Body::Level(FormatLevel { level }));
+        let (_, _, tip) = Tip::open(5, opened()).unwrap();
+        let raise = |level| tip.link(6, Body::Level(FormatLevel { level }), &key());
         assert_eq!(raise(1), Err(ChainError::LevelNotHigher { got: 1, before: 1 }));
         assert_eq!(raise(2), Err(ChainError::Newer(2)));
     }
 
     #[test]
     fn an_entry_with_two_bodies_is_refused() {
-        let (_, _, tip) = Tip::genesis().link(5, Body::Opened(opened())).unwrap();
-        let (_, mut bytes, _) = tip.link(6, channel("Email")).unwrap();
+        let (_, _, tip) = Tip::open(5, opened()).unwrap();
+        let (_, mut bytes, _) = tip.link(6, channel("Email"), &key()).unwrap();
         let put = ChannelPut { key: "sms".into(), ..ChannelPut::default() }.encode_to_vec();
         bytes.extend([0x6a, u8::try_from(put.len()).unwrap()]);
         bytes.extend(put);

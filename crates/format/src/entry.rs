@@ -23,7 +23,9 @@ use thiserror::Error;
 use crate::{
     LedgerId, Tag,
     canonical::{self, CanonicalError},
+    error::OpenError,
     field::{FieldError, absent_unless, ascending, fixed, is_key, known, present_if, within},
+    keys::ledger::ClearKey,
     seal::{Part, Sealed},
     uses::{TAGS_MAX, TAGS_STEP},
 };
@@ -42,9 +44,14 @@ pub struct Entry {
     pub prev_hash: [u8; 32],
     /// When the ledger recorded it, in seconds since the Unix epoch.
     pub recorded_at_s: i64,
+    /// Shows that the ledger wrote a body that is in clear.
+    pub mac: Option<Mac>,
     /// What it says.
     pub body: Body,
 }
+
+/// What shows, to whoever has the ledger's secret, that the ledger wrote an entry.
+pub type Mac = [u8; 16];
 
 /// What an entry says without keys.
 #[derive(Debug, Clone, PartialEq)]
@@ -139,16 +146,49 @@ pub enum EntryError {
 }
 
 impl Entry {
+    /// An entry of the ledger that has this key.
+    #[must_use]
+    pub fn new(
+        index: u64,
+        prev_hash: [u8; 32],
+        recorded_at_s: i64,
+        body: Body,
+        key: &ClearKey,
+    ) -> Self {
+        let mut entry = Self { index, prev_hash, recorded_at_s, mac: None, body };
+        entry.mac = entry.expected_mac(key);
+        entry
+    }
+
     /// The entry's bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let message = message::Entry {
+        self.message(self.mac).encode_to_vec()
+    }
+
+    /// Whether the ledger has written the entry, as far as its MAC shows that. What is sealed shows it by
+    /// its seals.
+    ///
+    /// # Errors
+    /// [`OpenError::Mac`].
+    pub fn check_mac(&self, key: &ClearKey) -> Result<(), OpenError> {
+        let is_right = self.mac == self.expected_mac(key);
+        if is_right { Ok(()) } else { Err(OpenError::Mac { index: self.index }) }
+    }
+
+    /// The MAC that the ledger gives the entry; none if its body is sealed, or opens the ledger.
+    fn expected_mac(&self, key: &ClearKey) -> Option<Mac> {
+        self.body.has_mac().then(|| key.mac(&self.message(None).encode_to_vec()))
+    }
+
+    fn message(&self, mac: Option<Mac>) -> message::Entry {
+        message::Entry {
             index: self.index,
             prev_hash: self.prev_hash.to_vec(),
             recorded_at_s: self.recorded_at_s,
+            mac: mac.map(Vec::from).unwrap_or_default(),
             body: Some(self.body.message()),
-        };
-        message.encode_to_vec()
+        }
     }
 
     /// Reads an entry.
@@ -160,12 +200,12 @@ impl Entry {
             return Err(EntryError::TooLarge(entry_bytes.len()));
         }
         let message: message::Entry = canonical::decode(entry_bytes)?;
-        Ok(Self {
-            index: message.index,
-            prev_hash: fixed("prev_hash", &message.prev_hash)?,
-            recorded_at_s: message.recorded_at_s,
-            body: Body::of_message(message.body.ok_or(EntryError::NoBody)?)?,
-        })
+        let prev_hash = fixed("prev_hash", &message.prev_hash)?;
+        let body = Body::of_message(message.body.ok_or(EntryError::NoBody)?)?;
+        present_if("mac", body.has_mac(), !message.mac.is_empty())?;
+        let mac = body.has_mac().then(|| fixed("mac", &message.mac)).transpose()?;
+        let (index, recorded_at_s) = (message.index, message.recorded_at_s);
+        Ok(Self { index, prev_hash, recorded_at_s, mac, body })
     }
 
     /// The opening of the ledger that bytes claim, in this format or another. Fields that are not known are
@@ -195,6 +235,20 @@ impl Body {
             | Self::KeyTransition(_)
             | Self::Level(_)
             | Self::ClockCorrected(_) => 1,
+        }
+    }
+
+    /// Whether its entry has a MAC: it is in clear, and there is a secret to make one with.
+    fn has_mac(&self) -> bool {
+        match self {
+            Self::Opened(_) | Self::Persons(_) | Self::Uses(_) | Self::Confidential(_) => false,
+            Self::Purpose(_)
+            | Self::Channel(_)
+            | Self::Namespace(_)
+            | Self::Party(_)
+            | Self::KeyTransition(_)
+            | Self::Level(_)
+            | Self::ClockCorrected(_) => true,
         }
     }
 

@@ -41,9 +41,15 @@ pub enum BuildError {
     NoLeaf(u64),
 }
 
-/// Why a sealed part of an entry can not be read.
+/// Why an entry can not be read with the keys.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum OpenError {
+    /// An entry in clear that the ledger has not written.
+    #[error("entry {index}: the ledger has not written it: its MAC is wrong")]
+    Mac {
+        /// Index of the entry.
+        index: u64,
+    },
     /// The slot's tag is not the one of this person and number.
     #[error(
         "the slot has another tag than the person's: it is not theirs, or not this one of theirs"

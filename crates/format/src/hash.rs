@@ -41,6 +41,8 @@ pub enum Context {
     Reference,
     /// The root of confidential keys, and each of them.
     Confidential,
+    /// The ledger's key of entries in clear.
+    ClearEntry,
     /// The ledger's key of the vault's chain.
     Mac,
     /// The ledger's key of webhook secrets.
@@ -59,7 +61,7 @@ pub enum Context {
 
 impl Context {
     /// All contexts, in the order of the enum.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Chain,
         Self::Tag,
         Self::Record,
@@ -73,6 +75,7 @@ impl Context {
         Self::Commitment,
         Self::Reference,
         Self::Confidential,
+        Self::ClearEntry,
         Self::Mac,
         Self::Webhook,
         Self::Shard,
@@ -99,6 +102,7 @@ impl Context {
             Self::Commitment => "commitment",
             Self::Reference => "reference",
             Self::Confidential => "confidential",
+            Self::ClearEntry => "clear entry",
             Self::Mac => "vault chain",
             Self::Webhook => "webhook",
             Self::Shard => "shard",

@@ -400,6 +400,7 @@ where
             Body::Uses(uses) => self.uses(confidential, index, uses, visit),
             Body::Confidential(items) => self.items(confidential, index, items, visit),
             clear => {
+                entry.check_mac(&confidential.clear)?;
                 visit(Found::Clear(clear));
                 Ok(())
             }

@@ -7,10 +7,11 @@ use std::{ops::ControlFlow, path::Path};
 use serde::Serialize;
 
 use crate::{
-    cli::offline::TornTail,
+    cli::offline::{Damage, TornTail},
     domain::LedgerOpened,
     entry::EntryError,
     fold::CatalogAt,
+    format::error::OpenError,
     ledger::{self, verify::Good},
     opener::Offline,
     storage::{disk::RealDisk, holds_segments},
@@ -37,10 +38,31 @@ pub struct VaultCompared {
     pub fault: Option<String>,
 }
 
+/// What a vault shows.
+#[derive(Debug, Default)]
+pub struct Shown {
+    /// Of itself; none if there is none and no entry needs one.
+    pub vault: Option<VaultCompared>,
+    /// The first entry that the ledger has not written, by the ledger's secret.
+    pub forged: Option<Damage>,
+}
+
+impl Shown {
+    /// Verifies the vault of a data directory whose entries are good, and with its keys the entries.
+    pub fn by(data_dir: &Path, good: &Good, kek: Option<&KekFile>) -> Self {
+        let mut forged = None;
+        let vault = VaultCompared::of(data_dir, good, kek, &mut forged);
+        Self { vault, forged }
+    }
+}
+
 impl VaultCompared {
-    /// Verifies the vault of a data directory whose entries are good. None if there is none and no entry
-    /// needs one.
-    pub fn of(data_dir: &Path, good: &Good, kek: Option<&KekFile>) -> Option<Self> {
+    fn of(
+        data_dir: &Path,
+        good: &Good,
+        kek: Option<&KekFile>,
+        forged: &mut Option<Damage>,
+    ) -> Option<Self> {
         let dir = data_dir.join(vault::DIR);
         // A folder that can not be listed is reported by the inspection.
         let is_there = holds_segments(&RealDisk, &dir).unwrap_or(true);
@@ -99,7 +121,11 @@ impl VaultCompared {
                         without_entry = Some(opener.without_entry());
                         unnamed(file, inspected.ledger_id, opened)
                     }
-                    Err(fault) => Some(fault),
+                    Err(Fault::OfVault(fault)) => Some(fault),
+                    Err(Fault::Forged(damage)) => {
+                        *forged = Some(damage);
+                        None
+                    }
                 }
             }
         };
@@ -114,30 +140,47 @@ impl VaultCompared {
     }
 }
 
+/// Why the first entry that does not open does not.
+enum Fault {
+    OfVault(String),
+    Forged(Damage),
+}
+
 /// Opens all good entries with the keys of a vault. The error is the fault of the first that does not open.
-fn open_all(dir: &Path, entries: u64, people: People) -> Result<Offline, String> {
+fn open_all(dir: &Path, entries: u64, people: People) -> Result<Offline, Fault> {
     let (opener, mut catalog) = (Offline::new(people), CatalogAt::default());
     let mut fault = None;
     // Damage behind the good entries is reported elsewhere.
-    let _ = ledger::verify::verify_before(&RealDisk, dir, entries, &mut |entry, _| match opener
-        .open(entry, &catalog.catalog)
-    {
-        Ok(opened) => {
-            catalog.fold(opened.entry.fact());
-            ControlFlow::Continue(())
-        }
-        Err(EntryError::NoKey { .. }) => {
-            let index = entry.index;
-            fault = Some(format!(
-                "it lacks the keys of entry {index}: it has lost data, or is older than the ledger"
-            ));
-            ControlFlow::Break(())
-        }
-        Err(error) => {
-            fault = Some(format!("entry {} does not open with its keys: {error}", entry.index));
-            ControlFlow::Break(())
-        }
-    });
+    let _ = ledger::verify::verify_before(
+        &RealDisk,
+        dir,
+        entries,
+        &mut |entry, frame| match opener.open(entry, &catalog.catalog) {
+            Ok(opened) => {
+                catalog.fold(opened.entry.fact());
+                ControlFlow::Continue(())
+            }
+            Err(EntryError::NoKey { .. }) => {
+                let index = entry.index;
+                fault = Some(Fault::OfVault(format!(
+                    "it lacks the keys of entry {index}: it has lost data, or is older than the ledger"
+                )));
+                ControlFlow::Break(())
+            }
+            Err(EntryError::Open(error @ OpenError::Mac { index })) => {
+                let (segment, offset, what) =
+                    (frame.segment.to_owned(), frame.offset, error.to_string());
+                fault = Some(Fault::Forged(Damage { segment, offset, index, what }));
+                ControlFlow::Break(())
+            }
+            Err(error) => {
+                let index = entry.index;
+                let problem = format!("entry {index} does not open with its keys: {error}");
+                fault = Some(Fault::OfVault(problem));
+                ControlFlow::Break(())
+            }
+        },
+    );
     fault.map_or(Ok(opener), Err)
 }
 

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from reader.keys import BUCKETS, ERASURE, EVIDENCE, ITEM, RECORD, USE, chain_hash
+from reader.keys import BUCKETS, ERASURE, EVIDENCE, ITEM, RECORD, USE, chain_hash, keyed
 from reader.wire import Message, check, decode_fields, encode, enum_name
 
 FORMAT_VERSION, LEVEL = 2, 1
+# Bodies whose entries have no MAC: they are sealed, or open the ledger.
+WITHOUT_MAC = ("ledger_opened", "persons", "uses", "confidential")
 KEY = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
@@ -115,8 +117,19 @@ class Ledger:
         check(entry.prev_hash == before, f"{name} continues the chain")
         if index and body != "clock_corrected":
             check(entry.recorded_at_s >= self.entries[-1].recorded_at_s, f"{name}: its time")
+        wanted = 0 if body in WITHOUT_MAC else 16
+        check(len(entry.mac) == wanted, f"{name}: a MAC of {wanted} bytes")
         getattr(self, f"check_{body}")(name, getattr(entry, body))
         return entry
+
+    def check_macs(self, key: bytes) -> int:
+        """With the ledger's key: that the ledger wrote what is in clear. How many entries that were."""
+        in_clear = [entry for entry in self.entries if entry.mac]
+        for entry in in_clear:
+            fields = {name: value for name, value in entry.values.items() if name != "mac"}
+            expected = keyed(key, encode(Message(entry.type_name, fields)))[:16]
+            check(entry.mac == expected, f"entry {entry.index}: the ledger has written it")
+        return len(in_clear)
 
     def raise_level(self, level: int) -> None:
         check(level > self.level, "a feature level is higher than the one before")

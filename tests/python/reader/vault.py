@@ -172,6 +172,7 @@ class Rebuild:
         check(ledger.id == vault.ledger_id, "the vault is this ledger's")
         self.ledger, self.vault = ledger, vault
         self.keys = ConfidentialKeys(vault.ledger_secret)
+        self.in_clear = ledger.check_macs(derive("clear entry", self.keys.root))
         self.records: list[Opened] = []
         self.uses: list[OpenedUse] = []
         self.items: list[tuple[int, str, Message]] = []

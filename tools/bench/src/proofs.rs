@@ -11,6 +11,7 @@ use consent_ledger::{
     cli::{error::CliError, progress},
     format::{
         entry::{Body, Persons, Slot},
+        keys::ledger::LedgerSecret,
         seal::{AUTH_BYTES, Part, Sealed},
     },
     ledger::{self, Tip},
@@ -91,6 +92,7 @@ fn fill(
     rng: &mut StdRng,
 ) -> Result<(Duration, Duration), CliError> {
     let (mut tip, mut recorded_at_ms) = (Tip::genesis(), 1_764_000_000_000_i64);
+    let clear = LedgerSecret::random(rng).confidential().clear;
     let (mut appending, mut growing) = (Duration::ZERO, Duration::ZERO);
     let bar = progress::bar(Some(entries), "filling");
     while tip.next_index < entries {
@@ -100,7 +102,7 @@ fn fill(
             recorded_at_ms += 1;
             let recorded_at_s = recorded_at_ms / 1_000;
             let body = if index == 0 { opened(recorded_at_s) } else { act(rng) };
-            let (_, frame, next) = tip.link(recorded_at_s, body).map_err(failed)?;
+            let (_, frame, next) = tip.link(recorded_at_s, body, &clear).map_err(failed)?;
             frames.push(frame);
             tip = next;
         }

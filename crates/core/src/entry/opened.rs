@@ -22,22 +22,22 @@ pub struct LedgerOpened {
 }
 
 impl LedgerOpened {
-    /// The body of entry 0.
+    /// What entry 0 says.
     #[must_use]
-    pub fn in_clear(&self) -> ClearBody {
-        ClearBody::Opened(ledger::LedgerOpened {
+    pub fn message(&self) -> ledger::LedgerOpened {
+        ledger::LedgerOpened {
             ledger_id: self.ledger_id.to_vec(),
             origin: self.origin.clone(),
             format_version: self.format_version,
             created_at_s: second_and_ms(self.created_at).0,
             feature_level: self.feature_level,
-        })
+        }
     }
 }
 
 impl NamesNoSubject for LedgerOpened {
     fn content(&self) -> Content {
-        Content::Clear(self.in_clear())
+        Content::Clear(ClearBody::Opened(self.message()))
     }
 
     fn target(&self) -> Target<'_> {

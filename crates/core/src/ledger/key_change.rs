@@ -207,6 +207,7 @@ fn is_before_trusted(change: &KeyChange, keys: &[VerifierKey], changes: &[KeyCha
 mod tests {
     use super::*;
     use crate::{
+        format::{keys::ledger::LedgerSecret, secret::Key},
         proto::ledger::KeyTransition,
         tlog::{
             checkpoint::{Checkpoint, SignedCheckpoint},
@@ -224,7 +225,8 @@ mod tests {
 
     /// A ledger of this entry alone, signed by these keys.
     fn proof(body: Body, index: u64, signers: &[u8]) -> TlogProof {
-        let bytes = Entry { index, prev_hash: [0; 32], recorded_at_s: 5, body }.encode();
+        let clear = LedgerSecret::new(Key::new([1; 32])).confidential().clear;
+        let bytes = Entry::new(index, [0; 32], 5, body, &clear).encode();
         let origin = "ledger.example".to_owned();
         let root = leaf_hash(&bytes);
         let checkpoint = Checkpoint { origin, size: 1, root, extensions: String::new() };

@@ -260,7 +260,10 @@ pub fn open_of_nobody(
             let contents: Vec<item::Content> = contents.collect();
             (moment(entry.recorded_at_s, recorded_ms), Body::of_items(contents)?)
         }
-        clear => (moment(entry.recorded_at_s, 0), Body::of_clear(clear)?),
+        clear => {
+            entry.check_mac(&confidential.clear)?;
+            (moment(entry.recorded_at_s, 0), Body::of_clear(clear)?)
+        }
     };
     Ok(Entry { index: entry.index, prev_hash: entry.prev_hash, recorded_at, body })
 }
@@ -579,8 +582,9 @@ pub(crate) mod tests {
         };
         let (body, _) = seal(content, &writing, &named, None).unwrap();
         let (recorded_at_s, _) = second_and_ms(entry.recorded_at);
-        let sealed =
-            sealed::Entry { index: entry.index, prev_hash: entry.prev_hash, recorded_at_s, body };
+        let (index, prev_hash) = (entry.index, entry.prev_hash);
+        let clear = &everybody.confidential.clear;
+        let sealed = sealed::Entry::new(index, prev_hash, recorded_at_s, body, clear);
         (sealed, everybody, catalog)
     }
 

@@ -16,7 +16,10 @@ use crate::{
     format::{
         Reference,
         entry::{Body as SealedBody, Entry},
-        keys::person::{IdentityKey, PersonKeys},
+        keys::{
+            ledger::LedgerSecret,
+            person::{IdentityKey, PersonKeys},
+        },
         seal::OneTimeKey,
         slot::{self, Draft},
     },
@@ -251,8 +254,9 @@ fn stated(body: &Body, evidence: Option<&Evidence>) -> Statement {
         }
         _ => (OneTimeKey::from_slice(&[0; 32]).unwrap(), None),
     };
+    let clear = LedgerSecret::new(crate::format::secret::Key::new([1; 32])).confidential().clear;
     let recorded_at_s = AT.plus_ms(1_000).0.div_euclid(1_000);
-    let entry = Entry { index, prev_hash: [3; 32], recorded_at_s, body }.encode();
+    let entry = Entry::new(index, [3; 32], recorded_at_s, body, &clear).encode();
     let channel = |(number, key): (u32, &str)| ChannelText { number, key: key.to_owned() };
     let used = |change: &ChangeRecord, key: &str| {
         change.scope.channel.as_ref().is_some_and(|channel| channel.as_str() == key)

@@ -4,6 +4,7 @@
 //! L: random, 32 bytes, sealed in the vault, never replaced
 //! Lc = D("confidential", L)    key(kind, epoch) = D("confidential", Lc || kind byte || epoch)
 //! epoch = index >> 20
+//! mac of an entry in clear = K(D("clear entry", Lc), bytes of the entry without it), the first 16 bytes
 //! ```
 //!
 //! Keys that a rotation replaces (look-ups, tombstones, derived files) are random and not derived from L:
@@ -15,7 +16,7 @@ use rand::CryptoRng;
 use super::person::{IdempotencyKey, SaltKey};
 use crate::{
     confidential::Kind,
-    hash::{Context, derive_key, keyed},
+    hash::{Context, derive_key, half, keyed},
     secret::Key,
 };
 
@@ -48,7 +49,9 @@ impl LedgerSecret {
     /// The root of confidential keys.
     #[must_use]
     pub fn confidential(&self) -> ConfidentialRoot {
-        ConfidentialRoot { root: self.derive(Context::Confidential), salts: SaltKey::of(&self.0) }
+        let root = self.derive(Context::Confidential);
+        let clear = ClearKey(derive_key(Context::ClearEntry, &[root.bytes()]));
+        ConfidentialRoot { root, clear, salts: SaltKey::of(&self.0) }
     }
 
     /// The key of idempotency marks of calls that concern no person.
@@ -96,8 +99,22 @@ impl LedgerSecret {
 #[derive(Debug, Clone)]
 pub struct ConfidentialRoot {
     root: Key,
+    /// The key of entries in clear.
+    pub clear: ClearKey,
     /// The key of salts.
     pub salts: SaltKey,
+}
+
+/// The key that shows that the ledger wrote an entry that is in clear.
+#[derive(Debug, Clone)]
+pub struct ClearKey(Key);
+
+impl ClearKey {
+    /// The MAC of an entry, of its bytes without it.
+    #[must_use]
+    pub fn mac(&self, bytes_without_mac: &[u8]) -> [u8; 16] {
+        half(&keyed(&self.0, &[bytes_without_mac]))
+    }
 }
 
 /// The confidential key of one kind and epoch.

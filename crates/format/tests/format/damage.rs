@@ -5,8 +5,11 @@ use consent_ledger_format::{
     chain::Tip,
     entry::{Body, Entry, SealedText, Slot},
     error::OpenError,
+    keys::ledger::LedgerSecret,
+    message::{ChannelPut, ClockCorrected, FormatLevel},
     rebuild::{Lane, Rebuild, RebuildError, TagMap, VaultFacts},
     seal::{Part, SealError},
+    secret::Key,
     slot::open_evidence,
 };
 use proptest::prelude::*;
@@ -18,7 +21,8 @@ fn rewritten(ledger: &TestLedger, at: u64, body: &Body) -> Vec<Entry> {
     let (mut tip, mut entries) = (Tip::genesis(), Vec::new());
     for entry in &ledger.entries {
         let body = if entry.index == at { body } else { &entry.body };
-        let (entry, _, next) = tip.link(entry.recorded_at_s, body.clone()).unwrap();
+        let (entry, _, next) =
+            tip.link(entry.recorded_at_s, body.clone(), &ledger.root().clear).unwrap();
         tip = next;
         entries.push(entry);
     }
@@ -75,6 +79,45 @@ proptest! {
         let is_found = refused_at.is_some_and(|index| index <= at + 1) || tip.hash != ledger.tip.hash;
         prop_assert!(is_found);
     }
+}
+
+#[test]
+fn an_entry_in_clear_that_another_has_written_is_no_entry_of_the_ledger() {
+    let ledger = ledger();
+    let at = ledger.next_index();
+    let all = || ledger.entries.iter().cloned();
+    let correction = Body::ClockCorrected(ClockCorrected {
+        first_index: 1,
+        end_index: at,
+        right_until_ms: 1_000,
+        right_again_ms: 2_000,
+        reason: String::new(),
+    });
+    let level = Body::Level(FormatLevel { level: 2 });
+    let channel =
+        Body::Channel(ChannelPut { key: "email".into(), title: String::new(), retired: false });
+    let (own, foreign) =
+        (ledger.root().clear, LedgerSecret::new(Key::new([9; 32])).confidential().clear);
+    let refused = Some(format!("entry {at}: the ledger has not written it: its MAC is wrong"));
+    for body in [correction, level, channel] {
+        let entry =
+            |key| Entry::new(at, ledger.tip.hash, ledger.tip.recorded_at_s, body.clone(), key);
+        let forged = |entry| rebuild(&ledger, &all().chain([entry]).collect::<Vec<_>>());
+        let own = entry(&own);
+        assert_eq!(forged(own.clone()), None);
+        assert_eq!(forged(entry(&foreign)), refused);
+        assert_eq!(forged(Entry { recorded_at_s: own.recorded_at_s + 1, ..own.clone() }), refused);
+        assert_eq!(forged(Entry { prev_hash: [1; 32], ..own.clone() }), refused);
+        // Its bytes are those of no entry without a MAC.
+        for mac in [None, Some([0; 16])] {
+            assert_eq!(forged(Entry { mac, ..own.clone() }), refused);
+        }
+        assert!(Entry::decode(&Entry { mac: None, ..own.clone() }.encode()).is_err());
+        assert_eq!(Entry::decode(&own.encode()), Ok(own));
+    }
+    let mut opening = entry_at(&ledger, 0).clone();
+    opening.mac = Some([0; 16]);
+    assert!(Entry::decode(&opening.encode()).is_err());
 }
 
 #[test]

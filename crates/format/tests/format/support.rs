@@ -125,7 +125,7 @@ impl TestLedger {
 
     pub fn append(&mut self, body: Body) -> u64 {
         let at = 1_800_000_000 + i64::try_from(self.entries.len()).unwrap();
-        let (entry, bytes, tip) = self.tip.link(at, body).unwrap();
+        let (entry, bytes, tip) = self.tip.link(at, body, &self.root().clear).unwrap();
         assert_eq!(Entry::decode(&bytes).as_ref(), Ok(&entry));
         self.tip = tip;
         self.entries.push(entry);

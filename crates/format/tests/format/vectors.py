@@ -223,14 +223,16 @@ one, other = Person(0x11), Person(0x21)
 entries = []
 
 
-def append(body):
+def append(body, in_clear=False):
     index = len(entries)
     before = D("chain", entries[-1]) if entries else bytes(32)
-    entries.append(field(1, index) + field(2, before) + field(3, 1_800_000_000 + index) + body)
+    head = field(1, index) + field(2, before) + field(3, 1_800_000_000 + index)
+    mac = field(4, K(D("clear entry", ROOT_OF_CONFIDENTIAL), head + body)[:16]) if in_clear else b""
+    entries.append(head + mac + body)
 
 
 append(message(10, field(1, LEDGER) + field(2, "ledger.example") + field(3, 2) + field(4, 1_800_000_000) + field(5, 1)))
-append(message(13, field(1, "email") + field(2, "Email")))
+append(message(13, field(1, "email") + field(2, "Email")), in_clear=True)
 
 change = field(1, 1) + field(2, 1) + field(3, 1) + field(5, 1) + field(8, 1)
 act = field(1, 1) + field(2, 902) + field(3, 1) + field(4, 1_800_000_000_902) + message(5, change)

@@ -125,7 +125,7 @@ struct Writer {
 impl Writer {
     fn append(&mut self, body: Body) {
         let at = 1_800_000_000 + i64::try_from(self.tip.next_index).unwrap();
-        let (entry, bytes, tip) = self.tip.link(at, body).unwrap();
+        let (entry, bytes, tip) = self.tip.link(at, body, &secret().confidential().clear).unwrap();
         self.entries.push(entry);
         self.bytes.push(bytes);
         self.tip = tip;

@@ -531,6 +531,12 @@ pub struct Entry {
     /// in the entry before, except in a ClockCorrected. The milliseconds are inside the seals.
     #[prost(int64, tag = "3")]
     pub recorded_at_s: i64,
+    /// Shows that the ledger wrote a body that is in clear, 16 bytes:
+    /// `K(D("clear entry", Lc), bytes of the entry without this field)`, where Lc is the root of confidential
+    /// keys. Only who has the ledger's secret makes or checks it. Set for every body that is not sealed, but
+    /// not for LedgerOpened.
+    #[prost(bytes = "vec", tag = "4")]
+    pub mac: ::prost::alloc::vec::Vec<u8>,
     /// What the entry says.
     #[prost(oneof = "entry::Body", tags = "10, 11, 12, 13, 14, 15, 20, 21, 22, 23, 24")]
     pub body: ::core::option::Option<entry::Body>,

@@ -468,7 +468,7 @@ fn bytes_of(body: &SubscriptionEntry) -> usize {
     let (index, recorded_at) = (u64::MAX, Millis(i64::MAX));
     let writing = Writing { ledger_id: [7; 16], confidential: &confidential, index, recorded_at };
     let (body, _) = sealed::seal(content, &writing, &[], None).unwrap();
-    Entry { index, prev_hash: [7; 32], recorded_at_s: i64::MAX, body }.encode().len()
+    Entry::new(index, [7; 32], i64::MAX, body, &confidential.clear).encode().len()
 }
 
 proptest! {
