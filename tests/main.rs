@@ -22,6 +22,7 @@ mod decisions;
 mod disclosure;
 mod dockerfile;
 mod end_to_end;
+mod export_opened;
 mod forgeries;
 mod format;
 mod format2;

@@ -125,6 +125,7 @@ fn hide_sealed(sealed: &mut ledger::Sealed) {
 fn shape(mut entry: ledger::Entry) -> ledger::Entry {
     entry.recorded_at_s = 0;
     hide(&mut entry.prev_hash);
+    hide(&mut entry.mac);
     match entry.body.as_mut().unwrap() {
         Body::LedgerOpened(opened) => {
             opened.created_at_s = 0;
@@ -171,7 +172,8 @@ async fn two_ledgers_of_the_same_acts_by_other_people_differ_in_nothing_but_rand
         let parts = slots.flatten().flat_map(|slot| {
             [&slot.tag, &slot.salt, &slot.record, &slot.record_commit, &slot.evidence_commit]
         });
-        parts.filter(|bytes| !bytes.is_empty()).cloned().collect()
+        let macs = entries.iter().map(|entry| &entry.mac);
+        parts.chain(macs).filter(|bytes| !bytes.is_empty()).cloned().collect()
     };
     let (of_one, of_other) = (random(&one), random(&other));
     assert!(of_one.is_disjoint(&of_other));

@@ -1,7 +1,11 @@
-//! `export`: entries as NDJSON, decoded, or their exact bytes. What they say of data subjects stays sealed.
+//! `export`: entries as NDJSON, decoded, or their exact bytes. What they say of data subjects stays sealed,
+//! unless a key-encryption key is given.
 
 use std::{
-    fs::File,
+    fmt,
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -11,15 +15,25 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{
-    Context, Exit, client, entries::Entries, error::CliError, output::Output, progress,
+    Context, Exit, client,
+    entries::Entries,
+    error::CliError,
+    offline,
+    opened::{Opened, Opener, Pass},
+    output::Output,
+    progress,
     words::Bytes,
 };
 use crate::{
-    format::canonical::{self, CanonicalError},
+    format::{
+        canonical::{self, CanonicalError},
+        entry::Entry as SealedEntry,
+    },
     json,
     ledger::chain,
     proto::{GetCheckpointRequest, audit_service_client::AuditServiceClient, ledger::Entry},
     tlog::tile,
+    vault,
 };
 
 const AFTER_HELP: &str = "\
@@ -27,6 +41,11 @@ Reads from the server, or, with --data-dir, straight from the files, with no ser
 Prints one JSON object a line, with or without --json: `entry`, and the `hash` of the bytes that
 the ledger stores. The catalogue is in clear. What entries say of data subjects, uses and subscriptions
 is sealed and stays so.
+
+With --data-dir and --kek-file, each line also has what the entry says that is not in clear, under `opened`:
+`records` with subject, record and evidence, `use`, `items`. The vault of the directory has the keys. Such an
+export is personal data in clear: a file that it makes is readable by its owner alone. For an auditor, make a
+disclosure instead: `consent-ledger audit disclose`.
 
 With --raw it writes those bytes themselves, each entry after its length in two bytes, big endian,
 as in the entry bundles of C2SP tlog-tiles. A file that begins with entry 0 can be compared with a
@@ -36,6 +55,7 @@ how to do it without this program.
 Examples:
   consent-ledger export --start 100 --end 200
   consent-ledger export --data-dir ./data --output entries.ndjson
+  consent-ledger export --data-dir ./data --kek-file ./data/kek --start 100
   consent-ledger export --raw --output ledger.raw";
 
 /// Options of `export`.
@@ -54,6 +74,9 @@ pub struct ExportArgs {
     /// Write the exact bytes of the entries, each after its length, instead of JSON
     #[arg(long)]
     raw: bool,
+    /// Also open what is sealed, with the vault of --data-dir and the key-encryption key in this file
+    #[arg(long, value_name = "FILE", conflicts_with = "raw")]
+    kek_file: Option<PathBuf>,
     /// Write to this file instead of standard output
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -81,13 +104,17 @@ pub(super) async fn run(
     if args.end.is_some_and(|end| end < args.start) {
         return Err(CliError::usage("--end must not be less than --start"));
     }
-    let (entries, total) = match args.data_dir.filter(|_| offline) {
+    let data_dir = args.data_dir.filter(|_| offline);
+    let opener = opener(data_dir.as_deref(), args.kek_file.as_deref())?;
+    // What an entry says is opened after all entries before it.
+    let first = if opener.is_some() { 0 } else { args.start };
+    let (entries, total) = match data_dir {
         Some(dir) => {
-            let total = args.end.map(|end| end - args.start);
+            let total = args.end.map(|end| end - first);
             // How many entries a directory has is known once they are read.
             let (start, end) = (args.start, args.end);
             let check = move |head| check_range(start, end, head);
-            (Entries::from_dir(dir, start, end, check), total)
+            (Entries::from_dir(dir, first, end, check), total)
         }
         None => {
             let mut client = AuditServiceClient::new(client::connect(&context.global).await?);
@@ -99,11 +126,15 @@ pub(super) async fn run(
             (Entries::from_server(client, args.start, end).await?, Some(total))
         }
     };
-    let mut file = args.output.as_deref().map(open).transpose()?;
+    let form = match &opener {
+        _ if args.raw => Form::Raw,
+        None => Form::Decoded,
+        Some(opener) => Form::Opened(Box::new(opener.pass()?)),
+    };
+    let mut file = args.output.as_deref().map(|path| open(path, &form)).transpose()?;
     let out = file.as_mut().unwrap_or(&mut context.out);
     let bar = progress::bar(total, "exporting");
-    let form = if args.raw { raw } else { decoded };
-    let written = write(entries, args.start, form, out, &bar).await;
+    let written = write(entries, first, args.start, form, out, &bar).await;
     bar.finish_and_clear();
     // Entries before a damaged one are still written.
     let flushed = out.flush();
@@ -131,30 +162,63 @@ fn check_range(start: u64, end: Option<u64>, head: u64) -> Result<(), CliError> 
     }
 }
 
-/// Writes an entry, of which the index and the bytes are given.
-type Form = fn(u64, &[u8], &mut Output) -> Result<(), CliError>;
+/// The keys that open what is sealed, if a key-encryption key is given.
+fn opener(data_dir: Option<&Path>, kek_file: Option<&Path>) -> Result<Option<Opener>, CliError> {
+    let Some(kek_file) = kek_file else { return Ok(None) };
+    let Some(dir) = data_dir else {
+        return Err(CliError::usage("--kek-file opens the vault of --data-dir, which is missing")
+            .with_hint("a server opens nothing: run it where the files are"));
+    };
+    offline::people(&dir.join(vault::DIR), Some(kek_file)).map(|people| Some(Opener::new(people)))
+}
 
-/// Writes the entries, and returns their number.
+/// How an entry is written.
+enum Form<'a> {
+    /// Its bytes.
+    Raw,
+    /// Decoded; what is sealed stays so.
+    Decoded,
+    /// Decoded and opened.
+    Opened(Box<Pass<'a>>),
+}
+
+/// Writes the entries from `start` on, and returns their number. Those before are only read.
 async fn write(
     mut entries: Entries,
+    first: u64,
     start: u64,
-    form: Form,
+    mut form: Form<'_>,
     out: &mut Output,
     bar: &ProgressBar,
 ) -> Result<u64, CliError> {
-    let mut index = start;
+    let mut index = first;
     while let Some(bytes) = entries.next().await? {
-        form(index, &bytes, out)?;
+        match &mut form {
+            Form::Raw => raw(index, &bytes, out)?,
+            Form::Decoded => out.object(&decoded(index, &bytes)?)?,
+            Form::Opened(pass) => {
+                let opened = pass.open(&sealed(index, &bytes)?)?;
+                if index >= start {
+                    out.object(&OpenedEntry { entry: decoded(index, &bytes)?, opened })?;
+                }
+            }
+        }
         bar.inc(1);
         index += 1;
     }
-    Ok(index - start)
+    Ok(index.saturating_sub(start))
 }
 
-fn decoded(index: u64, bytes: &[u8], out: &mut Output) -> Result<(), CliError> {
-    let entry = HashedEntry::decode(bytes)
-        .map_err(|error| CliError::failed(format!("entry {index} does not decode: {error}")))?;
-    out.object(&entry)
+fn decoded(index: u64, bytes: &[u8]) -> Result<HashedEntry, CliError> {
+    HashedEntry::decode(bytes).map_err(|error| does_not_decode(index, &error))
+}
+
+fn sealed(index: u64, bytes: &[u8]) -> Result<SealedEntry, CliError> {
+    SealedEntry::decode(bytes).map_err(|error| does_not_decode(index, &error))
+}
+
+fn does_not_decode(index: u64, error: &dyn fmt::Display) -> CliError {
+    CliError::failed(format!("entry {index} does not decode: {error}"))
 }
 
 fn raw(index: u64, bytes: &[u8], out: &mut Output) -> Result<(), CliError> {
@@ -163,9 +227,26 @@ fn raw(index: u64, bytes: &[u8], out: &mut Output) -> Result<(), CliError> {
     out.bytes(&tile::bundle(std::slice::from_ref(&bytes)).ok_or_else(too_long)?)
 }
 
-fn open(path: &Path) -> Result<Output, CliError> {
-    let file = File::create(path).map_err(|error| CliError::file(path, error))?;
+fn open(path: &Path, form: &Form<'_>) -> Result<Output, CliError> {
+    let file = match form {
+        Form::Raw | Form::Decoded => File::create(path),
+        Form::Opened(_) => private(path),
+    };
+    let file = file.map_err(|error| CliError::file(path, error))?;
     Ok(Output::new(Box::new(file), true, false))
+}
+
+/// A new file that its owner alone can read. One that is there is not taken: it may be open to others.
+fn private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// An entry with its hash, and with what it says.
+#[derive(Debug, Serialize)]
+struct OpenedEntry {
+    #[serde(flatten)]
+    entry: HashedEntry,
+    opened: Opened,
 }
 
 /// An entry with its hash.

@@ -48,6 +48,7 @@ pub mod layers;
 mod link;
 mod near;
 mod offline;
+mod opened;
 pub mod output;
 mod preferences;
 pub mod progress;

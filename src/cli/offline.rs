@@ -156,19 +156,17 @@ pub struct Asked<'a> {
     pub hashes: Option<&'a mut TakeHash<'a>>,
 }
 
-/// The data subjects and keys of the vault in `dir`, opened with the key-encryption key of the environment,
-/// or of a file, which is `kek` beside the folder unless it is given.
+/// The data subjects and keys of the vault in `dir`, opened with the key-encryption key of the given file; else
+/// with that of the environment, or of the file `kek` beside the folder.
 ///
 /// # Errors
 /// The vault can not be read or opened.
 pub fn people(dir: &Path, kek_file: Option<&Path>) -> Result<People, CliError> {
-    let kek = match serve::kek_in_environment() {
-        Some(text) => parse_kek(&text).map_err(CliError::usage)?,
-        None => {
-            let beside = || dir.with_file_name(KEK_FILE);
-            let file = kek_file.map_or_else(beside, Path::to_owned);
-            Kek::from_file(&file).map_err(CliError::failed)?
-        }
+    let of_file = |path: &Path| Kek::from_file(path).map_err(CliError::failed);
+    let kek = match (kek_file, serve::kek_in_environment()) {
+        (Some(path), _) => of_file(path)?,
+        (None, Some(text)) => parse_kek(&text).map_err(CliError::usage)?,
+        (None, None) => of_file(&dir.with_file_name(KEK_FILE))?,
     };
     People::read(&RealDisk, dir, &kek).map_err(CliError::failed)
 }
