@@ -777,3 +777,29 @@ async fn a_disclosure_stays_on_record_over_a_crash_and_a_rebuild() {
     assert_eq!(names, [""; 0]);
     support::verify_decisions(dir.path(), &server.address, &[]).expect_code(0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_entries_of_a_disclosure_may_be_those_that_a_server_publishes() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(dir.path(), &["--tiles-listen", "127.0.0.1:0"]);
+    let tiles = format!("http://{}", server.printed("tiles on ").unwrap());
+    let mut clients = server.clients_with_catalog(&["news"], &["email"]).await;
+    let auditor = Auditor::new();
+    // More than a full bundle.
+    for n in 0..130 {
+        grant(&mut clients, &format!("user:{}", n % 3)).await;
+        withdraw(&mut clients, &format!("user:{}", n % 3)).await;
+    }
+    let (_, file) = auditor.disclose(&mut clients, &["user:1"]).await;
+    let disclosure = auditor.text("disclosure.age");
+    fs::write(&disclosure, file).unwrap();
+    let of_files = auditor.verify(&disclosure, &["--data-dir", &auditor.copy_of(dir.path())]);
+    let of_files = of_files.expect_code(0).json();
+    assert_eq!(auditor.verify(&disclosure, &["--tiles", &tiles]).expect_code(0).json(), of_files);
+
+    let nowhere = auditor.verify(&disclosure, &["--tiles", &format!("{tiles}/elsewhere")]);
+    let nowhere = nowhere.expect_code(1);
+    assert!(nowhere.stderr.contains("/elsewhere/tile/entries/000"), "{}", nowhere.stderr);
+    let raw = ["--tiles", &tiles, "--raw-file", "ledger.raw"];
+    auditor.verify(&disclosure, &raw).expect_code(2);
+}

@@ -9,9 +9,10 @@ use std::{
 use tokio::sync::mpsc;
 use tonic::{Streaming, transport::Channel};
 
-use super::{error::CliError, offline};
-use crate::proto::{
-    ListEntriesRequest, ListEntriesResponse, audit_service_client::AuditServiceClient,
+use super::{error::CliError, offline, published::Published};
+use crate::{
+    proto::{ListEntriesRequest, ListEntriesResponse, audit_service_client::AuditServiceClient},
+    tlog::tile::TILE_WIDTH,
 };
 
 /// Maximum number of entries that are read ahead from a directory.
@@ -22,8 +23,8 @@ const ENTRIES_AHEAD_MAX: usize = 1_024;
 pub enum Entries {
     /// From a server.
     Server(Box<Streaming<ListEntriesResponse>>),
-    /// From a directory.
-    Directory(mpsc::Receiver<Result<Vec<u8>, CliError>>),
+    /// Of a directory, or of what a server publishes.
+    Read(mpsc::Receiver<Result<Vec<u8>, CliError>>),
     /// From a file of `export --raw` that begins with entry 0.
     Raw(PathBuf, BufReader<File>),
 }
@@ -62,7 +63,35 @@ impl Entries {
                 let _ = sender.blocking_send(Err(error));
             }
         });
-        Self::Directory(entries)
+        Self::Read(entries)
+    }
+
+    /// Fetches the first `size` entries that a server publishes, on a task of its own. The caller verifies
+    /// that they are those of a checkpoint.
+    #[must_use]
+    pub fn from_tiles(published: Published, size: u64) -> Self {
+        let (sender, entries) = mpsc::channel(ENTRIES_AHEAD_MAX);
+        tokio::spawn(async move {
+            for number in 0..size.div_ceil(TILE_WIDTH) {
+                let bundle = published.entries(number, size).await;
+                let bundle = bundle.map_err(|error| {
+                    CliError::failed(error.to_string()).with_hint(
+                        "the URL is the part before /checkpoint; the server must have published the \
+                         entries of the checkpoint",
+                    )
+                });
+                let (entries, failed) = match bundle {
+                    Ok(entries) => (entries, None),
+                    Err(error) => (Vec::new(), Some(error)),
+                };
+                for entry in entries.into_iter().map(Ok).chain(failed.map(Err)) {
+                    if sender.send(entry).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Self::Read(entries)
     }
 
     /// Reads the entries of a file of `export --raw`. The caller verifies that each continues the one before.
@@ -81,7 +110,7 @@ impl Entries {
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>, CliError> {
         match self {
             Self::Server(entries) => Ok(entries.message().await?.map(|message| message.entry)),
-            Self::Directory(entries) => entries.recv().await.transpose(),
+            Self::Read(entries) => entries.recv().await.transpose(),
             Self::Raw(path, file) => next_raw(file).map_err(|error| CliError::file(path, error)),
         }
     }

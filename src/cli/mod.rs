@@ -54,6 +54,7 @@ mod preferences;
 pub mod progress;
 mod propagation;
 mod prove;
+mod published;
 mod rebuild_view;
 mod receipt;
 mod record;

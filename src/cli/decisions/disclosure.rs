@@ -28,6 +28,7 @@ use crate::{
         error::CliError,
         output::{Output, Table, Tone},
         progress,
+        published::Published,
         trust::{Trust, read_text},
         words::{Bytes, hex, rfc3339_ms},
     },
@@ -200,10 +201,11 @@ pub(super) async fn run(
     let receipts = receipts(&args.receipt, trust.as_ref())?;
     let mut lines = args.decisions.as_deref().map(create).transpose()?;
     let end = checkpoint.checkpoint.size;
-    let mut entries = match (&args.raw_file, &args.data_dir) {
-        (Some(path), _) => Entries::from_raw(path)?,
-        (None, Some(dir)) => Entries::from_dir(dir.clone(), 0, Some(end), |_| Ok(())),
-        (None, None) => {
+    let mut entries = match (&args.raw_file, &args.tiles, &args.data_dir) {
+        (Some(path), _, _) => Entries::from_raw(path)?,
+        (None, Some(url), _) => Entries::from_tiles(Published::new(url, &context.global)?, end),
+        (None, None, Some(dir)) => Entries::from_dir(dir.clone(), 0, Some(end), |_| Ok(())),
+        (None, None, None) => {
             let client = AuditServiceClient::new(client::connect(&context.global).await?);
             Entries::from_server(client, 0, end).await?
         }

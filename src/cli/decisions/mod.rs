@@ -66,7 +66,7 @@ examples/onboarding.ndjson.
 
 With --disclosure, nobody's keys are needed: the file of `audit disclose` opens the records of its data
 subjects, and must be complete. Outcomes, times and decisions of these records are recomputed; the
-entries come from --data-dir, --raw-file or the server, and must have the root of the disclosure's
+entries come from --data-dir, --raw-file, --tiles or the server, and must have the root of the disclosure's
 checkpoint, or of that of --checkpoint. With --receipt, an act of a disclosed data subject that is not in
 the disclosure is a failure. The output says what was not checked.
 
@@ -122,6 +122,9 @@ pub struct DecisionsArgs {
     /// Read the entries from this file of `export --raw`, which begins with entry 0
     #[arg(long, value_name = "FILE", requires = "disclosure")]
     raw_file: Option<PathBuf>,
+    /// Read the entries that a server publishes under this URL (C2SP tlog-tiles)
+    #[arg(long, value_name = "URL", requires = "disclosure", conflicts_with = "raw_file")]
+    tiles: Option<String>,
     /// Write each recomputed decision to this file, as a line of JSON; it must not exist
     #[arg(long, value_name = "FILE", requires = "disclosure")]
     decisions: Option<PathBuf>,

@@ -10,16 +10,21 @@ use thiserror::Error;
 
 use super::held::{Compared, Held, Source, other_ledger};
 use crate::{
-    cli::{Global, error::CliError, trust::Trust},
+    cli::{
+        Global,
+        error::CliError,
+        published::{Published, TileError},
+        trust::Trust,
+    },
     ledger::{key_change::KeyChange, verify::Good},
     tlog::{
         BASE64,
         checkpoint::Checkpoint,
         merkle::{self, Hash},
         note::NOTE_BYTES_MAX,
-        tile::{self, HASH_BYTES, Kind, TILE_BYTES, Tile},
+        tile::{self, HASH_BYTES, Kind, Tile},
     },
-    web::{WebClient, WebError},
+    web::WebError,
 };
 
 /// Maximum size of the proofs of all changes of a key.
@@ -27,21 +32,16 @@ const KEY_CHANGES_BYTES_MAX: usize = 16 * NOTE_BYTES_MAX;
 
 /// A server that publishes checkpoints and tiles.
 pub struct Remote {
-    client: WebClient,
-    prefix: String,
+    published: Published,
     /// Its latest checkpoint.
     pub held: Held,
 }
 
 /// Why the tiles are not a proof.
 #[derive(Debug, Error)]
-enum TileError {
+enum NoProof {
     #[error(transparent)]
-    Web(#[from] WebError),
-    #[error("{url}: HTTP status {status}")]
-    Status { url: String, status: u16 },
-    #[error("{url}: {bytes} bytes, a tile of {wanted} was expected")]
-    Size { url: String, bytes: usize, wanted: usize },
+    Tile(#[from] TileError),
     #[error("its tiles do not lead to its own checkpoint: {0}")]
     Proof(#[from] merkle::ProofError),
 }
@@ -52,28 +52,26 @@ impl Remote {
     /// # Errors
     /// The request fails, or its status is not 200.
     pub async fn fetch(url: &str, trust: &mut Trust, global: &Global) -> Result<Self, CliError> {
-        let ca = global.tls_ca.as_deref().map(crate::cli::trust::read_bytes).transpose()?;
         let failed = |problem: &dyn std::fmt::Display| {
             CliError::failed(format!("--against {problem}"))
                 .with_hint("give the monitoring prefix: the part of the URL before /checkpoint")
         };
         let web_failed = |error: WebError| failed(&error);
-        let client = WebClient::new(global.timeout, ca.as_deref()).map_err(web_failed)?;
-        let prefix = url.trim_end_matches('/').to_owned();
-        let url = format!("{prefix}/checkpoint");
-        let answer = client.get(&url, NOTE_BYTES_MAX).await.map_err(web_failed)?;
+        let published = Published::new(url, global)?;
+        let answer = published.get("checkpoint", NOTE_BYTES_MAX).await.map_err(web_failed)?;
         if answer.status != 200 {
+            let url = format!("{}/checkpoint", published.prefix());
             return Err(failed(&TileError::Status { url, status: answer.status }));
         }
         let text = String::from_utf8_lossy(&answer.body);
         // The changes are signed with the keys before them. A server that has none may not know the path.
-        let changes = client.get(&format!("{prefix}/key-changes"), KEY_CHANGES_BYTES_MAX).await;
+        let changes = published.get("key-changes", KEY_CHANGES_BYTES_MAX).await;
         let changes = changes.ok().filter(|answer| answer.status == 200);
         let changes = changes.map(|answer| String::from_utf8_lossy(&answer.body).into_owned());
         let changes = KeyChange::parse_all(&changes.unwrap_or_default()).unwrap_or_default();
         trust.follow(&changes);
-        let held = Held::outside(Source::Against, prefix.clone(), &text, trust);
-        Ok(Self { client, prefix, held })
+        let held = Held::outside(Source::Against, published.prefix().to_owned(), &text, trust);
+        Ok(Self { published, held })
     }
 
     /// Compares the published checkpoint with the undamaged part of a ledger, and with the smallest
@@ -113,7 +111,7 @@ impl Remote {
 
     /// The root of the first `size` entries, computed from the published tiles and proven to be
     /// consistent with a larger checkpoint.
-    async fn root_before(&self, size: u64, later: &Checkpoint) -> Result<Hash, TileError> {
+    async fn root_before(&self, size: u64, later: &Checkpoint) -> Result<Hash, NoProof> {
         let tiles = self.tiles(size, later.size).await?;
         let subtree = |height, number| {
             let at = tile::locate(height, number);
@@ -144,33 +142,9 @@ impl Remote {
         let Ok(_) = merkle::prove_consistency(first, second, &mut add);
         for ((level, number), hashes) in &mut tiles {
             if let Some(tile) = Tile::in_tree(Kind::Level(*level), *number, second) {
-                *hashes = self.tile(tile).await?;
+                *hashes = self.published.hashes(tile).await?;
             }
         }
         Ok(tiles)
-    }
-
-    /// Fetches a tile. A server may remove a partial tile once it has the full one.
-    async fn tile(&self, tile: Tile) -> Result<Vec<u8>, TileError> {
-        let full = Tile { width: 256, ..tile };
-        match self.get(tile).await {
-            Err(TileError::Status { status: 404 | 410, .. }) if !tile.is_full() => {
-                self.get(full).await
-            }
-            answer => answer,
-        }
-    }
-
-    async fn get(&self, tile: Tile) -> Result<Vec<u8>, TileError> {
-        let url = format!("{}/{tile}", self.prefix);
-        let answer = self.client.get(&url, TILE_BYTES).await?;
-        if answer.status != 200 {
-            return Err(TileError::Status { url, status: answer.status });
-        }
-        let (bytes, wanted) = (answer.body.len(), usize::from(tile.width) * HASH_BYTES);
-        if bytes != wanted {
-            return Err(TileError::Size { url, bytes, wanted });
-        }
-        Ok(answer.body)
     }
 }
