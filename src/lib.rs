@@ -11,7 +11,7 @@
 //! * [`vault`]: subject identities and keys, the only primary data that may be deleted.
 //! * [`tree`]: the Merkle tree on disk, and the checkpoints that sign its head.
 //! * [`backend`]: the contract of a log that cannot fork, and its local implementation.
-//! * [`view`]: what checks read: hot state in memory, sled behind it; all of it can be rebuilt.
+//! * [`view`]: what checks read: hot state in memory, sealed files behind it; all of it can be rebuilt.
 //! * [`opener`]: entries, opened with the keys of the vault.
 //! * [`watch`]: streams of changes.
 //! * [`clock`]: the time, and whether it can be trusted.

@@ -50,7 +50,7 @@ fn a_dependant_of_the_client_compiles_no_server() {
     let crates: Vec<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
     assert!(crates.contains(&"tonic") && crates.contains(&"quick_cache"), "{crates:?}");
     for server in [
-        "sled",
+        "consent-ledger-index",
         "axum",
         "clap",
         "aes-gcm",

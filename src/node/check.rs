@@ -86,8 +86,8 @@ pub(super) fn earlier(one: Option<Millis>, other: Option<Millis>) -> Option<Mill
 }
 
 impl Node {
-    /// Decides a question at the current time. Never blocks for long: it reads memory, or one row of
-    /// sled.
+    /// Decides a question at the current time. Never blocks for long: it reads memory, or a page
+    /// of the view.
     ///
     /// # Errors
     /// [`ReadError::StateUnreadable`].

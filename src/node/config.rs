@@ -50,14 +50,14 @@ pub struct NodeConfig {
     #[arg(default_value = "64MiB")]
     pub segment_bytes_max: u64,
     /// Maximum memory for the states of data subjects that checks read; the others are read from
-    /// sled
+    /// the files of the view
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = STORAGE)]
     #[arg(default_value = "512MiB")]
     pub hot_bytes_max: u64,
-    /// Memory for the page cache of sled
+    /// Memory for pages of the view's files
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = STORAGE)]
     #[arg(default_value = "64MiB")]
-    pub sled_cache_bytes: u64,
+    pub view_cache_bytes: u64,
     /// Maximum number of recent events kept in memory for watchers; older events are read from the
     /// ledger
     #[arg(long, value_name = "COUNT", default_value_t = 65_536, help_heading = STORAGE)]

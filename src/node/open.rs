@@ -21,14 +21,17 @@ use crate::{
     domain::{LedgerOpened, Millis},
     entry::{Entry, EntryError},
     fold::CatalogAt,
-    format::entry::{Body as SealedBody, Entry as SealedEntry},
+    format::{
+        entry::{Body as SealedBody, Entry as SealedEntry},
+        secret::Key,
+    },
     ledger::{self, Tip, chain, sealed, verify},
     opener::{CatchUp, Opener},
     storage::{
         AtPath as _, FileError, LogError,
-        disk::Disk,
+        disk::{Disk, RealDisk},
         if_exists,
-        index::{Found, Index, IndexError},
+        index::{self, Found, Index, IndexError},
     },
     tlog::merkle::{self, Hash, Range},
     tree::{self, Book, BookError, Signed, SigningKeyError, TreeError, TreeFiles, TreeWriter},
@@ -467,7 +470,7 @@ fn open_stores(
     if opened.log_id != ledger_id {
         return Err(OpenError::Foreign { ledger: ledger_dir, vault: vault_dir });
     }
-    let index = open_index(config, &ledger_id, &log)?;
+    let index = open_index(config, &files.unlock(&kek)?.secrets().view, &ledger_id, &log)?;
     let hot_lookups_bytes = config.hot_bytes_max / HOT_LOOKUPS_PART;
     let hot_subjects_max = usize::try_from(hot_lookups_bytes / LOOKUP_BYTES).unwrap_or(usize::MAX);
     let hot_subjects_max = hot_subjects_max.max(HOT_SUBJECTS_MIN);
@@ -553,11 +556,20 @@ fn open_log(
 /// Opens the index. Deletes an index that is not a view of this ledger.
 fn open_index(
     config: &NodeConfig,
+    key: &Key,
     ledger_id: &[u8; 16],
     log: &LocalLog,
 ) -> Result<Arc<Index>, OpenError> {
     let dir = config.data_dir.join(VIEW_DIR);
-    let (index, found) = Index::open(&dir, config.sled_cache_bytes)?;
+    let open = || {
+        let limits = index::Config {
+            cache_bytes: config.view_cache_bytes,
+            is_filtered: view::keys::is_looked_up,
+            ..index::Config::default()
+        };
+        Index::open(Arc::new(RealDisk), &dir, key.bytes(), *ledger_id, limits)
+    };
+    let (index, found) = open()?;
     if let Found::Discarded(reason) = found {
         warn!(reason, "the view is thrown away and rebuilt from the ledger");
     }
@@ -587,7 +599,7 @@ fn open_index(
     warn!(reason, "the view is thrown away and rebuilt from the ledger");
     drop(index);
     if_exists(fs::remove_dir_all(&dir)).at(&dir)?;
-    Ok(Arc::new(Index::open(&dir, config.sled_cache_bytes)?.0))
+    Ok(Arc::new(open()?.0))
 }
 
 fn read_bytes(log: &LocalLog, index: u64) -> Result<Vec<u8>, OpenError> {

@@ -69,7 +69,7 @@ pub struct Metrics {
     pub ledger_entries: Level,
     /// Size of all segment files.
     pub ledger_bytes: Level,
-    /// Rows of the view that are readable but not yet in sled.
+    /// Rows of the view that are readable but not yet on disk.
     pub view_lag_rows: Level,
     /// Entries that the current or last rebuild of the view has applied.
     pub rebuild_entries: Level,
@@ -132,7 +132,7 @@ pub struct Metrics {
     pub hot_bytes: Level,
     /// Data subjects in hot state.
     pub hot_entries: Level,
-    /// Look-ups that went on to sled.
+    /// Look-ups that went on to the files of the view.
     pub hot_misses: Counter,
     /// Data subjects that the vault knows.
     pub vault_subjects: Level,
@@ -193,7 +193,7 @@ impl Metrics {
             ledger_entries: registrar.metric("ledger_entries", "Entries in the ledger"),
             ledger_bytes: registrar.level("ledger_size", "Size of all segment files", Unit::Bytes),
             view_lag_rows: registrar
-                .metric("view_lag_rows", "Rows of the view that are not yet in sled"),
+                .metric("view_lag_rows", "Rows of the view that are not yet on disk"),
             rebuild_entries: registrar
                 .metric("view_rebuild_entries", "Entries applied by a rebuild"),
             rebuild_target_entries: registrar
@@ -267,8 +267,10 @@ impl Metrics {
                 Unit::Bytes,
             ),
             hot_entries: registrar.metric("hot_state_entries", "Data subjects in hot state"),
-            hot_misses: registrar
-                .metric("hot_state_misses", "Look-ups of a state that went on to sled"),
+            hot_misses: registrar.metric(
+                "hot_state_misses",
+                "Look-ups of a state that went on to the files of the view",
+            ),
             vault_subjects: registrar
                 .metric("vault_subjects", "Data subjects that the vault knows"),
             witness_requests: registrar

@@ -190,7 +190,11 @@ impl VaultFiles {
         Ok(Self { dir, log, first_frame })
     }
 
-    fn unlock(&self, kek: &Kek) -> Result<Chain, VaultError> {
+    /// The chain of the vault after its first frame, with the secrets.
+    ///
+    /// # Errors
+    /// [`VaultError::WrongKey`], or the first frame is not one.
+    pub fn unlock(&self, kek: &Kek) -> Result<Chain, VaultError> {
         Ok(Chain::open(self.log.id(), kek.key(), &self.first_frame)?)
     }
 
@@ -625,7 +629,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::storage::disk::RealDisk;
+    use crate::storage::{disk::RealDisk, scratch_index};
 
     /// The subjects that tests pretend to have been erased, with their ledgers.
     pub(super) static ERASED: Mutex<BTreeSet<([u8; 16], SubjectRef)>> = Mutex::new(BTreeSet::new());
@@ -645,7 +649,7 @@ mod tests {
         }
 
         fn open_with(&self, kek: &Kek) -> Result<Vault, VaultError> {
-            let (index, _) = Index::open(&self.dir.path().join("view"), 1 << 20).unwrap();
+            let index = scratch_index(&self.dir.path().join("view"));
             let dir = self.dir.path().join(DIR);
             if !dir.exists() {
                 VaultFiles::create(Arc::new(RealDisk), dir.clone(), kek, [7; 16])?;

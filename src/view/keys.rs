@@ -24,6 +24,13 @@
 //! Marks (`ff`) sort last on purpose: the index writes rows to disk in key order, so a mark is never on
 //! disk before the rows that it covers.
 
+/// Whether rows with a key like this are looked up by their whole key, and may not be there.
+#[must_use]
+pub fn is_looked_up(key: &[u8]) -> bool {
+    // History, catalogue, uses, due times, settled ranges and dead letters are listed.
+    !matches!(key.first(), Some(0x02 | 0x04..=0x06 | 0x09 | 0x0b | 0x0c))
+}
+
 /// The bytes of a subject's name in the ledger.
 pub type SubjectBytes = [u8; 16];
 

@@ -783,7 +783,7 @@ impl View {
         self.apply(&effects, chain_hash)
     }
 
-    /// Number of rows that sled does not have yet.
+    /// Number of rows that are not on disk yet.
     #[must_use]
     pub fn pending_rows(&self) -> usize {
         self.index.pending_rows()
@@ -839,12 +839,13 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
-    use crate::domain::{
-        Actor, ChannelId, Grant, LinkConfidence, Mark, PurposeId, Scope, Stop, StopKind,
+    use crate::{
+        domain::{Actor, ChannelId, Grant, LinkConfidence, Mark, PurposeId, Scope, Stop, StopKind},
+        storage::scratch_index,
     };
 
     fn open(dir: &std::path::Path) -> View {
-        let (index, _) = Index::open(dir, 1 << 20).unwrap();
+        let index = scratch_index(dir);
         let no_entry = |_| -> Result<Entry, ViewError> { Err(ViewError::Row) };
         View::open(Arc::new(index), &[7; 16], 1 << 20, no_entry).unwrap()
     }
@@ -1013,7 +1014,7 @@ mod tests {
     #[test]
     fn an_index_without_an_owner_or_of_another_ledger_is_not_trusted() {
         let dir = tempfile::tempdir().unwrap();
-        let (index, _) = Index::open(dir.path(), 1 << 20).unwrap();
+        let index = scratch_index(dir.path());
         let judged = |head| {
             let hash_of = |at| Ok::<_, ViewError>((at < head).then_some([9; 32]));
             unusable(&index, &[7; 16], hash_of).unwrap()

@@ -208,7 +208,7 @@ mod tests {
         },
         fold::{Fold, FoldError, Subscriptions},
         ledger::sealed::{Opened, Slots},
-        storage::index::Index,
+        storage::{index::Index, scratch_index},
         view::{View, rows},
     };
 
@@ -419,7 +419,7 @@ mod tests {
     }
 
     fn index_in(dir: &Path) -> Arc<Index> {
-        Arc::new(Index::open(dir, 1 << 20).unwrap().0)
+        Arc::new(scratch_index(dir))
     }
 
     /// Opens a view over the rows of an index.

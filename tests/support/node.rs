@@ -29,7 +29,7 @@ pub fn config(dir: &Path) -> NodeConfig {
         appends_max: 1_024,
         batch_entries_max: 256,
         hot_bytes_max: 16 << 20,
-        sled_cache_bytes: 16 << 20,
+        view_cache_bytes: 16 << 20,
         recent_events_max: 100,
         scrub_bytes_per_second: 1 << 30,
         revision_wait: Duration::from_millis(50),
