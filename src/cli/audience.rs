@@ -35,16 +35,17 @@ use crate::proto::{
 };
 
 const AFTER_HELP: &str = "\
-Reads data subjects, one on each line, and prints those that are allowed now, in the same order. Those
-whose obligations are not met at this moment (NOT NOW: a frequency limit, quiet hours) are counted apart;
---not-now-file keeps them, each with a tab and the first moment that is permitted, if one is known. The
-counts by reason go to standard error, with --json as one object; standard output holds only data
-subjects. A malformed line is denied and counted as malformed. A person who comes twice, in another spelling
-or under a name that is linked as verified, is printed once; the rest is counted as duplicate.
+Reads data subjects, one on each line, and prints those that are allowed now, in the same order.
+Those whose obligations are not met at this moment (NOT NOW: a frequency limit, quiet hours) are
+counted apart; --not-now-file keeps them, each with a tab and the first moment that is permitted,
+if one is known. The counts by reason go to standard error, with --json as one object; standard
+output holds only data subjects. A malformed line is denied and counted as malformed. A person who
+comes twice, in another spelling or under a name that is linked as verified, is printed once; the
+rest is counted as duplicate.
 
-All decisions are of one revision and one moment, also if acts are recorded meanwhile. With --record-use,
-who was stopped or reached a limit since is not printed either. Use the output only if the exit code is 0:
-after an error, data subjects are missing.
+All decisions are of one revision and one moment, also if acts are recorded meanwhile. With
+--record-use, who was stopped or reached a limit since is not printed either. Use the output only
+if the exit code is 0: after an error, data subjects are missing.
 
 Examples:
   consent-ledger audience --purpose marketing.newsletter --channel email ids.txt > allowed.txt

@@ -19,8 +19,8 @@ use crate::proto::{
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 for ALLOW, 3 for DENY, 4 for NOT NOW, 1 or 2 if there is no answer. Treat a missing
-answer as DENY. NOT NOW is an ALLOW whose obligations are not met at this moment: a frequency limit is
-used up, or it is within quiet hours.
+answer as DENY. NOT NOW is an ALLOW whose obligations are not met at this moment: a frequency
+limit is used up, or it is within quiet hours.
 
 Examples:
   consent-ledger check --subject user:42 --purpose marketing.newsletter --channel email

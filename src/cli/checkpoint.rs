@@ -33,9 +33,9 @@ checkpoint is not verified and still replaces the file; a warning says so (`repl
 --verifier-key prints the key of the server. Compare it once with the key that the operator
 published: a server that forges checkpoints can also forge its key.
 
---key-changes prints the changes of the server's key. Each is signed with the key before, so it needs
-no trust in the server: with --key and --key-change, other commands trust the key of today if they
-are given an earlier one.
+--key-changes prints the changes of the server's key. Each is signed with the key before, so it
+needs no trust in the server: with --key and --key-change, other commands trust the key of today
+if they are given an earlier one.
 
 Examples:
   consent-ledger checkpoint --verifier-key > ledger.vkey

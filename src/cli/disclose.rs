@@ -41,32 +41,34 @@ pub enum AuditCommand {
 }
 
 const AFTER_HELP: &str = "\
-A disclosure opens all records of the data subjects up to now, and proves that none is left out. The
-auditor needs it, the ledger's files or a server, and the age identity of the recipient:
-`verify-decisions --disclosure FILE --identity KEY-FILE` recomputes every decision and outcome. The auditor
-needs neither the vault nor the key-encryption key. The evidence of acts is not opened: see `receipt`.
+A disclosure opens all records of the data subjects up to now, and proves that none is left out.
+The auditor needs it, the ledger's files or a server, and the age identity of the recipient:
+`verify-decisions --disclosure FILE --identity KEY-FILE` recomputes every decision and outcome.
+The auditor needs neither the vault nor the key-encryption key. The evidence of acts is not
+opened: see `receipt`.
 
-Data subjects that verified links connect with those of --subjects are disclosed, too. Those that are only
-asserted to be the same persons are left out and counted: decisions that may depend on them can not be
-recomputed.
+Data subjects that verified links connect with those of --subjects are disclosed, too. Those that
+are only asserted to be the same persons are left out and counted: decisions that may depend on
+them can not be recomputed.
 
 The server encrypts the file to the recipients and records the disclosure in the ledger, with the
-recipients and the file's SHA-256, before it sends the first byte. So a disclosure that fails while it is
-received is on record all the same. Other writes wait while the server records the data subjects.
+recipients and the file's SHA-256, before it sends the first byte. So a disclosure that fails
+while it is received is on record all the same. Other writes wait while the server records the
+data subjects.
 
---open-ended has no end: it adds the keys of uses, subscriptions, deliveries and disclosures, for each
-2^20 entries. They open entries of these kinds that are recorded later, too, up to the next multiple of
-2^20. The addresses of webhooks are never disclosed.
+--open-ended has no end: it adds the keys of uses, subscriptions, deliveries and disclosures, for
+each 2^20 entries. They open entries of these kinds that are recorded later, too, up to the next
+multiple of 2^20. The addresses of webhooks are never disclosed.
 
 Make a key pair with `age-keygen -o auditor.key`; it prints the recipient.
 
-Exit codes: 0 done, 1 failed, for example if a data subject has no records, 2 wrong usage, for example if
-the file exists.
+Exit codes: 0 done, 1 failed, for example if a data subject has no records, 2 wrong usage, for
+example if the file exists.
 
 Examples:
   consent-ledger audit disclose --subjects subjects.txt --to age1… --output case-17.age
   echo user:42 | consent-ledger audit disclose --subjects - --to age1… --output user-42.age
-  consent-ledger audit disclose --all --with-identities --to age1… --to age1… --output all.age --json";
+  consent-ledger audit disclose --all --with-identities --to age1… --to age1… --output all.age";
 
 /// Options of `audit disclose`.
 #[derive(Debug, Args)]

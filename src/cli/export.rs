@@ -39,18 +39,18 @@ use crate::{
 const AFTER_HELP: &str = "\
 Reads from the server, or, with --data-dir, straight from the files, with no server and no keys.
 Prints one JSON object a line, with or without --json: `entry`, and the `hash` of the bytes that
-the ledger stores. The catalogue is in clear. What entries say of data subjects, uses and subscriptions
-is sealed and stays so.
+the ledger stores. The catalogue is in clear. What entries say of data subjects, uses and
+subscriptions is sealed and stays so.
 
-With --data-dir and --kek-file, each line also has what the entry says that is not in clear, under `opened`:
-`records` with subject, record and evidence, `use`, `items`. The vault of the directory has the keys. Such an
-export is personal data in clear: a file that it makes is readable by its owner alone. For an auditor, make a
-disclosure instead: `consent-ledger audit disclose`.
+With --data-dir and --kek-file, each line also has what the entry says that is not in clear, under
+`opened`: `records` with subject, record and evidence, `use`, `items`. The vault of the directory
+has the keys. Such an export is personal data in clear: a file that it makes is readable by its
+owner alone. For an auditor, make a disclosure instead: `consent-ledger audit disclose`.
 
 With --raw it writes those bytes themselves, each entry after its length in two bytes, big endian,
 as in the entry bundles of C2SP tlog-tiles. A file that begins with entry 0 can be compared with a
-checkpoint offline: `consent-ledger verify --raw-file F --checkpoint C --key K`. docs/format.md shows
-how to do it without this program.
+checkpoint offline: `consent-ledger verify --raw-file F --checkpoint C --key K`. docs/format.md
+shows how to do it without this program.
 
 Examples:
   consent-ledger export --start 100 --end 200
@@ -304,6 +304,7 @@ mod tests {
                     "index": "7",
                     "prevHash": "q6ur",
                     "recordedAtS": "1000",
+                    "mac": "",
                     "persons": {
                         "slots": [{
                             "tag": "AQEB",

@@ -18,9 +18,9 @@ use crate::{
 };
 
 const AFTER_HELP: &str = "\
-ACTOR names whoever acted for the data subject, if the act says so. DETAILS has the version, the end
-and the narrowing of a grant, when the ledger recorded the act if that was later, and what the entry
-completes or ends. Somebody who is only said to be the same person is not named.
+ACTOR names whoever acted for the data subject, if the act says so. DETAILS has the version, the
+end and the narrowing of a grant, when the ledger recorded the act if that was later, and what the
+entry completes or ends. Somebody who is only said to be the same person is not named.
 
 Examples:
   consent-ledger history --subject user:42

@@ -100,9 +100,12 @@ Example:
   consent-ledger record --subject user:42 --grant marketing.newsletter:email
   consent-ledger check --subject user:42 --purpose marketing.newsletter --channel email";
 
+/// Help is broken to lines of so many characters.
+const HELP_WIDTH: usize = 100;
+
 /// An append-only ledger of consent with a fast answer to "may I?"
 #[derive(Debug, Parser)]
-#[command(name = "consent-ledger", version, after_help = AFTER_HELP, max_term_width = 100)]
+#[command(name = "consent-ledger", version, after_help = AFTER_HELP, max_term_width = HELP_WIDTH)]
 pub struct Cli {
     /// Options of every command.
     #[command(flatten)]

@@ -17,9 +17,9 @@ use crate::proto::{
 };
 
 const AFTER_HELP: &str = "\
-RECORDED UNDER says whose act decided, or stopped: the acts of linked data subjects count too. It is
-the name asked about, another name of the same person, or `a linked person`: somebody who is only
-said to be the same person is not named, so that the answer may be handed over.
+RECORDED UNDER says whose act decided, or stopped: the acts of linked data subjects count too. It
+is the name asked about, another name of the same person, or `a linked person`: somebody who is
+only said to be the same person is not named, so that the answer may be handed over.
 
 Examples:
   consent-ledger preferences --subject user:42

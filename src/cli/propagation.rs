@@ -25,13 +25,13 @@ Lists every durable subscription that should have received the event, including 
 since. RECEIPT is the index of the entry that holds the acknowledgement. The server records an
 acknowledgement within its --receipt-interval; until then it is pending.
 
---proofs writes a proof of each acknowledgement, INDEX-SUBSCRIPTION-SHARD.propagation, and waits until a
-checkpoint covers it. `verify-propagation` verifies it with no server. It opens the item that created the
-subscription and the item that acknowledges the event, and nothing else.
+--proofs writes a proof of each acknowledgement, INDEX-SUBSCRIPTION-SHARD.propagation, and waits
+until a checkpoint covers it. `verify-propagation` verifies it with no server. It opens the item
+that created the subscription and the item that acknowledges the event, and nothing else.
 
 Exit codes: 0 all have acknowledged, or no subscription should have received it; 1 one has not
-(pending, overdue, given up, or deleted before), or the command failed; 2 wrong usage; 5 there is no
-event at this index: the entry is none, or the ledger is shorter.
+(pending, overdue, given up, or deleted before), or the command failed; 2 wrong usage; 5 there is
+no event at this index: the entry is none, or the ledger is shorter.
 
 Examples:
   consent-ledger propagation 4711

@@ -39,9 +39,9 @@ written.
 The proof comes from the server, or, with --data-dir, is made from the files of a ledger and a
 checkpoint: the one of --checkpoint, or else the latest in the directory.
 
-The ledger keeps idempotency keys under the key of their data subject, so the proof does not show that an entry
-belongs to the request with --idempotency-key: only the server says so. Kind and time of the entry
-are printed on standard error for comparison.
+The ledger keeps idempotency keys under the key of their data subject, so the proof does not show
+that an entry belongs to the request with --idempotency-key: only the server says so. Kind and
+time of the entry are printed on standard error for comparison.
 
 With --from, the server must prove that its ledger begins with the entries under an old
 checkpoint. The new checkpoint is printed, to replace the old one. This needs --key.

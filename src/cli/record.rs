@@ -19,8 +19,8 @@ use crate::proto::{
 
 const AFTER_HELP: &str = "\
 Scopes are PURPOSE:CHANNEL. Refusals, withdrawals and objections may also cover a whole purpose
-(PURPOSE:*), a class of purposes (marketing.*:CHANNEL, marketing.*:*), a whole channel (*:CHANNEL) or
-everything (*:*); a grant is always exactly one cell.
+(PURPOSE:*), a class of purposes (marketing.*:CHANNEL, marketing.*:*), a whole channel (*:CHANNEL)
+or everything (*:*); a grant is always exactly one cell.
 
 Examples:
   consent-ledger record --subject user:42 --grant marketing.newsletter:email \\

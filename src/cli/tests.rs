@@ -6,7 +6,7 @@ use clap::CommandFactory;
 use serde_json::{Value, json};
 
 use super::{
-    Cli, Command, Exit,
+    Cli, Command, Exit, HELP_WIDTH,
     error::CliError,
     layers::{OptionsFile, layered},
     parse_with, run,
@@ -46,6 +46,18 @@ fn every_subcommand_shows_an_example() {
         command.get_subcommands().for_each(check);
     }
     Cli::command().get_subcommands().for_each(check);
+}
+
+#[test]
+fn every_help_fits_the_width_to_which_it_is_broken() {
+    fn check(command: &clap::Command) {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        for line in help.lines() {
+            assert!(line.chars().count() <= HELP_WIDTH, "{}: {line}", command.get_name());
+        }
+        command.get_subcommands().for_each(check);
+    }
+    check(&Cli::command());
 }
 
 #[test]

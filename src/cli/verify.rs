@@ -55,25 +55,25 @@ Entries after the last checkpoint are signed by nobody yet, so a forged one ther
 `uncoveredEntries` counts them. That is no fault by itself.
 
 A person with write access can replace the whole ledger by an old copy. Only a checkpoint that was
-kept elsewhere reveals this. `consent-ledger checkpoint` fetches one to keep. With --checkpoint, the
-ledger must begin with the entries of the checkpoint. With --against, it is compared with the ledger
-that a server publishes; either may have more entries. Both need --key, and the cosignatures that
---policy or --witness require.
+kept elsewhere reveals this. `consent-ledger checkpoint` fetches one to keep. With --checkpoint,
+the ledger must begin with the entries of the checkpoint. With --against, it is compared with the
+ledger that a server publishes; either may have more entries. Both need --key, and the
+cosignatures that --policy or --witness require.
 
 The vault must be undamaged and belong to the ledger. With the key-encryption key (--kek-file, or
-CONSENT_LEDGER_KEK), everything in it is opened, and every entry with its keys: the vault must have
-the keys of all of them. A copy that has no vault is verified with --ledger-only.
+CONSENT_LEDGER_KEK), everything in it is opened, and every entry with its keys: the vault must
+have the keys of all of them. A copy that has no vault is verified with --ledger-only.
 
 The tree must have the hashes of the entries under the checkpoints of the directory. Later hashes
 are unsynced: the server computes them again, and they are not damage.
 
---raw-file verifies what `export --raw` wrote from entry 0 on, instead of a directory. It can not be
-combined with --data-dir, --kek-file or --ledger-only.
+--raw-file verifies what `export --raw` wrote from entry 0 on, instead of a directory. It can not
+be combined with --data-dir, --kek-file or --ledger-only.
 
-Exit codes: 0 intact, and every checkpoint agrees; 1 damaged, rolled back or changed, or no checkpoint
-verifies with the given keys, or the server of --against does not answer; 2 wrong usage, for example
-no ledger in the directory and no checkpoint of one, or a --key or --checkpoint file that can not be
-read.
+Exit codes: 0 intact, and every checkpoint agrees; 1 damaged, rolled back or changed, or no
+checkpoint verifies with the given keys, or the server of --against does not answer; 2 wrong
+usage, for example no ledger in the directory and no checkpoint of one, or a --key or --checkpoint
+file that can not be read.
 
 Examples:
   consent-ledger verify --data-dir ./data --key @ledger.vkey

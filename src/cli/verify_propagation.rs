@@ -21,9 +21,10 @@ use crate::{
 };
 
 const AFTER_HELP: &str = "\
-Reads a proof that `propagation --proofs` wrote. It opens two items of the ledger, that of the subscription
-and that of the acknowledgement, and proves that both are in the ledger: each is under a checkpoint that the
-ledger signed and enough of the given witnesses cosigned. It opens nothing else, and names no data subject.
+Reads a proof that `propagation --proofs` wrote. It opens two items of the ledger, that of the
+subscription and that of the acknowledgement, and proves that both are in the ledger: each is
+under a checkpoint that the ledger signed and enough of the given witnesses cosigned. It opens
+nothing else, and names no data subject.
 
 Exit codes: 0 proven, 1 not, 2 wrong usage.
 

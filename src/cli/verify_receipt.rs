@@ -28,8 +28,8 @@ signed it, if its proof shows that the entry is under a checkpoint that the ledg
 enough of the given witnesses cosigned, and if every field agrees with the entry. A receipt shows
 what was recorded, not the current state: ask the ledger for that.
 
-With --subject, an address, a domain or an id may be spelled in any way that names the same person;
-a phone number needs its country code, as the default region is known to the ledger alone.
+With --subject, an address, a domain or an id may be spelled in any way that names the same
+person; a phone number needs its country code, as the default region is known to the ledger alone.
 
 Exit codes: 0 good, 1 not good, 2 wrong usage.
 

@@ -29,14 +29,14 @@ use crate::{
 };
 
 const AFTER_HELP: &str = "\
-Namespaces, parties, purposes and channels that are not in the file stay as they are. To retire a purpose or
-channel, write `retired = true`.
+Namespaces, parties, purposes and channels that are not in the file stay as they are. To retire a
+purpose or channel, write `retired = true`.
 
 With --dry-run the server validates every change by its rules, and writes nothing. A purpose that
 names a party which the file adds, or whose roles it changes, is validated by the file alone.
 
-After an error, what was written before is listed and stays. --reconsent needs a change of the purpose:
-only with a new version can the grants of the older ones stop counting.
+After an error, what was written before is listed and stays. --reconsent needs a change of the
+purpose: only with a new version can the grants of the older ones stop counting.
 
 Examples:
   consent-ledger catalog apply examples/catalog.toml --dry-run

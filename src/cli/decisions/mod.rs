@@ -51,27 +51,28 @@ mod disclosure;
 mod report;
 
 const AFTER_HELP: &str = "\
-Reads every entry before --end, from the server or, with --data-dir, from the files, opens it with the keys
-of a vault, and recomputes the decisions for every cell that an entry from --start on touched, as of that entry.
-The server must give the same answers: wrong, missing and extra answers are differences. The
-results that the entries themselves record are recomputed too: the outcome of every change,
-effective times, confirmations, and the ends of grants.
+Reads every entry before --end, from the server or, with --data-dir, from the files, opens it with
+the keys of a vault, and recomputes the decisions for every cell that an entry from --start on
+touched, as of that entry. The server must give the same answers: wrong, missing and extra answers
+are differences. The results that the entries themselves record are recomputed too: the outcome of
+every change, effective times, confirmations, and the ends of grants.
 
-With --key (or --policy), the entries must be those that the ledger signed: under the checkpoint of
---checkpoint, or else under the latest of the server. Without it, the entries are only verified to
-be one unbroken chain: the server could present another ledger, and the output says so.
+With --key (or --policy), the entries must be those that the ledger signed: under the checkpoint
+of --checkpoint, or else under the latest of the server. Without it, the entries are only verified
+to be one unbroken chain: the server could present another ledger, and the output says so.
 
 The states of all data subjects are kept in memory: about 800 bytes each for the acts in
 examples/onboarding.ndjson.
 
-With --disclosure, nobody's keys are needed: the file of `audit disclose` opens the records of its data
-subjects, and must be complete. Outcomes, times and decisions of these records are recomputed; the
-entries come from --data-dir, --raw-file, --tiles or the server, and must have the root of the disclosure's
-checkpoint, or of that of --checkpoint. With --receipt, an act of a disclosed data subject that is not in
-the disclosure is a failure. The output says what was not checked.
+With --disclosure, nobody's keys are needed: the file of `audit disclose` opens the records of its
+data subjects, and must be complete. Outcomes, times and decisions of these records are
+recomputed; the entries come from --data-dir, --raw-file, --tiles or the server, and must have the
+root of the disclosure's checkpoint, or of that of --checkpoint. With --receipt, an act of a
+disclosed data subject that is not in the disclosure is a failure. The output says what was not
+checked.
 
-Exit codes: 0 all agree, 1 something differs, an entry is damaged or the disclosure is not complete, 2 wrong
-usage.
+Exit codes: 0 all agree, 1 something differs, an entry is damaged or the disclosure is not
+complete, 2 wrong usage.
 
 Examples:
   consent-ledger verify-decisions --data-dir ./data

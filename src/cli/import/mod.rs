@@ -66,21 +66,22 @@ const WARNINGS_PRINTED_MAX: usize = 20;
 const STREAM_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 const AFTER_HELP: &str = "\
-A CSV file needs a mapping from its columns to fields; examples/import-mapping.toml shows every field of
-a mapping. A line of NDJSON is an ImportRow in ProtoJSON without `line`. The default of `actor` is
-ACTOR_IMPORT. `rowKey` is the key of the row in its source. An act in the format of `replay` is a row,
-too; its default `rowKey` is its `idempotencyKey`.
+A CSV file needs a mapping from its columns to fields; examples/import-mapping.toml shows every
+field of a mapping. A line of NDJSON is an ImportRow in ProtoJSON without `line`. The default of
+`actor` is ACTOR_IMPORT. `rowKey` is the key of the row in its source. An act in the format of
+`replay` is a row, too; its default `rowKey` is its `idempotencyKey`.
 
-A blank field changes nothing. An invalid row is rejected; the other rows are imported. If only something
-beside a stop is wrong, the stop is imported, and the rest is a warning or a rejected field; the grants of
-such a row are not imported. In a row, a stop wins over a grant of the same cell. A row without changes, or
-one that was imported before, is not recorded again, so a file can be imported repeatedly.
+A blank field changes nothing. An invalid row is rejected; the other rows are imported. If only
+something beside a stop is wrong, the stop is imported, and the rest is a warning or a rejected
+field; the grants of such a row are not imported. In a row, a stop wins over a grant of the same
+cell. A row without changes, or one that was imported before, is not recorded again, so a file can
+be imported repeatedly.
 
 Progress is kept in FILE.import-state.json until the import is complete. If it stops, run the same
 command again to resume.
 
-Exit codes: 0 if every row is on record, 1 if a row, a field or a grant was rejected or the import stopped,
-2 for wrong usage.
+Exit codes: 0 if every row is on record, 1 if a row, a field or a grant was rejected or the import
+stopped, 2 for wrong usage.
 
 Examples:
   consent-ledger import examples/import.csv --source crm-2026 \\

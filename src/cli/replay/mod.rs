@@ -44,14 +44,14 @@ Each line is an act, a RecordConsentRequest in ProtoJSON. Fields with default va
   \"2026-01-01T00:02:31.117Z\",\"evidence\":{\"touchpoint\":\"onboarding-web\", …},
   \"idempotencyKey\":\"seed-1-act-1\"}
 `subject`, `actor` and `changes` are required; a change may also have `purposeVersion`, `expiresAt`
-and `dataCategories`. An unknown field, or one that can not be read, is an error; a stop beside it is
-recorded all the same, with a warning, and no grant beside it. Every act counts as reported late: a
-stop takes effect when it says, even if the data subject did something since.
+and `dataCategories`. An unknown field, or one that can not be read, is an error; a stop beside it
+is recorded all the same, with a warning, and no grant beside it. Every act counts as reported
+late: a stop takes effect when it says, even if the data subject did something since.
 
-Acts of one data subject, in whichever spelling, are recorded in order, others in parallel: also those of
-data subjects that are linked, which is the same for acts with `effectiveAt`; for others, give
---concurrency 1. An act is retried when the server is busy or unreachable for a moment; without
-`idempotencyKey`, only if it can not be recorded twice.
+Acts of one data subject, in whichever spelling, are recorded in order, others in parallel: also
+those of data subjects that are linked, which is the same for acts with `effectiveAt`; for others,
+give --concurrency 1. An act is retried when the server is busy or unreachable for a moment;
+without `idempotencyKey`, only if it can not be recorded twice.
 
 Without --continue-on-error, the first rejected act ends the command with exit code 1; acts in
 flight are still recorded.
