@@ -523,6 +523,47 @@ async fn what_may_depend_on_somebody_who_is_left_out_is_not_judged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_linked_person_who_is_taken_out_of_a_disclosure_is_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let mut clients = server.clients_with_catalog(&["news"], &["email"]).await;
+    let auditor = Auditor::new();
+    for subject in ["user:1", "user:2", "user:3", "user:4"] {
+        grant(&mut clients, subject).await;
+    }
+    clients.link("user:1", "user:2", LinkConfidence::Verified).await;
+    let verify = |disclosure: &Disclosure| {
+        let file = auditor.write("changed.age", disclosure);
+        auditor.verify(&file, &["--data-dir", &auditor.copy_of(dir.path())])
+    };
+    let may_lack = |found: &serde_json::Value| {
+        found["notChecked"].as_array().unwrap().contains(&"verifiedLinks".into())
+    };
+    let (good, _) = auditor.disclose(&mut clients, &["user:1"]).await;
+    assert!(!may_lack(&verify(&good).expect_code(0).json()));
+    for taken_out in 0..2 {
+        let mut changed = good.clone();
+        changed.persons.remove(taken_out);
+        let refused = verify(&changed).expect_code(1).stderr;
+        assert!(refused.contains("whom a verified link connects with person 1"), "{refused}");
+    }
+    // Who is only asserted to be the same person is counted.
+    clients.link("user:3", "user:4", LinkConfidence::Asserted).await;
+    let (asserted, _) = auditor.disclose(&mut clients, &["user:3"]).await;
+    verify(&asserted).expect_code(0);
+    let changed = Disclosure { asserted_links_left_out: 0, ..asserted };
+    let refused = verify(&changed).expect_code(1).stderr;
+    assert!(refused.contains("a link connects person 1 with somebody who is"), "{refused}");
+    // With links of both kinds, the records do not tell which of them stand. That is said.
+    clients.link("user:1", "user:4", LinkConfidence::Asserted).await;
+    let (both, _) = auditor.disclose(&mut clients, &["user:1"]).await;
+    assert!(!may_lack(&verify(&both).expect_code(0).json()), "the verified link is inside");
+    let mut changed = both;
+    changed.persons.remove(1);
+    assert!(may_lack(&verify(&changed).expect_code(0).json()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_disclosure_that_is_not_complete_or_of_another_ledger_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
@@ -557,7 +598,7 @@ async fn a_disclosure_that_is_not_complete_or_of_another_ledger_is_refused() {
     refused(&|it| drop(it.persons[0].records.pop()), "does not lead to the tag");
     refused(&|it| drop(it.persons[0].records.remove(0)), "earlier ones are left out");
     refused(&|it| it.persons[0].identity = "user:2".to_owned(), "identity");
-    refused(&|it| it.persons[0].records[0].record_key[0] ^= 1, "person 0");
+    refused(&|it| it.persons[0].records[0].record_key[0] ^= 1, "person 1");
     refused(&|it| it.ledger_id[0] ^= 1, "are of the ledger");
     refused(&|it| it.revision -= 1, "is not below revision");
     let refused = auditor.verify(&good_file, &["--data-dir", &copy, "--key", &other_key()]);

@@ -8,10 +8,11 @@ use crate::proto::{
 };
 
 const CORRECT_HELP: &str = "\
-Use it after the ledger trusted a clock that was ahead, and once the clock is right again. Find the first
-entry with a wrong time with `consent-ledger export`. The entries stay as they are. From then on a stop
-among them counts as made when the clock was right again, and a grant lifts only stops from before the
-clock was wrong. If the ledger is ahead, its time goes back to the clock. It can not be taken back.
+Use it after the ledger trusted a clock that was ahead, and once the clock is right again. Find
+the first entry with a wrong time with `consent-ledger export`. The entries stay as they are. From
+then on a stop among them counts as made when the clock was right again, and a grant lifts only
+stops from before the clock was wrong. If the ledger is ahead, its time goes back to the clock. It
+can not be taken back.
 
 Examples:
   consent-ledger clock correct --from 4711 --reason 'NTP was a year ahead' --dry-run

@@ -132,6 +132,9 @@ pub(super) async fn run(command: AuditCommand, context: &mut Context) -> Result<
             "--to: at most {RECIPIENTS_MAX} recipients, got {got}"
         )));
     }
+    if args.output.as_os_str() == "-" {
+        return Err(CliError::usage("--output must name a file: a disclosure is not printed"));
+    }
     // Nothing is recorded if the file can not be written.
     let file = Partial::create(&args.output)?;
     let subjects = args.whose.subjects.as_deref().map(read_subjects).transpose()?;

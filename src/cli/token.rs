@@ -35,10 +35,10 @@ pub enum TokenCommand {
 
 const VERIFY_HELP: &str = "\
 A token holds the answer to one check (`consent-ledger check --token`) at the time of that check;
-later changes are not in it. It names neither its data subject nor the entry that decided: give --subject
-to confirm that the token is about them, and --vault for the entry. An address, a domain or an id may be spelled in any way that names the
-same person; a phone number needs its country code, as the default region is known to the ledger
-alone.
+later changes are not in it. It names neither its data subject nor the entry that decided: give
+--subject to confirm that the token is about them, and --vault for the entry. An address, a domain
+or an id may be spelled in any way that names the same person; a phone number needs its country
+code, as the default region is known to the ledger alone.
 
 Give everything that your use depends on. A token is good for another use, too, unless --purpose,
 --channel, --region and --data-category say which one it must be about: the answer for US may be

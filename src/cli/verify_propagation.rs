@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use base64::Engine as _;
 use clap::Args;
-use prost::Message as _;
 use serde::Serialize;
 
 use super::{
@@ -15,7 +14,10 @@ use super::{
     words::{Bytes, rfc3339_ms},
 };
 use crate::{
-    format::propagation::{VerifiedPropagation, verify},
+    format::{
+        canonical,
+        propagation::{VerifiedPropagation, verify},
+    },
     proto::ledger::Propagation,
     tlog::{BASE64, proof::TlogProof},
 };
@@ -81,7 +83,7 @@ struct Proven {
 pub(super) fn run(args: &VerifyPropagationArgs, context: &mut Context) -> Result<Exit, CliError> {
     let trust = args.trust.required()?;
     let bytes = read_bytes(&args.proof)?;
-    let propagation = Propagation::decode(bytes.as_slice())
+    let propagation = canonical::decode::<Propagation>(&bytes)
         .map_err(|_| CliError::failed("the file is no proof of propagation"))?;
     if let Some(event) = args.event.filter(|event| *event != propagation.event_index) {
         let got = propagation.event_index;

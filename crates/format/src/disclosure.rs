@@ -18,7 +18,7 @@ use std::{collections::BTreeMap, ops::Range};
 use consent_ledger_proto::ledger::{
     self as message, DisclosedPerson, DisclosedRecord, DisclosedText, Disclosure, Erasure, Use,
 };
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use thiserror::Error;
 
 use crate::{
@@ -56,7 +56,7 @@ pub enum DisclosureError {
     #[error(transparent)]
     Field(#[from] FieldError),
     /// A record, or a statement of identity, that is not true.
-    #[error("person {person}: {problem}")]
+    #[error("person {}: {problem}", person + 1)]
     Proof {
         /// The person, counted from 0.
         person: usize,
@@ -67,7 +67,7 @@ pub enum DisclosureError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// A person without records.
-    #[error("person {0} has no records")]
+    #[error("person {} has no records", .0 + 1)]
     NoRecords(usize),
     /// A key that would open what is later.
     #[error("the confidential key of epoch {epoch} opens entries at or after revision {revision}")]
@@ -81,7 +81,7 @@ pub enum DisclosureError {
     #[error("confidential texts of kind {0} are never disclosed")]
     Kind(u32),
     /// A listed record is at or after the revision.
-    #[error("person {person}: entry {index} is not below revision {revision}")]
+    #[error("person {}: entry {index} is not below revision {revision}", person + 1)]
     BeyondRevision {
         /// The person, counted from 0.
         person: usize,
@@ -91,7 +91,7 @@ pub enum DisclosureError {
         revision: u64,
     },
     /// The first listed record is not the person's first.
-    #[error("person {person}: entry {index} is not their first: earlier ones are left out")]
+    #[error("person {}: entry {index} is not their first: earlier ones are left out", person + 1)]
     NotFirst {
         /// The person, counted from 0.
         person: usize,
@@ -100,9 +100,9 @@ pub enum DisclosureError {
     },
     /// A record does not lead to the next that is listed.
     #[error(
-        "person {person}: the record before entry {index} does not lead to it: records between them \
+        "person {}: the record before entry {index} does not lead to it: records between them \
          are left out, or are another person's"
-    )]
+    , person + 1)]
     Gap {
         /// The person, counted from 0.
         person: usize,
@@ -111,14 +111,14 @@ pub enum DisclosureError {
     },
     /// The last listed record does not lead to the tag that is named.
     #[error(
-        "person {person}: the last listed record does not lead to the tag that is named after it"
-    )]
+        "person {}: the last listed record does not lead to the tag that is named after it"
+    , person + 1)]
     TagAfter {
         /// The person, counted from 0.
         person: usize,
     },
     /// A record that is left out.
-    #[error("person {person}: entry {index} is theirs and is left out")]
+    #[error("person {}: entry {index} is theirs and is left out", person + 1)]
     LeftOut {
         /// The person, counted from 0.
         person: usize,
@@ -344,7 +344,7 @@ pub struct Verifier {
     /// Tags that no entry below the revision may have, and whose they are.
     after: HashMap<Tag, usize>,
     next_index: u64,
-    references: HashSet<(u64, Reference)>,
+    references: HashMap<(u64, Reference), usize>,
 }
 
 #[derive(Debug)]
@@ -370,15 +370,15 @@ struct Listed {
 pub struct Verified {
     /// For each person, the identity that the first record commits to; none if the disclosure does not say.
     pub identities: Vec<Option<String>>,
-    references: HashSet<(u64, Reference)>,
+    references: HashMap<(u64, Reference), usize>,
 }
 
 impl Verified {
-    /// Whether a receipt's record is among the disclosed ones. If a person of the disclosure has a receipt for
-    /// which this is false, the disclosure is not complete for that person.
+    /// The person whose record a receipt is of, if it is among the disclosed ones. If a person of the disclosure
+    /// has a receipt for which there is none, the disclosure is not complete for that person.
     #[must_use]
-    pub fn lists(&self, index: u64, reference: &Reference) -> bool {
-        self.references.contains(&(index, *reference))
+    pub fn lists(&self, index: u64, reference: &Reference) -> Option<usize> {
+        self.references.get(&(index, *reference)).copied()
     }
 }
 
@@ -397,7 +397,7 @@ impl Verifier {
             listed: BTreeMap::new(),
             after: HashMap::new(),
             next_index: 0,
-            references: HashSet::new(),
+            references: HashMap::new(),
         };
         for (number, person) in disclosure.persons.iter().enumerate() {
             verifier.expect(number, person)?;
@@ -554,7 +554,7 @@ impl Verifier {
         }
         let next = fixed("next", &opened.record.next)?;
         claim.last = Some((listed.blind.clone(), next));
-        self.references.insert((index, opened.reference));
+        self.references.insert((index, opened.reference), person);
         Ok(opened)
     }
 }

@@ -55,11 +55,11 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// Takes a row, and answers whether more are wanted.
+pub type Take<'a> = dyn FnMut(&[u8], Option<&[u8]>) -> Result<bool, IndexError> + 'a;
+
 /// Passes each key of several runs, newest first, with its newest row to `take`, which may end the walk.
-pub fn merged(
-    runs: &[Arc<Run>],
-    take: &mut dyn FnMut(&[u8], Option<&[u8]>) -> Result<bool, IndexError>,
-) -> Result<bool, IndexError> {
+pub fn merged(runs: &[Arc<Run>], take: &mut Take<'_>) -> Result<bool, IndexError> {
     let rows = runs.iter().map(|run| Rows::new(run, None, &[]));
     let mut rows = rows.collect::<Result<Vec<_>, _>>()?;
     loop {

@@ -6,6 +6,7 @@
 //! outcomes and times must follow from the entries before.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{BufReader, BufWriter, Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
@@ -119,6 +120,9 @@ struct ComparedReceipt {
     index: u64,
     /// Whether the disclosure has the act.
     state: ReceiptState,
+    /// The place of the data subject in the disclosure, from 0, if it has the act.
+    #[serde(skip)]
+    person: Option<usize>,
 }
 
 /// Whether a disclosure has the act of a receipt.
@@ -147,6 +151,8 @@ enum NotChecked {
     OtherKeys,
     /// What may depend on somebody who is not disclosed.
     LinkedPersons,
+    /// Whether somebody is left out whom a verified link connects.
+    VerifiedLinks,
     /// The evidence of acts.
     Evidence,
     /// The answers of the server.
@@ -161,11 +167,15 @@ impl NotChecked {
             }
             Self::Identities => "whose records these are: the disclosure does not name them",
             Self::OtherKeys => {
-                "whether somebody has more records under another key: give the receipts that they kept \
-                 with --receipt"
+                "whether persons have more records under another key: --receipt shows that for a person \
+                 whose receipt is in the disclosure, and others have none"
             }
             Self::LinkedPersons => {
                 "what may depend on persons who are linked to the disclosed ones and not disclosed"
+            }
+            Self::VerifiedLinks => {
+                "whether persons are left out whom verified links connect with the disclosed ones: such \
+                 links were recorded, and the records do not tell whether they stand"
             }
             Self::Evidence => "the evidence of acts, which a disclosure does not open",
             Self::Answers => "what the server answered when it was asked",
@@ -423,8 +433,10 @@ impl Audit {
         let Opened { items, uses } = self.ledger.opened();
         let counts = self.ledger.records().to_vec();
         let records = counts.iter().sum();
+        let may_lack_verified = self.ledger.may_lack_verified();
         let verified = self.ledger.finish().map_err(not_true)?;
         let receipts = compare(receipts, disclosure, &verified)?;
+        let shown: BTreeSet<usize> = receipts.iter().filter_map(|receipt| receipt.person).collect();
         let is_missing = |it: &ComparedReceipt| it.state == ReceiptState::Missing;
         let names = &verified.identities;
         let is_unnamed = names.iter().any(Option::is_none);
@@ -432,8 +444,9 @@ impl Audit {
         let not_checked = [
             (NotChecked::Signatures, !is_signed),
             (NotChecked::Identities, is_unnamed),
-            (NotChecked::OtherKeys, receipts.is_empty()),
+            (NotChecked::OtherKeys, shown.len() < counts.len()),
             (NotChecked::LinkedPersons, left_out > 0 || self.not_judgeable > 0),
+            (NotChecked::VerifiedLinks, may_lack_verified),
             (NotChecked::Evidence, true),
             (NotChecked::Answers, true),
         ];
@@ -495,11 +508,11 @@ fn compare(
     verified: &Verified,
 ) -> Result<Vec<ComparedReceipt>, CliError> {
     let names: Option<Vec<&String>> = verified.identities.iter().map(Option::as_ref).collect();
-    let state_of = |receipt: &Receipt| {
+    let state_of = |receipt: &Receipt, person: Option<usize>| {
         let subject = &receipt.statement.subject;
         let is_named =
             |names: &Vec<&String>| names.iter().any(|name| spells(subject, |it| it == **name));
-        if verified.lists(receipt.index, &receipt.statement.record_key.reference()) {
+        if person.is_some() {
             ReceiptState::Disclosed
         } else if names.as_ref().is_some_and(|names| !is_named(names)) {
             ReceiptState::OfSomebodyElse
@@ -517,11 +530,13 @@ fn compare(
                 "--receipt {file}: it is of the ledger {got}, the disclosure is of {want}"
             )));
         }
+        let person = verified.lists(receipt.index, &receipt.statement.record_key.reference());
         Ok(ComparedReceipt {
             file: file.clone(),
             subject: receipt.statement.subject.clone(),
             index: receipt.index,
-            state: state_of(receipt),
+            state: state_of(receipt, person),
+            person,
         })
     };
     receipts.iter().map(compared).collect()
@@ -565,9 +580,8 @@ fn print(report: &Report, out: &mut Output) -> Result<(), CliError> {
     }
     let Report { records, revision, decisions, not_judgeable, untrue, .. } = report;
     let persons = report.persons.len();
-    out.line(format!(
-        "disclosed   {records} records of {persons} data subjects, up to {revision}"
-    ))?;
+    let noun = if persons == 1 { "data subject" } else { "data subjects" };
+    out.line(format!("disclosed   {records} records of {persons} {noun}, up to {revision}"))?;
     out.line("complete    no record of theirs is left out".to_owned())?;
     out.line(format!("decisions   {decisions} recomputed, {not_judgeable} records not judgeable"))?;
     out.line(format!("statements  {untrue} wrong"))?;
@@ -585,7 +599,7 @@ fn print(report: &Report, out: &mut Output) -> Result<(), CliError> {
 }
 
 fn print_receipt(receipt: &ComparedReceipt, out: &mut Output) -> Result<(), CliError> {
-    let ComparedReceipt { file, subject, index, state } = receipt;
+    let ComparedReceipt { file, subject, index, state, .. } = receipt;
     let (tone, text) = match state {
         ReceiptState::Disclosed => (Tone::Good, "is in the disclosure"),
         ReceiptState::Missing => (Tone::Bad, "is MISSING in the disclosure"),

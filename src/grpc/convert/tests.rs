@@ -505,7 +505,7 @@ fn an_item_of_a_batch_names_its_place() {
         ("INVALID_FIELD", "checks[3].subject")
     );
     assert!(error.message.starts_with("subject is required"), "{}", error.message);
-    let unreadable = crate::node::ReadError::StateUnreadable("sled: /data/x".to_owned());
+    let unreadable = crate::node::ReadError::StateUnreadable("/data/x: broken".to_owned());
     let result = batch_result(4, Err(unreadable.into()));
     let Some(proto::batch_check_result::Result::Error(error)) = result.result else { panic!() };
     assert_eq!((error.reason.as_str(), error.field.as_str()), ("STATE_UNREADABLE", "checks[4]"));

@@ -7,7 +7,7 @@
 //! subject is remembered instead ([`DisclosedLedger::is_linked_beyond`]): what depends on the other side can
 //! not be judged.
 
-use std::ops::AddAssign as _;
+use std::collections::BTreeMap;
 
 use hashbrown::HashMap;
 use thiserror::Error;
@@ -22,7 +22,10 @@ use crate::{
         entry as sealed,
         slot::OpenedRecord,
     },
-    proto::ledger::{Disclosure, RecordKind},
+    proto::{
+        LinkConfidence,
+        ledger::{Disclosure, RecordKind},
+    },
 };
 
 /// Why an entry can not be read with a disclosure.
@@ -34,6 +37,24 @@ pub enum DisclosedError {
     /// What is opened is not of the format.
     #[error(transparent)]
     Entry(#[from] EntryError),
+    /// Somebody is left out who is the same person by a verified link.
+    #[error(
+        "somebody is left out whom a verified link connects with person {}: it is not complete",
+        person + 1
+    )]
+    VerifiedLeftOut {
+        /// The person, counted from 0.
+        person: usize,
+    },
+    /// Somebody is left out, and it counts nobody.
+    #[error(
+        "it says that nobody is left out, and a link connects person {} with somebody who is",
+        person + 1
+    )]
+    AssertedLeftOut {
+        /// The person, counted from 0.
+        person: usize,
+    },
 }
 
 /// A ledger as a disclosure opens it.
@@ -42,8 +63,9 @@ pub struct DisclosedLedger {
     verifier: Verifier,
     records: Vec<u64>,
     references: HashMap<Reference, u64>,
-    /// How many more links than ends of links to data subjects that are not disclosed each one has.
-    beyond: HashMap<SubjectRef, i64>,
+    /// Links of each person to data subjects that are not disclosed.
+    beyond: BTreeMap<usize, LinksBeyond>,
+    left_out: u64,
     opened: Opened,
 }
 
@@ -54,6 +76,31 @@ pub struct Opened {
     pub items: u64,
     /// Number of uses of data, by data subjects that it does not say.
     pub uses: u64,
+}
+
+/// How often a person was linked to data subjects that are not disclosed, and how often such a link was ended.
+/// The records do not tell which links are with the same one.
+#[derive(Debug, Clone, Copy, Default)]
+struct LinksBeyond {
+    verified: u64,
+    asserted: u64,
+    ended: u64,
+}
+
+impl LinksBeyond {
+    /// Whether one may stand. A link whose confidence changed counts twice, so this errs on the side of yes.
+    fn may_stand(self) -> bool {
+        self.verified + self.asserted > self.ended
+    }
+
+    /// Whether a verified one stands for certain: there are more than were ended or became asserted.
+    fn has_verified(self) -> bool {
+        self.verified > self.asserted + self.ended
+    }
+
+    fn has_asserted(self) -> bool {
+        self.asserted > self.verified + self.ended
+    }
 }
 
 /// The parts of an entry that count.
@@ -79,7 +126,8 @@ impl DisclosedLedger {
             verifier: Verifier::new(disclosure)?,
             records: vec![0; disclosure.persons.len()],
             references: HashMap::new(),
-            beyond: HashMap::new(),
+            beyond: BTreeMap::new(),
+            left_out: disclosure.asserted_links_left_out,
             opened: Opened::default(),
         })
     }
@@ -133,9 +181,13 @@ impl DisclosedLedger {
             }
             self.references.insert(opened.reference, sealed.index);
         }
-        if let (RecordKind::Link | RecordKind::Unlink, [(_, person, _)]) = (kind, &records[..]) {
-            let step = if kind == RecordKind::Link { 1 } else { -1 };
-            self.beyond.entry(subject_of(*person)).or_default().add_assign(step);
+        if let (RecordKind::Link | RecordKind::Unlink, [(_, person, link)]) = (kind, &records[..]) {
+            let beyond = self.beyond.entry(*person).or_default();
+            match link.record.confidence() {
+                _ if kind == RecordKind::Unlink => beyond.ended += 1,
+                LinkConfidence::Verified => beyond.verified += 1,
+                _ => beyond.asserted += 1,
+            }
             return Ok(None);
         }
         let index_of =
@@ -147,11 +199,22 @@ impl DisclosedLedger {
         Body::of_records(records.collect(), &meanings).map(|body| Some((recorded_ms, body)))
     }
 
-    /// Whether a data subject may be linked to somebody who is not disclosed, as of the last entry. A link
-    /// whose confidence changed counts twice, so this errs on the side of yes.
+    /// Whether a data subject may be linked to somebody who is not disclosed, as of the last entry.
     #[must_use]
     pub fn is_linked_beyond(&self, subject: SubjectRef) -> bool {
-        self.beyond.get(&subject).is_some_and(|more| *more > 0)
+        self.links_beyond(subject).is_some_and(LinksBeyond::may_stand)
+    }
+
+    /// Whether somebody may be left out whom a verified link connects with a disclosed data subject. Where that is
+    /// certain, [`Self::finish`] is an error.
+    #[must_use]
+    pub fn may_lack_verified(&self) -> bool {
+        self.beyond.values().any(|links| links.verified > 0 && links.may_stand())
+    }
+
+    fn links_beyond(&self, subject: SubjectRef) -> Option<LinksBeyond> {
+        let person = usize::try_from(u128::from_be_bytes(subject.0)).ok()?;
+        self.beyond.get(&person).copied()
     }
 
     /// What the disclosure has opened beside records.
@@ -169,8 +232,17 @@ impl DisclosedLedger {
     /// Ends the verification: the disclosure is true and complete.
     ///
     /// # Errors
-    /// Entries are missing, or a data subject's last record leads to another tag.
-    pub fn finish(self) -> Result<Verified, DisclosureError> {
-        self.verifier.finish()
+    /// Entries are missing, a data subject's last record leads to another tag, or somebody who is linked is
+    /// left out and should not be.
+    pub fn finish(self) -> Result<Verified, DisclosedError> {
+        for (&person, links) in &self.beyond {
+            if links.has_verified() {
+                return Err(DisclosedError::VerifiedLeftOut { person });
+            }
+            if links.has_asserted() && self.left_out == 0 {
+                return Err(DisclosedError::AssertedLeftOut { person });
+            }
+        }
+        Ok(self.verifier.finish()?)
     }
 }

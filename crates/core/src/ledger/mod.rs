@@ -1,6 +1,6 @@
 //! The ledger's own bytes: the hash chain over entries, their verification, and what opens them.
 //!
-//! This module is synchronous. It knows nothing of gRPC, sled or subscribers.
+//! This module is synchronous. It knows nothing of gRPC, the index or subscribers.
 
 pub mod disclosed;
 pub mod key_change;
