@@ -69,5 +69,6 @@ mod twins;
 mod unsigned_entries;
 mod uses;
 mod verify;
+mod view_files;
 mod webhooks;
 mod witness;

@@ -470,20 +470,19 @@ fn open_stores(
     if opened.log_id != ledger_id {
         return Err(OpenError::Foreign { ledger: ledger_dir, vault: vault_dir });
     }
-    let index = open_index(config, &files.unlock(&kek)?.secrets().view, &ledger_id, &log)?;
-    let hot_lookups_bytes = config.hot_bytes_max / HOT_LOOKUPS_PART;
-    let hot_subjects_max = usize::try_from(hot_lookups_bytes / LOOKUP_BYTES).unwrap_or(usize::MAX);
-    let hot_subjects_max = hot_subjects_max.max(HOT_SUBJECTS_MIN);
-    let vault = Vault::open(files, Arc::clone(&index), &kek, hot_subjects_max)?;
-    vault.catch_up(&mut |done, total| progress(Progress::Vault(done, total)))?;
-    let hot_states_bytes = config.hot_bytes_max - hot_lookups_bytes;
-    let view = View::open(Arc::clone(&index), &ledger_id, hot_states_bytes, |index| {
-        read_entry_of_nobody(&log, &vault, index)
-    })?;
-    catch_up(&log, &vault, &view, progress)?;
-    let (vault, view) = (Arc::new(vault), Arc::new(view));
-    let opener = Opener::new(Arc::clone(&vault), Arc::clone(&view));
-    let recorded_at = last_recorded_at(&log, &opener)?;
+    let key = files.unlock(&kek)?.secrets().view.clone();
+    let mut index = open_index(config, &key, &ledger_id, &log)?;
+    let views = match open_view(config, files, &kek, &index, &log, progress) {
+        Err(error) if index.is_damaged() => {
+            warn!(%error, "the view is thrown away and rebuilt from the ledger");
+            drop(index);
+            index = open_index(config, &key, &ledger_id, &log)?;
+            let files = VaultFiles::open(Arc::clone(disk), vault_dir)?;
+            open_view(config, files, &kek, &index, &log, progress)?
+        }
+        opened => opened?,
+    };
+    let Views { vault, view, recorded_at } = views;
     Ok(Stores {
         log: Arc::new(log),
         vault,
@@ -496,6 +495,38 @@ fn open_stores(
         checked_from: opened.checked_from,
         lock,
     })
+}
+
+/// Vault and view over an index, both up to date.
+struct Views {
+    vault: Arc<Vault>,
+    view: Arc<View>,
+    recorded_at: Millis,
+}
+
+fn open_view(
+    config: &NodeConfig,
+    files: VaultFiles,
+    kek: &Kek,
+    index: &Arc<Index>,
+    log: &LocalLog,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Views, OpenError> {
+    let ledger_id = files.ledger_id();
+    let hot_lookups_bytes = config.hot_bytes_max / HOT_LOOKUPS_PART;
+    let hot_subjects_max = usize::try_from(hot_lookups_bytes / LOOKUP_BYTES).unwrap_or(usize::MAX);
+    let hot_subjects_max = hot_subjects_max.max(HOT_SUBJECTS_MIN);
+    let vault = Vault::open(files, Arc::clone(index), kek, hot_subjects_max)?;
+    vault.catch_up(&mut |done, total| progress(Progress::Vault(done, total)))?;
+    let hot_states_bytes = config.hot_bytes_max - hot_lookups_bytes;
+    let view = View::open(Arc::clone(index), &ledger_id, hot_states_bytes, |index| {
+        read_entry_of_nobody(log, &vault, index)
+    })?;
+    catch_up(log, &vault, &view, progress)?;
+    let (vault, view) = (Arc::new(vault), Arc::new(view));
+    let opener = Opener::new(Arc::clone(&vault), Arc::clone(&view));
+    let recorded_at = last_recorded_at(log, &opener)?;
+    Ok(Views { vault, view, recorded_at })
 }
 
 /// Sets torn tails aside, and answers how many there were. Only a start that is not refused does: bytes
@@ -580,8 +611,13 @@ fn open_index(
         let bytes = log.read(index, index + 1, usize::MAX)?.pop();
         Ok::<_, OpenError>(bytes.map(|bytes| chain::hash(&bytes)))
     };
-    let reason = match view::unusable(&index, ledger_id, hash_of)? {
+    let unusable = match view::unusable(&index, ledger_id, hash_of) {
+        Err(_) if index.is_damaged() => Some(Unusable::Damaged),
+        unusable => unusable?,
+    };
+    let reason = match unusable {
         None | Some(Unusable::Empty) => return Ok(Arc::new(index)),
+        Some(Unusable::Damaged) => "it is damaged",
         Some(Unusable::Foreign) => "it is of another ledger or format",
         Some(Unusable::Forked) => {
             error!("the view is of another copy of this ledger: one of the two was put back");

@@ -8,8 +8,7 @@
 //! | `12` first tag | tag (16) | subject_ref (16), lane (1) |
 //! | `ff 'w'` indexed | | number of vault frames indexed (8, big-endian), the MAC of the last (32) |
 //!
-//! The mark (`ff`) sorts last on purpose: the index writes rows to disk in key order, so a mark never
-//! arrives before the rows that it counts.
+//! The mark (`ff`) is put with the rows that it counts. The index keeps whole puts, in their order.
 
 /// A key of the vault's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

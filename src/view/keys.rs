@@ -21,8 +21,8 @@
 //! | `ff 'v'` owner | | format (4, big-endian), ledger id (16) |
 //! | `ff 'a'` applied | | number of ledger entries applied (8, big-endian), chain hash of the last (32) |
 //!
-//! Marks (`ff`) sort last on purpose: the index writes rows to disk in key order, so a mark is never on
-//! disk before the rows that it covers.
+//! A mark (`ff`) is put with the rows that it covers, or after them. The index keeps whole puts, in their
+//! order, so after a crash a mark never covers rows that are not there.
 
 /// Whether rows with a key like this are looked up by their whole key, and may not be there.
 #[must_use]

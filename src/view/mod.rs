@@ -147,6 +147,8 @@ pub enum Unusable {
     },
     /// It has applied other entries than the ledger has: one of the two comes from another copy.
     Forked,
+    /// A row of it is not what was written there.
+    Damaged,
 }
 
 /// How far a view has come, and over which entries.

@@ -290,6 +290,12 @@ impl Index {
         self.shared.control.lock().rows
     }
 
+    /// Whether a page was found that is not what was written there. The next opening makes a new map.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.shared.control.lock().is_damaged
+    }
+
     /// Number of bytes written to disk so far.
     #[must_use]
     pub fn written_bytes(&self) -> u64 {
