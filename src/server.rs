@@ -4,6 +4,7 @@
 //! its tasks end.
 
 mod ephemeral;
+mod opening;
 
 use std::{
     future, io,
@@ -40,7 +41,7 @@ use tower::{
 };
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use self::ephemeral::EphemeralError;
+use self::{ephemeral::EphemeralError, opening::Opening};
 use crate::{
     config::{ConfigError, ServeConfig, TlsFiles},
     grpc::{
@@ -48,7 +49,7 @@ use crate::{
         layer::RequestLayer, privacy::Privacy, watch::Watch, wire::WatchServer,
     },
     listener,
-    node::{LedgerId, Node, NodeConfig, OpenError, survey},
+    node::{LedgerId, Node, NodeConfig, OpenError, Progress, survey},
     proto::{
         self, audit_service_server as audit, catalog_service_server as catalog,
         check_service_server as check, consent_service_server as consent,
@@ -56,7 +57,7 @@ use crate::{
     },
     shutdown::{Stage, Task},
     storage::disk::RealDisk,
-    telemetry::{self, Metrics, Phase, TelemetryError},
+    telemetry::{self, Metrics, Phase, Step, TelemetryError},
     tiles,
     tlog::key::VerifierKey,
     web::{WebError, causes, target::Targets},
@@ -166,18 +167,23 @@ pub async fn serve(
     };
     raise_descriptor_limit();
     let metrics = Arc::new(Metrics::new());
-    let (phase, _) = watch::channel(Phase::Starting);
+    let (phase, _) = watch::channel(Phase::Opening(None));
 
-    // Operators can follow a long rebuild; the gRPC port opens once checks can be answered.
+    // Operators can follow a long rebuild.
     let observed = Observed::default();
     let (metrics_address, metrics_listener) =
         serve_metrics(config.metrics_listen, &metrics, &phase, Arc::clone(&observed))?.unzip();
     let tls = config.tls.as_ref().map(read_identity).transpose()?;
-    // The address is bound now, and listened on once checks can be answered.
     let bound = Bound::new(config.listen)?;
+    let address = bound.address;
+    let listener = bound.listen()?;
     let tiles = config.tiles_listen.map(Bound::new).transpose()?;
+    let health = Health::new(phase.clone());
+    let (listener, first) =
+        opening::shared(listener).map_err(|source| ServeError::Listen { address, source })?;
+    let opening = Opening::serve(&config, tls.clone(), first, &metrics, health).await?;
     let node = tokio::select! {
-        node = open(config.node.clone(), Arc::clone(&metrics)) => node?,
+        node = open(config.node.clone(), Arc::clone(&metrics), phase.clone()) => node?,
         // An ephemeral ledger is open in a moment, and a thread that opens it would make files anew.
         () = stop.next(), if !config.ephemeral => {
             // The files are as after a crash, from which the next start recovers. Waiting for a long
@@ -195,7 +201,8 @@ pub async fn serve(
     let (tiles_address, tiles_listener) =
         tiles.map(|bound| serve_tiles(bound, &node)).transpose()?.unzip();
     metrics_listener.into_iter().chain(tiles_listener).for_each(|listener| node.adopt(listener));
-    let listening = Listening { bound, tls, metrics_address, tiles_address, stop };
+    opening.end().await?;
+    let listening = Listening { address, listener, tls, metrics_address, tiles_address, stop };
     let result = serve_node(&config, listening, &node, &metrics, &phase, announce).await;
     // After a failure everything is still open.
     spawn_blocking(move || node.close()).await?;
@@ -241,7 +248,8 @@ pub struct Listens {
 
 /// What is set up before the node is open.
 struct Listening {
-    bound: Bound,
+    address: SocketAddr,
+    listener: TcpListener,
     tls: Option<Identity>,
     metrics_address: Option<SocketAddr>,
     tiles_address: Option<SocketAddr>,
@@ -282,14 +290,12 @@ async fn serve_node(
     phase: &watch::Sender<Phase>,
     announce: impl FnOnce(&Listens) -> io::Result<()>,
 ) -> Result<(), ServeError> {
-    let Listening { bound, tls, metrics_address, tiles_address, mut stop } = listening;
+    let Listening { address, listener, tls, metrics_address, tiles_address, mut stop } = listening;
     let drain = node.draining();
     let health = Health::new(phase.clone());
     let routes = routes(config, node, metrics, &health, &drain)?;
     let layer = RequestLayer::new(config.limits, Arc::clone(metrics), drain.clone());
 
-    let address = bound.address;
-    let listener = bound.listen()?;
     let server = layered(config, tls, layer)?.add_routes(routes).serve_with_incoming_shutdown(
         accepted(incoming(config, listener)),
         drain.clone().cancelled_owned(),
@@ -418,11 +424,31 @@ fn accepted<C>(incoming: impl Stream<Item = io::Result<C>>) -> impl Stream<Item 
     })
 }
 
-async fn open(config: NodeConfig, metrics: Arc<Metrics>) -> Result<Arc<Node>, ServeError> {
+/// Opens the node, and sets in `phase` how far that has come.
+async fn open(
+    config: NodeConfig,
+    metrics: Arc<Metrics>,
+    phase: watch::Sender<Phase>,
+) -> Result<Arc<Node>, ServeError> {
     tracing::info!(data_dir = %config.data_dir.display(), "opening");
-    let node = spawn_blocking(move || Node::open(&config, metrics)).await??;
+    let mut follow = move |progress| {
+        phase.send_replace(Phase::Opening(Some(step(progress))));
+    };
+    let open = move || Node::open_on(Arc::new(RealDisk), &config, metrics, &mut follow);
+    let node = spawn_blocking(open).await??;
     tracing::info!(revision = node.revision(), "open");
     Ok(node)
+}
+
+fn step(progress: Progress) -> Step {
+    let (name, (done, total)) = match progress {
+        Progress::Vault(done, total) => ("vault", (done, total)),
+        Progress::View(done, total) => ("view", (done, total)),
+        Progress::Tree(done, total) => ("tree", (done, total)),
+        Progress::Forms(done, total) => ("canonical forms", (done, total)),
+    };
+    let percent = u128::from(done) * 100 / u128::from(total.max(1));
+    Step { name, percent: u8::try_from(percent).unwrap_or(100) }
 }
 
 /// The node whose state a scrape of the metrics reads, once it is open.

@@ -25,6 +25,7 @@ use crate::{
         CorrectClockError, LinkError, ReadError, RecordError, RevisionNotReached, UseError,
     },
     proto::ErrorReason,
+    telemetry::{Phase, Step},
     watch::WatchError,
 };
 
@@ -83,6 +84,9 @@ pub enum Fault {
     /// The server is shutting down.
     #[error("the server is shutting down")]
     ShuttingDown,
+    /// The server is opening its ledger.
+    #[error("the server is {}", Phase::Opening(*.0))]
+    Opening(Option<Step>),
     /// A call of the protocol that is not implemented yet.
     #[error("this version of the server does not have {call} yet")]
     NotImplemented {
@@ -141,6 +145,10 @@ impl Fault {
                 Details::of(ErrorReason::DeadlineExceeded).with("limit_ms", limit_ms)
             }
             Self::ShuttingDown => Details::of(ErrorReason::ShuttingDown),
+            Self::Opening(None) => Details::of(ErrorReason::Opening),
+            Self::Opening(Some(Step { name, percent })) => {
+                Details::of(ErrorReason::Opening).with("step", name).with("percent", percent)
+            }
             Self::NotImplemented { .. } => Details::of(ErrorReason::NotImplemented),
             Self::Internal(_) => Details::of(ErrorReason::Internal),
         }
@@ -679,6 +687,8 @@ mod tests {
             (Fault::TooManyStreams { limit: 2 }, ErrorReason::TooManyStreams, ""),
             (Fault::DeadlineExceeded { limit_ms: 10 }, ErrorReason::DeadlineExceeded, ""),
             (Fault::ShuttingDown, ErrorReason::ShuttingDown, ""),
+            (Fault::Opening(None), ErrorReason::Opening, ""),
+            (Fault::Opening(Some(Step { name: "view", percent: 9 })), ErrorReason::Opening, ""),
             (Fault::NotImplemented { call: "ExportSubject" }, ErrorReason::NotImplemented, ""),
             (Fault::Internal("/data".to_owned()), ErrorReason::Internal, ""),
         ]

@@ -18,7 +18,7 @@ use tracing_subscriber::{
     EnvFilter, Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt,
 };
 
-pub use listener::{Observe, Phase, router};
+pub use listener::{Observe, Phase, Step, router};
 pub use metrics::{
     Histogram, MethodMetrics, Metrics, WebhookOutcome, WitnessMetrics, WitnessOutcome,
 };

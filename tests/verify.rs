@@ -493,6 +493,10 @@ fn a_wrong_tree_on_disk_is_named() {
     assert!(found["notChecked"].as_array().unwrap().contains(&"lostEntries".into()), "{found}");
     let text = run(["verify", "--data-dir", dir.path().to_str().unwrap()]).expect_code(0).stdout;
     assert!(text.contains("50 more are of entries that the ledger does not have"), "{text}");
+    // All of it gone is no damage, and is said.
+    fs::remove_dir_all(dir.path().join("tree")).unwrap();
+    let found = dir.verify(&[]).expect_code(0).json();
+    assert!(found["notChecked"].as_array().unwrap().contains(&"missingTree".into()), "{found}");
 }
 
 #[test]

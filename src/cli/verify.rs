@@ -155,6 +155,8 @@ enum NotChecked {
     LostEntries,
     /// The tree on disk.
     Tree,
+    /// The tree, of which there is nothing on disk.
+    MissingTree,
     /// The vault.
     Vault,
     /// The sealed content of the vault.
@@ -178,6 +180,9 @@ impl NotChecked {
             }
             Self::Tree => {
                 "the tree: no checkpoint of the directory says which of its hashes were synced"
+            }
+            Self::MissingTree => {
+                "the tree: there is none on disk, although checkpoints were signed; the server computes it again"
             }
             Self::Signatures => {
                 "who signed this: no --key was given, and a forged ledger looks the same"
@@ -307,6 +312,7 @@ async fn verify(args: &VerifyArgs, context: &Context) -> Result<Verification, Cl
             (NotChecked::OtherWitnesses, trust.as_ref().is_some_and(passes_over)),
             (NotChecked::LostEntries, tree.as_ref().is_some_and(|tree| tree.beyond > 0)),
             (NotChecked::Tree, tree.as_ref().is_some_and(TreeCompared::is_unknown)),
+            (NotChecked::MissingTree, args.raw_file.is_none() && tree.is_none() && signed > 0),
             (NotChecked::Vault, args.ledger_only || args.raw_file.is_some()),
             (NotChecked::VaultContents, vault.is_some() && kek.is_none()),
         ]

@@ -8,6 +8,7 @@
 use std::{
     io,
     iter::Peekable,
+    mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -409,12 +410,13 @@ impl Writer {
                 _ => None,
             };
         }
-        let result = self.land(batch, started);
+        let result = self.land(&mut batch, started);
         // Before the answers: a caller that writes again after its answer must find a place.
         drop(places);
         for reply in replies {
             reply(&result);
         }
+        self.wake_readers(&batch);
     }
 
     /// Writes the batches of a series.
@@ -431,19 +433,21 @@ impl Writer {
                     return refuse();
                 }
             };
-            let result = self.land(batch, started);
+            let result = self.land(&mut batch, started);
             if let Some(reply) = reply {
                 drop(place);
-                return reply(&result);
+                reply(&result);
+                return self.wake_readers(&batch);
             }
+            self.wake_readers(&batch);
             if result.is_err() {
                 return;
             }
         }
     }
 
-    /// Makes a batch durable, then visible to reads, then sends its events.
-    fn land(&mut self, batch: Batch<'_>, started: Instant) -> Result<(), WriteError> {
+    /// Makes a batch durable, then visible to reads and watchers. Wakes nobody.
+    fn land(&mut self, batch: &mut Batch<'_>, started: Instant) -> Result<(), WriteError> {
         let core = Arc::clone(&self.core);
         core.check_writable()?;
         if batch.frames.is_empty() {
@@ -465,8 +469,6 @@ impl Writer {
             Err(error) => return Err(stop(error.to_string())),
         }
         core.metrics.append_batch(batch.frames.len(), synced.elapsed());
-        let leaves = batch.frames.iter().map(|bytes| leaf_hash(bytes));
-        core.checkpoints.landed(self.tip.next_index, leaves);
         self.tip = batch.tip;
         core.writes.recorded_at_ms.store(batch.last_recorded_at.0, Ordering::Relaxed);
         if let Err(error) = core.view.apply(&batch.effects, self.tip.hash) {
@@ -476,9 +478,21 @@ impl Writer {
         if batch.effects.iter().any(|effect| matches!(effect.after, After::Subscriptions { .. })) {
             core.consumers.end_deleted(&core.view.subscriptions());
         }
-        core.hub.tell(batch.events, self.tip.next_index);
+        core.hub.publish(mem::take(&mut batch.events), self.tip.next_index);
         core.metrics.append(started.elapsed());
         Ok(())
+    }
+
+    /// Has the tree grow and the watchers hear of a batch that landed. Its callers are answered before: they
+    /// wait, and on few cores every thread that wakes takes time from theirs.
+    fn wake_readers(&self, batch: &Batch<'_>) {
+        let first = batch.tip.next_index - batch.frames.len() as u64;
+        if batch.frames.is_empty() || self.tip.next_index != batch.tip.next_index {
+            return;
+        }
+        let leaves = batch.frames.iter().map(|bytes| leaf_hash(bytes));
+        self.core.checkpoints.landed(first, leaves);
+        self.core.hub.wake();
     }
 }
 

@@ -25,7 +25,7 @@ struct Running {
 async fn running(config: &ServeConfig) -> Running {
     let metrics = Arc::new(Metrics::new());
     let drain = CancellationToken::new();
-    let (phase, _) = watch::channel(Phase::Starting);
+    let (phase, _) = watch::channel(Phase::Opening(None));
     let health = Health::new(phase);
     let mut routes = RoutesBuilder::default();
     routes.add_service(health.service()).add_service(reflection().build_v1().unwrap());
@@ -257,4 +257,49 @@ async fn what_can_not_be_accepted_does_not_spin() {
     let got: Vec<_> = accepted(tries).map(Result::ok).collect().await;
     assert_eq!(got, [Some(1), None, None, Some(2)], "nothing is lost, and the order stays");
     assert!(started.elapsed() >= 2 * ACCEPT_PAUSE);
+}
+
+/// What a server that is opening answers to a check.
+async fn refused(channel: Channel) -> tonic_types::ErrorInfo {
+    let request = proto::CheckRequest::default();
+    let refused =
+        proto::check_service_client::CheckServiceClient::new(channel).check(request).await;
+    let status = refused.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
+    assert!(status.get_details_retry_info().unwrap().retry_delay.is_some(), "{status:?}");
+    status.get_details_error_info().unwrap()
+}
+
+#[tokio::test]
+async fn while_the_ledger_is_opened_the_port_says_how_far() {
+    let config = ServeConfig::default();
+    let (phase, _) = watch::channel(Phase::Opening(None));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (second, first) = opening::shared(listener).unwrap();
+    let health = Health::new(phase.clone());
+    let metrics = Arc::new(Metrics::new());
+    let opening = Opening::serve(&config, None, first, &metrics, health).await.unwrap();
+
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+    let channel = endpoint.connect().await.unwrap();
+    let info = refused(channel.clone()).await;
+    assert_eq!((&*info.reason, info.metadata.len()), ("OPENING", 0));
+    phase.send_replace(Phase::Opening(Some(step(Progress::View(374, 1_000)))));
+    let info = refused(channel.clone()).await;
+    assert_eq!((&*info.metadata["step"], &*info.metadata["percent"]), ("view", "37"));
+    let mut client = HealthClient::new(channel.clone());
+    let request = HealthCheckRequest { service: String::new() };
+    assert_eq!(client.check(request.clone()).await.unwrap().into_inner().status, NOT_SERVING);
+    let mut watching = client.watch(request.clone()).await.unwrap().into_inner();
+    assert_eq!(watching.message().await.unwrap().unwrap().status, NOT_SERVING);
+
+    opening.end().await.unwrap();
+    assert!(watching.message().await.is_err());
+    // The same client reaches the server that follows, on the same port.
+    let health = Health::new(phase);
+    health.set(Phase::Serving).await;
+    let server = Server::builder().add_service(health.service());
+    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(second)));
+    assert_eq!(client.check(request).await.unwrap().into_inner().status, SERVING);
 }

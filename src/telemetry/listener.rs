@@ -2,13 +2,13 @@
 //!
 //! | phase | `/healthz` | `/readyz` |
 //! | --- | --- | --- |
-//! | starting: recovery, perhaps a rebuild of the view | 503 | 503 |
+//! | opening: recovery, perhaps a rebuild of the view; the page says how far it has come | 503 | 503 |
 //! | serving | 200 | 200 |
 //! | clock in doubt: checks are answered and stops taken, grants are refused | 200 | 200 |
 //! | writes stopped: checks are still answered | 200 | 503 |
 //! | draining | 503 | 503 |
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use axum::{
     Router,
@@ -24,8 +24,8 @@ use super::Metrics;
 /// The state of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Recovering; no requests are answered yet.
-    Starting,
+    /// Opening the ledger, as far as the step says; no requests are answered yet.
+    Opening(Option<Step>),
     /// All requests are answered.
     Serving,
     /// As serving, but grants are refused until the clock is trusted.
@@ -36,15 +36,31 @@ pub enum Phase {
     Draining,
 }
 
-impl Phase {
-    fn text(self) -> &'static str {
-        match self {
-            Self::Starting => "starting\n",
-            Self::Serving => "serving\n",
-            Self::ClockInDoubt => "serving; the clock is not trusted, and no grants are taken\n",
-            Self::WritesStopped => "writes stopped\n",
-            Self::Draining => "draining\n",
-        }
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Opening(None) => "opening",
+            Self::Opening(Some(step)) => return write!(f, "opening: {step}"),
+            Self::Serving => "serving",
+            Self::ClockInDoubt => "serving; the clock is not trusted, and no grants are taken",
+            Self::WritesStopped => "writes stopped",
+            Self::Draining => "draining",
+        })
+    }
+}
+
+/// How far a step of the opening has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// What is done.
+    pub name: &'static str,
+    /// How much of it is done.
+    pub percent: u8,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {} %", self.name, self.percent)
     }
 }
 
@@ -74,13 +90,13 @@ async fn healthz(State(phase): State<watch::Receiver<Phase>>) -> impl IntoRespon
     let phase = *phase.borrow();
     (
         status(matches!(phase, Phase::Serving | Phase::ClockInDoubt | Phase::WritesStopped)),
-        phase.text(),
+        format!("{phase}\n"),
     )
 }
 
 async fn readyz(State(phase): State<watch::Receiver<Phase>>) -> impl IntoResponse {
     let phase = *phase.borrow();
-    (status(matches!(phase, Phase::Serving | Phase::ClockInDoubt)), phase.text())
+    (status(matches!(phase, Phase::Serving | Phase::ClockInDoubt)), format!("{phase}\n"))
 }
 
 fn status(good: bool) -> StatusCode {
@@ -101,10 +117,10 @@ mod tests {
 
     #[tokio::test]
     async fn pages_follow_the_phase() {
-        let (sender, receiver) = watch::channel(Phase::Starting);
+        let (sender, receiver) = watch::channel(Phase::Opening(None));
         let router = router(Arc::new(Metrics::new()), receiver, Arc::new(|| {}));
         for (phase, healthy, ready) in [
-            (Phase::Starting, 503, 503),
+            (Phase::Opening(Some(Step { name: "view", percent: 12 })), 503, 503),
             (Phase::Serving, 200, 200),
             (Phase::WritesStopped, 200, 503),
             (Phase::Draining, 503, 503),

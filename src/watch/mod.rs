@@ -107,9 +107,13 @@ impl Hub {
     }
 
     /// Publishes the events of the entries before `head`. Only the writer calls this, in order, after
-    /// the view has applied the entries.
-    pub fn tell(&self, events: Vec<Arc<Event>>, head: u64) {
+    /// the view has applied the entries, and then [`Self::wake`].
+    pub fn publish(&self, events: Vec<Arc<Event>>, head: u64) {
         self.shared.extend(events, head);
+    }
+
+    /// Has what is published brought to the watchers that wait.
+    pub fn wake(&self) {
         self.tailer.unpark();
     }
 

@@ -102,7 +102,8 @@ impl World {
         entries.extend(batch.clone());
         let head = entries.len() as u64;
         drop(entries);
-        self.hub.tell(batch.into_iter().flatten().collect(), head);
+        self.hub.publish(batch.into_iter().flatten().collect(), head);
+        self.hub.wake();
     }
 
     /// The events that a watcher must return.

@@ -32,6 +32,12 @@ use super::{
 pub(super) const PURPOSE: &str = "marketing.newsletter";
 pub(super) const CHANNEL: &str = "email";
 
+/// The purposes and channels of [`change`].
+pub(super) const PURPOSES: [&str; 2] = [PURPOSE, "marketing.offers"];
+pub(super) const CHANNELS: [&str; 2] = [CHANNEL, "sms"];
+/// The method that records an act.
+pub(super) const RECORD: &str = "/consent.v1.ConsentService/RecordConsent";
+
 /// Callers in flight.
 const IN_FLIGHT: [usize; 3] = [64, 256, 1_024];
 /// Callers that fill the ledger.
@@ -68,10 +74,36 @@ fn act(subject_number: u64, key: String) -> RecordConsentRequest {
     }
 }
 
-async fn put_catalog(channel: Channel) -> Result<(), CliError> {
+/// The first act of a data subject, with its number.
+pub(super) fn first_act(subject_number: u64) -> RecordConsentRequest {
+    act(subject_number, format!("first-{subject_number}"))
+}
+
+/// A later act with its number: three grants, then a withdrawal.
+pub(super) fn change(
+    subject_number: u64,
+    (purpose, channel): (&str, &str),
+    number: u64,
+) -> RecordConsentRequest {
+    let mut act = act(subject_number, format!("change-{number}"));
+    for change in &mut act.changes {
+        let scope = Scope { purpose: purpose.to_owned(), channel: channel.to_owned() };
+        change.scope = Some(scope);
+        // 16: each of the four cells in turn, four times.
+        if number % 16 >= 12 {
+            change.action = proto::Action::Withdraw.into();
+        }
+    }
+    act
+}
+
+pub(super) async fn put_catalog(channel: Channel) -> Result<(), CliError> {
     let mut catalog = CatalogServiceClient::new(channel);
-    let channel = proto::Channel { key: CHANNEL.to_owned(), ..proto::Channel::default() };
-    catalog.put_channel(PutChannelRequest { channel: Some(channel), ..Default::default() }).await?;
+    for key in CHANNELS {
+        let channel = proto::Channel { key: key.to_owned(), ..proto::Channel::default() };
+        let request = PutChannelRequest { channel: Some(channel), ..Default::default() };
+        catalog.put_channel(request).await?;
+    }
     let namespace = proto::Namespace {
         key: "user".to_owned(),
         kind: proto::NamespaceKind::Opaque.into(),
@@ -80,15 +112,17 @@ async fn put_catalog(channel: Channel) -> Result<(), CliError> {
     catalog
         .put_namespace(PutNamespaceRequest { namespace: Some(namespace), ..Default::default() })
         .await?;
-    let purpose = proto::Purpose {
-        key: PURPOSE.to_owned(),
-        title: "Newsletter".to_owned(),
-        legal_basis: proto::LegalBasis::Consent.into(),
-        data_categories: vec!["user.contact.email".to_owned()],
-        ..proto::Purpose::default()
-    };
-    let request = PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
-    catalog.put_purpose(request).await?;
+    for key in PURPOSES {
+        let purpose = proto::Purpose {
+            key: key.to_owned(),
+            title: key.to_owned(),
+            legal_basis: proto::LegalBasis::Consent.into(),
+            data_categories: vec!["user.contact.email".to_owned()],
+            ..proto::Purpose::default()
+        };
+        let request = PutPurposeRequest { purpose: Some(purpose), ..Default::default() };
+        catalog.put_purpose(request).await?;
+    }
     Ok(())
 }
 

@@ -8,6 +8,8 @@
 mod acts;
 mod echo;
 mod fanout;
+mod grown;
+mod light;
 mod load;
 mod process;
 mod proofs;
@@ -68,7 +70,7 @@ enum Command {
 /// Options of the measurements.
 #[derive(Debug, Args)]
 struct BenchArgs {
-    /// Parts to measure [default: all but `proofs` and `fanout`]
+    /// Parts to measure [default: all but `proofs`, `fanout` and `grown`]
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<Part>,
     /// Duration of each measurement in seconds
@@ -80,6 +82,9 @@ struct BenchArgs {
     /// Number of entries in the ledger of `proofs`; a million takes about 250 MB
     #[arg(long, value_name = "N", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
     proof_entries: u64,
+    /// Number of entries in the ledger of `grown`
+    #[arg(long, value_name = "N", default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
+    grown_entries: u64,
     /// Directory for temporary data, on the disk to measure
     #[arg(long, value_name = "DIR", default_value = ".")]
     dir: PathBuf,
@@ -116,6 +121,8 @@ enum Part {
     Fanout,
     /// Restart, and resident memory
     Restart,
+    /// RecordConsent on a ledger that has grown, starts, a rebuild; baseline: the fresh ledger; only if named
+    Grown,
 }
 
 /// One figure.
@@ -218,6 +225,9 @@ async fn run(args: &BenchArgs, out: &mut Output) -> Result<Exit, CliError> {
     }
     if wanted(Part::Restart) {
         rest::restart(&bench, &mut report).await?;
+    }
+    if args.only.contains(&Part::Grown) {
+        grown::grown(&bench, &folder.root, args.grown_entries, &mut report).await?;
     }
     Ok(Exit::Success)
 }

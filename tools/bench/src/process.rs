@@ -38,7 +38,8 @@ fn this_binary() -> Result<PathBuf, CliError> {
 /// A server process. It is killed when dropped.
 pub(super) struct ServerProcess {
     child: Child,
-    addr: String,
+    /// Host and port.
+    address: String,
 }
 
 impl ServerProcess {
@@ -86,13 +87,18 @@ impl ServerProcess {
                 .map_err(|error| CliError::io("a server's output", error))?;
         }
         match line.trim().strip_prefix("listening on ") {
-            Some(addr) => Ok(Self { addr: format!("http://{addr}"), child }),
+            Some(address) => Ok(Self { address: address.to_owned(), child }),
             None => {
                 let _ = child.kill();
                 let _ = child.wait();
                 Err(CliError::failed("a server did not start"))
             }
         }
+    }
+
+    /// Host and port of the server.
+    pub(super) fn address(&self) -> &str {
+        &self.address
     }
 
     /// Connections to the server.
@@ -108,7 +114,8 @@ impl ServerProcess {
     ) -> Result<Vec<Channel>, CliError> {
         let mut channels = Vec::new();
         for _ in 0..count {
-            let endpoint = Endpoint::from_shared(self.addr.clone()).map_err(failed)?;
+            let endpoint = format!("http://{}", self.address);
+            let endpoint = Endpoint::from_shared(endpoint).map_err(failed)?;
             let channel = set_up(endpoint.tcp_nodelay(true)).connect().await;
             channels.push(channel.map_err(failed)?);
         }
@@ -134,6 +141,14 @@ impl ServerProcess {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
         Ok(kib.unwrap_or(0.0) * 1024.0)
+    }
+
+    /// Bytes that the process has had written to disks.
+    pub(super) fn written_bytes(&self) -> Result<f64, CliError> {
+        let path = format!("/proc/{}/io", self.child.id());
+        let io = fs::read_to_string(&path).map_err(|error| CliError::io(path, error))?;
+        let bytes = io.lines().find_map(|line| line.strip_prefix("write_bytes:"));
+        Ok(bytes.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0.0))
     }
 
     /// Ends the server with SIGTERM and waits for it.

@@ -2,9 +2,11 @@
 
 use std::{
     iter,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use consent_ledger::{
     cli::error::CliError,
     proto::{
@@ -15,6 +17,7 @@ use consent_ledger::{
 
 use super::{
     Bench, Figure, Report, acts,
+    light::{Light, encoded},
     load::{Run, closed_loop},
     process::ServerProcess,
 };
@@ -25,6 +28,10 @@ const IN_FLIGHT: [usize; 4] = [1, 8, 64, 256];
 const ROUNDS: u32 = 2;
 /// Maximum number of connections, which the callers share.
 const CONNECTIONS_MAX: usize = 4;
+/// The method.
+const CHECK: &str = "/consent.v1.CheckService/Check";
+/// The most questions that are encoded before the load begins.
+const PREPARED_MAX: u64 = 1_000_000;
 /// Checks in a batch.
 const BATCH: u64 = 1_000;
 /// Data subjects in an audience.
@@ -79,18 +86,15 @@ impl Total {
         in_flight: usize,
         bench: &Bench,
     ) -> Result<(), CliError> {
-        let clients: Vec<_> = server
-            .connect(in_flight.min(CONNECTIONS_MAX))
-            .await?
-            .into_iter()
-            .map(CheckServiceClient::new)
-            .collect();
-        let subjects = bench.subjects;
+        let light = Light::connect(server.address(), in_flight.min(CONNECTIONS_MAX)).await?;
+        let asked: u64 = bench.subjects.min(PREPARED_MAX);
+        let questions = (0..asked).map(|number| encoded(&question(number, bench.subjects)));
+        let questions: Arc<[Bytes]> = questions.collect();
         let before = server.cpu()?;
         let run: Run = closed_loop(in_flight, bench.seconds, move |caller, number| {
-            let mut client = clients[caller % clients.len()].clone();
-            let question = question(number, subjects);
-            async move { client.check(question).await.map(drop) }
+            let question = questions[usize::try_from(number % asked).unwrap_or(0)].clone();
+            let light = light.clone();
+            async move { light.call(caller, CHECK, question).await }
         })
         .await?;
         self.cpu_seconds += (server.cpu()? - before).as_secs_f64();

@@ -3938,6 +3938,9 @@ pub enum ErrorReason {
     PartyInUse = 48,
     /// The ledger has no record of the data subject, so that there is nothing to disclose.
     SubjectUnknown = 49,
+    /// The server is opening its ledger, and answers nothing yet but its health. `step` and `percent` in the
+    /// metadata say how far it has come, once it is known.
+    Opening = 50,
 }
 impl ErrorReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -3996,6 +3999,7 @@ impl ErrorReason {
             Self::PartyWithoutRole => "ERROR_REASON_PARTY_WITHOUT_ROLE",
             Self::PartyInUse => "ERROR_REASON_PARTY_IN_USE",
             Self::SubjectUnknown => "ERROR_REASON_SUBJECT_UNKNOWN",
+            Self::Opening => "ERROR_REASON_OPENING",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -4055,6 +4059,7 @@ impl ErrorReason {
             "ERROR_REASON_PARTY_WITHOUT_ROLE" => Some(Self::PartyWithoutRole),
             "ERROR_REASON_PARTY_IN_USE" => Some(Self::PartyInUse),
             "ERROR_REASON_SUBJECT_UNKNOWN" => Some(Self::SubjectUnknown),
+            "ERROR_REASON_OPENING" => Some(Self::Opening),
             _ => None,
         }
     }

@@ -54,6 +54,7 @@ impl ErrorReason {
             Self::PartyWithoutRole => StatusCode::FailedPrecondition,
             Self::PartyInUse => StatusCode::FailedPrecondition,
             Self::SubjectUnknown => StatusCode::NotFound,
+            Self::Opening => StatusCode::Unavailable,
         }
     }
 
@@ -109,6 +110,7 @@ impl ErrorReason {
             Self::PartyWithoutRole => None,
             Self::PartyInUse => None,
             Self::SubjectUnknown => None,
+            Self::Opening => Some(1000),
         }
     }
 }

@@ -1,0 +1,249 @@
+//! A ledger that grows: whether writes slow down, how long it takes to start, and what is on disk.
+
+use std::{
+    fs, io,
+    path::Path,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use consent_ledger::{
+    cli::{error::CliError, progress},
+    proto::check_service_client::CheckServiceClient,
+};
+
+use super::{
+    Bench, Figure, Report,
+    acts::{self, CHANNELS, PURPOSES},
+    light::{Light, encoded},
+    load::{closed_loop, failed, join_all},
+    process::ServerProcess,
+    questions,
+};
+
+/// Callers in flight.
+const IN_FLIGHT: [usize; 2] = [64, 256];
+/// Callers that let the ledger grow.
+const FILLERS: usize = 512;
+const CONNECTIONS: usize = 4;
+const MIB: f64 = 1024.0 * 1024.0;
+/// How often the memory of a rebuild is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Changes of known data subjects, whom Zipf's law chooses, with an idempotency key each.
+struct Changes {
+    subjects: u64,
+    next: AtomicU64,
+}
+
+impl Changes {
+    async fn record(&self, light: &Light, caller: usize) -> Result<(), tonic::Status> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let cell = usize::try_from(number % 4).unwrap_or(0);
+        let cell = (PURPOSES[cell / 2], CHANNELS[cell % 2]);
+        let act = acts::change(zipf(number, self.subjects), cell, number);
+        light.call(caller, acts::RECORD, encoded(&act)).await
+    }
+}
+
+/// A rank from 0 on, where rank n has the weight 1 / (n + 1). The same number has the same rank.
+fn zipf(number: u64, count: u64) -> u64 {
+    // SplitMix64, by Sebastiano Vigna: the bits of consecutive numbers have nothing in common.
+    let mut bits = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    let part = (bits ^ (bits >> 31)) as f64 / u64::MAX as f64;
+    (((count as f64).powf(part) - 1.0) as u64).min(count - 1)
+}
+
+/// Durable changes on a fresh ledger and on one with `entries`, starts, a rebuild, and the files.
+pub(super) async fn grown(
+    bench: &Bench,
+    root: &Path,
+    entries: u64,
+    report: &mut Report<'_>,
+) -> Result<(), CliError> {
+    report.part("grown: changes with idempotency keys, by Zipf's law, light client");
+    let dir = root.join("grown");
+    let changes = Arc::new(Changes { subjects: bench.subjects, next: AtomicU64::new(0) });
+    let server = ServerProcess::serve(&bench.binary, &dir)?;
+    acts::put_catalog(server.connect(1).await?.remove(0)).await?;
+    let light = Light::connect(server.address(), CONNECTIONS).await?;
+    known(&light, bench.subjects).await?;
+    let fresh = measured(&server, &light, &changes, bench).await?;
+    let so_far = bench.subjects + changes.next.load(Ordering::Relaxed);
+    grow(&light, &changes, entries.saturating_sub(so_far)).await?;
+    let written_before = server.written_bytes()?;
+    let acts_before = changes.next.load(Ordering::Relaxed);
+    let grown = measured(&server, &light, &changes, bench).await?;
+    let acts = changes.next.load(Ordering::Relaxed) - acts_before;
+    let written = (server.written_bytes()? - written_before) / acts as f64;
+    for (in_flight, (fresh, grown)) in IN_FLIGHT.iter().zip(fresh.iter().zip(&grown)) {
+        let name = |what: &str| format!("{in_flight} in flight, {what}");
+        report.add(&[
+            Figure::new(name("durable changes"), grown.per_second, "1/s")
+                .beside("on the fresh ledger", fresh.per_second),
+            Figure::new(name("p99"), grown.p99_us, "us")
+                .beside("on the fresh ledger", fresh.p99_us),
+            Figure::new(name("server CPU"), grown.cpu_us, "us/act")
+                .beside("on the fresh ledger", fresh.cpu_us),
+        ])?;
+    }
+    let total = bench.subjects + changes.next.load(Ordering::Relaxed);
+    let parts = ["ledger", "vault", "tree", "view"].map(|part| (part, bytes_of(&dir.join(part))));
+    let of_ledger = parts[0].1.as_ref().map_or(1.0, |bytes| *bytes);
+    for (part, bytes) in parts {
+        let bytes = bytes.map_err(|error| CliError::file(&dir.join(part), error))?;
+        report.add(&[Figure::new(
+            format!("{part}, on disk"),
+            bytes / total as f64,
+            "bytes/act",
+        )
+        .beside("ledger", of_ledger / total as f64)])?;
+    }
+    report.add(&[
+        Figure::new("written to the device", written, "bytes/act")
+            .beside("entry", of_ledger / total as f64),
+        Figure::new("resident memory", server.resident_bytes()? / MIB, "MiB"),
+    ])?;
+
+    server.terminate()?;
+    let orderly = first_answer(bench, &dir).await?;
+    // Killed: what was not yet written of the view is folded again.
+    let killed = first_answer(bench, &dir).await?;
+    report.add(&[
+        Figure::new(
+            format!("{total} entries, from an orderly stop to the first answer"),
+            orderly,
+            "s",
+        ),
+        Figure::new("from kill -9 to the first answer", killed, "s"),
+    ])?;
+    let (seconds, peak) = rebuild(bench, &dir)?;
+    report.add(&[
+        Figure::new("rebuild of the view", seconds, "s"),
+        Figure::new("rebuild of the view", total as f64 / seconds, "entries/s"),
+        Figure::new("rebuild of the view, peak memory", peak / MIB, "MiB"),
+    ])
+}
+
+struct Measured {
+    per_second: f64,
+    p99_us: f64,
+    cpu_us: f64,
+}
+
+async fn measured(
+    server: &ServerProcess,
+    light: &Light,
+    changes: &Arc<Changes>,
+    bench: &Bench,
+) -> Result<Vec<Measured>, CliError> {
+    let mut all = Vec::new();
+    for in_flight in IN_FLIGHT {
+        let (light, changes) = (light.clone(), Arc::clone(changes));
+        let before = server.cpu()?;
+        let run = closed_loop(in_flight, bench.seconds, move |caller, _| {
+            let (light, changes) = (light.clone(), Arc::clone(&changes));
+            async move { changes.record(&light, caller).await }
+        })
+        .await?;
+        let cpu_us = (server.cpu()? - before).as_secs_f64() * 1e6 / run.calls as f64;
+        all.push(Measured { per_second: run.per_second(), p99_us: run.latency_us(0.99), cpu_us });
+    }
+    Ok(all)
+}
+
+/// The first act of every data subject.
+async fn known(light: &Light, subjects: u64) -> Result<(), CliError> {
+    let bar = progress::bar(Some(subjects), "first acts");
+    let next = Arc::new(AtomicU64::new(0));
+    let mut tasks = tokio::task::JoinSet::new();
+    for caller in 0..FILLERS {
+        let (light, next, bar) = (light.clone(), Arc::clone(&next), bar.clone());
+        tasks.spawn(async move {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= subjects {
+                    return Ok(());
+                }
+                let act = acts::first_act(number);
+                light.call(caller, acts::RECORD, encoded(&act)).await?;
+                bar.inc(1);
+            }
+        });
+    }
+    join_all(tasks).await?;
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// Lets the ledger grow by so many changes.
+async fn grow(light: &Light, changes: &Arc<Changes>, by: u64) -> Result<(), CliError> {
+    let bar = progress::bar(Some(by), "growing the ledger");
+    let left = Arc::new(AtomicU64::new(by));
+    let mut tasks = tokio::task::JoinSet::new();
+    for caller in 0..FILLERS {
+        let (light, changes) = (light.clone(), Arc::clone(changes));
+        let (left, bar) = (Arc::clone(&left), bar.clone());
+        tasks.spawn(async move {
+            let take = |left: u64| left.checked_sub(1);
+            while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
+                changes.record(&light, caller).await?;
+                bar.inc(1);
+            }
+            Ok(())
+        });
+    }
+    join_all(tasks).await?;
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// Seconds from the start to the first answered check. The server is killed afterwards.
+async fn first_answer(bench: &Bench, dir: &Path) -> Result<f64, CliError> {
+    let started = Instant::now();
+    let server = ServerProcess::serve(&bench.binary, dir)?;
+    let mut client = CheckServiceClient::new(server.connect(1).await?.remove(0));
+    client.check(questions::question(0, 1)).await?;
+    Ok(started.elapsed().as_secs_f64())
+}
+
+/// Seconds, and the greatest resident memory, of `rebuild-view`.
+fn rebuild(bench: &Bench, dir: &Path) -> Result<(f64, f64), CliError> {
+    let started = Instant::now();
+    let failed_to = |error| CliError::io("rebuilding the view", error);
+    let mut command = Command::new(&bench.binary);
+    command.args(["rebuild-view", "--log-level", "warn", "--data-dir"]).arg(dir);
+    let mut child = command.stdout(std::process::Stdio::null()).spawn().map_err(failed_to)?;
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0.0_f64;
+    loop {
+        if let Some(ended) = child.try_wait().map_err(failed_to)? {
+            let seconds = started.elapsed().as_secs_f64();
+            return match ended.success() {
+                true => Ok((seconds, peak)),
+                false => Err(failed("the view was not rebuilt")),
+            };
+        }
+        let status = fs::read_to_string(&status).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+        peak = peak.max(kib.unwrap_or(0.0) * 1024.0);
+        thread::sleep(LOOK);
+    }
+}
+
+/// Bytes of the files in a directory.
+fn bytes_of(dir: &Path) -> io::Result<f64> {
+    let mut bytes = 0;
+    for file in fs::read_dir(dir)? {
+        bytes += file?.metadata()?.len();
+    }
+    Ok(bytes as f64)
+}
