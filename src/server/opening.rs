@@ -40,7 +40,8 @@ impl Opening {
         metrics: &Arc<Metrics>,
         health: Health,
     ) -> Result<Self, ServeError> {
-        health.set(*health.phase.borrow()).await;
+        let phase = *health.phase.borrow();
+        health.set(phase).await;
         let end = CancellationToken::new();
         let requests = RequestLayer::new(config.limits, Arc::clone(metrics), end.clone());
         let routes = Routes::new(health.service()).into_axum_router();
