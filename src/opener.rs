@@ -4,7 +4,7 @@
 //! has applied can be opened at any time. While the view catches up, [`CatchUp`] knows what the entries
 //! before say that it has not applied yet. [`Offline`] needs no view, and opens a ledger from its beginning.
 
-use std::{cell::RefCell, sync::Arc};
+use std::{cell::RefCell, collections::VecDeque, sync::Arc};
 
 use hashbrown::HashMap;
 
@@ -83,21 +83,37 @@ impl Persons for Opener {
     }
 }
 
-/// Opens entries in the order of the ledger while the view catches up.
+/// Opens entries in the order of the ledger while the view catches up, perhaps in another thread.
 #[derive(Debug)]
 pub struct CatchUp<'a> {
     vault: &'a Vault,
     view: &'a View,
-    /// What entries say that are opened and not applied yet.
-    tags: RefCell<HashMap<Tag, Whose>>,
-    references: RefCell<HashMap<Reference, u64>>,
+    /// What entries say that are opened and not applied yet, part by part.
+    parts: RefCell<VecDeque<Part>>,
+}
+
+/// What a run of entries says.
+#[derive(Debug, Default)]
+struct Part {
+    /// Number of ledger entries up to its end.
+    end: u64,
+    tags: HashMap<Tag, Whose>,
+    references: HashMap<Reference, u64>,
 }
 
 impl<'a> CatchUp<'a> {
     /// Continues where the view is.
     #[must_use]
     pub fn new(vault: &'a Vault, view: &'a View) -> Self {
-        Self { vault, view, tags: RefCell::default(), references: RefCell::default() }
+        Self { vault, view, parts: RefCell::default() }
+    }
+
+    /// Begins a part, and forgets those that the view has applied.
+    pub fn begin(&self) {
+        let applied = self.view.applied();
+        let mut parts = self.parts.borrow_mut();
+        parts.retain(|part| part.end > applied);
+        parts.push_front(Part::default());
     }
 
     /// Opens the next entry. The catalogue is that before the entry.
@@ -106,19 +122,12 @@ impl<'a> CatchUp<'a> {
     /// See [`EntryError`].
     pub fn open(&self, entry: &SealedEntry, catalog: &Catalog) -> Result<Opened, EntryError> {
         let opened = sealed::open(entry, self, catalog)?;
-        remember(
-            &opened.slots,
-            entry.index,
-            &mut self.tags.borrow_mut(),
-            &mut self.references.borrow_mut(),
-        );
+        let mut parts = self.parts.borrow_mut();
+        if let Some(part) = parts.front_mut() {
+            part.end = entry.index + 1;
+            remember(&opened.slots, entry.index, &mut part.tags, &mut part.references);
+        }
         Ok(opened)
-    }
-
-    /// Forgets what the view has applied.
-    pub fn applied(&self) {
-        self.tags.borrow_mut().clear();
-        self.references.borrow_mut().clear();
     }
 }
 
@@ -132,7 +141,7 @@ impl Persons for CatchUp<'_> {
     }
 
     fn whose(&self, tag: &Tag) -> Result<Option<Whose>, LookupError> {
-        let known = self.tags.borrow().get(tag).copied();
+        let known = self.parts.borrow().iter().find_map(|part| part.tags.get(tag).copied());
         known.map_or_else(|| whose(self.vault, self.view, tag), |known| Ok(Some(known)))
     }
 
@@ -141,7 +150,8 @@ impl Persons for CatchUp<'_> {
     }
 
     fn index_of(&self, reference: &Reference) -> Result<Option<u64>, LookupError> {
-        let known = self.references.borrow().get(reference).copied();
+        let of_part = |part: &Part| part.references.get(reference).copied();
+        let known = self.parts.borrow().iter().find_map(of_part);
         let stored = || self.view.index_of(reference);
         known.map_or_else(stored, |known| Ok(Some(known))).map_err(|e| LookupError(e.to_string()))
     }

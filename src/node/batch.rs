@@ -83,6 +83,8 @@ pub(super) struct Batch<'a> {
     states: HashMap<SubjectRef, Arc<SubjectState>>,
     /// The new subjects by identity, with their keys.
     subjects: HashMap<Subject, Arc<Person>>,
+    /// The same by reference.
+    persons: HashMap<SubjectRef, Arc<Person>>,
     /// How many tags the subjects of the batch have in each lane.
     landed: HashMap<(SubjectRef, Lane), u64>,
     /// Whose the tags of the batch are, and those that are expected next.
@@ -144,6 +146,7 @@ impl<'a> Batch<'a> {
             fold: core.view.fold(),
             states: HashMap::new(),
             subjects: HashMap::new(),
+            persons: HashMap::new(),
             landed: HashMap::new(),
             tags: HashMap::new(),
             references: HashMap::new(),
@@ -377,6 +380,7 @@ impl<'a> Batch<'a> {
     /// Keeps the subject if it is new.
     pub(super) fn keep(&mut self, Sealer { person, new }: Sealer) {
         if let Some(new) = new {
+            self.persons.insert(person.subject_ref, Arc::clone(&person));
             self.subjects.insert(person.identity.clone(), person);
             self.new_subjects.push(new);
         }
@@ -385,12 +389,20 @@ impl<'a> Batch<'a> {
     /// A subject with its keys, which may be new in this batch, or in the next entry with its `named`
     /// subjects.
     fn person(&self, subject: SubjectRef, named: &[&Sealer]) -> Result<Arc<Person>, WriteError> {
-        let named = named.iter().map(|named| &named.person);
-        let mut known = named.chain(self.subjects.values());
-        match known.find(|person| person.subject_ref == subject) {
+        match self.new_person(subject, named) {
             Some(person) => Ok(Arc::clone(person)),
             None => Ok(self.core.vault.person(subject)?),
         }
+    }
+
+    fn new_person<'b>(
+        &'b self,
+        subject: SubjectRef,
+        named: &[&'b Sealer],
+    ) -> Option<&'b Arc<Person>> {
+        let mut named = named.iter().map(|named| &named.person);
+        let named = named.find(|person| person.subject_ref == subject);
+        named.or_else(|| self.persons.get(&subject))
     }
 
     /// How many tags a subject has in a lane.
@@ -408,9 +420,7 @@ impl<'a> Batch<'a> {
         subject: SubjectRef,
         named: &[&Sealer],
     ) -> Result<Identity, WriteError> {
-        let named = named.iter().map(|named| &named.person);
-        let mut known = named.chain(self.subjects.values());
-        match known.find(|person| person.subject_ref == subject) {
+        match self.new_person(subject, named) {
             Some(person) => Ok(Identity::Known(person.identity.clone())),
             None => Ok(self.core.vault.identity(subject)?),
         }

@@ -3,8 +3,11 @@
 use std::{
     fs::{self, File, TryLockError},
     io::{Read, Write},
+    ops,
+    panic::resume_unwind,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, mpsc},
+    thread,
 };
 
 use thiserror::Error;
@@ -688,16 +691,42 @@ fn catch_up(
     view: &View,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(), OpenError> {
-    let head = log.head();
-    let mut next = view.applied();
-    if next < head {
-        info!(applied = next, entries = head, "bringing the view up to date");
+    let (start, head) = (view.applied(), log.head());
+    if start >= head {
+        return Ok(());
     }
+    info!(applied = start, entries = head, "bringing the view up to date");
+    // One thread opens entries while this one applies those before them.
+    thread::scope(|scope| {
+        let (sender, parts) = mpsc::sync_channel(1);
+        let opening = scope.spawn(move || open_entries(log, vault, view, start..head, &sender));
+        for OpenedPart { entries, chain_hash } in parts {
+            view.catch_up(&entries, chain_hash)?;
+            progress(Progress::View(view.applied(), head));
+        }
+        opening.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
+}
+
+/// Entries that are opened, and the chain hash of the last.
+struct OpenedPart {
+    entries: Vec<sealed::Opened>,
+    chain_hash: [u8; 32],
+}
+
+/// Opens entries part by part, until all are sent or nobody takes them any more.
+fn open_entries(
+    log: &LocalLog,
+    vault: &Vault,
+    view: &View,
+    ops::Range { start: mut next, end: head }: ops::Range<u64>,
+    parts: &mpsc::SyncSender<OpenedPart>,
+) -> Result<(), OpenError> {
     let opener = CatchUp::new(vault, view);
     let mut catalog = CatalogAt::clone(&view.catalog());
     while next < head {
-        let mut entries: Vec<sealed::Opened> = Vec::new();
-        let mut chain_hash = [0; 32];
+        let mut part = OpenedPart { entries: Vec::new(), chain_hash: [0; 32] };
+        opener.begin();
         for bytes in log.read(next, head.min(next + CATCH_UP_ENTRIES), CATCH_UP_BYTES)? {
             let opened = opener.open(&decode(next, &bytes)?, &catalog.catalog);
             let opened = opened.map_err(|problem| match problem {
@@ -705,13 +734,13 @@ fn catch_up(
                 problem => OpenError::Entry { index: next, problem },
             })?;
             catalog.fold(opened.entry.fact());
-            chain_hash = chain::hash(&bytes);
-            entries.push(opened);
+            part.chain_hash = chain::hash(&bytes);
+            part.entries.push(opened);
             next += 1;
         }
-        view.catch_up(&entries, chain_hash)?;
-        opener.applied();
-        progress(Progress::View(next, head));
+        if parts.send(part).is_err() {
+            return Ok(());
+        }
     }
     Ok(())
 }

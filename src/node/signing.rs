@@ -42,6 +42,8 @@ use crate::{
     tree::{Book, Signed, TreeFiles, TreeWriter, WitnessFail},
 };
 
+/// So many leaves wake the signing thread before it wakes by itself.
+const LEAVES_AT_ONCE: usize = 1_024;
 /// The greatest number of leaves that wait for the tree; further leaves are read from the ledger.
 const LEAVES_MAX: usize = 1 << 20;
 /// About how many bytes of entries are read back at a time.
@@ -109,8 +111,19 @@ struct Inbox {
     end: u64,
     /// Something other than the leaves changed.
     changed: bool,
+    /// The signing thread wakes by itself before the next checkpoint is due: until then leaves gather, and
+    /// an act does not wake it.
+    gathers: bool,
     /// Signing has stopped, and no more leaves are taken.
     ended: bool,
+}
+
+impl Inbox {
+    /// Whether the signing thread has something to do now.
+    fn is_due(&self) -> bool {
+        let leaves_max = if self.gathers { LEAVES_AT_ONCE } else { 1 };
+        self.leaves.len() >= leaves_max || self.changed || self.ended
+    }
 }
 
 impl Checkpoints {
@@ -160,7 +173,9 @@ impl Checkpoints {
         if is_next && inbox.leaves.len() < LEAVES_MAX {
             inbox.leaves.extend(leaves);
         }
-        self.inbox_changed.notify_one();
+        if inbox.is_due() {
+            self.inbox_changed.notify_one();
+        }
     }
 
     fn may_release_unwitnessed(&self) -> bool {
@@ -360,7 +375,8 @@ impl Signing {
         let checkpoints = &self.core.checkpoints;
         let until = self.next_time();
         let mut inbox = checkpoints.inbox.lock();
-        while inbox.leaves.is_empty() && !inbox.changed && !inbox.ended {
+        inbox.gathers = until.is_some();
+        while !inbox.is_due() {
             match until {
                 None => checkpoints.inbox_changed.wait(&mut inbox),
                 Some(until) => {

@@ -15,7 +15,7 @@
 //! | `0a` subscription | index of its creation (8, big-endian) | its acknowledgements |
 //! | `0b` settled | subscription (8), shard (4), end of a range (8), big-endian | start, entry, time, whether it failed |
 //! | `0c` dead letter | subscription (8), shard (4), index (8), big-endian | entry, time, attempts, status |
-//! | `0d` tag | tag (16), landed or expected next | subject_ref (16), lane (1), number (8, big-endian) |
+//! | `0d` tag | tag (16), after the first of a lane, landed or expected next | subject_ref (16), lane (1), number (8, big-endian) |
 //! | `0e` landed | subject_ref (16), lane (1) | number of its tags in that lane (8, big-endian) |
 //! | `0f` reference | reference of a record (16) | index (8, big-endian) |
 //! | `ff 'v'` owner | | format (4, big-endian), ledger id (16) |

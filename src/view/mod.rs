@@ -46,7 +46,7 @@ use crate::{
 };
 
 /// Version of the view's rows. A view of another version is rebuilt.
-const FORMAT_VERSION: u32 = 6;
+const FORMAT_VERSION: u32 = 7;
 /// States larger than this, in bytes, may not fit into their part of the hot cache.
 const HOT_STATE_BYTES_LARGE: usize = 2 << 10;
 /// Memory of an entry of the hot cache besides the state, in bytes: key, pointers, counters.
@@ -536,7 +536,7 @@ impl View {
         self.stored_index(&Key::Idempotency(*key_hash))
     }
 
-    /// Whose a tag is, if it has landed or is the next of somebody whose tag before it has landed.
+    /// Whose a tag is, if the tag before it has landed.
     ///
     /// # Errors
     /// The index cannot be read.

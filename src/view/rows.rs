@@ -60,14 +60,12 @@ fn tag_row(tag: &Tag, slot: &SlotOf, number: u64) -> Row {
     (Key::Tag(*tag).encode(), Some(value))
 }
 
-/// The rows of a tag: whose it is and whose the next one will be, how many there are, and its record.
+/// The rows of a tag: whose the next one will be, how many there are, and its record. The row of the tag
+/// before it says whose it is itself; whose the first one is, the vault says.
 fn slot_rows(slot: &SlotOf, index: u64) -> SmallVec<[Row; 2]> {
     let next = slot.number + 1;
     let landed = Key::Landed(slot.subject.0, lane_byte(slot.lane)).encode();
-    let mut rows = smallvec![
-        tag_row(&slot.tag, slot, slot.number),
-        (landed, Some(next.to_be_bytes().to_vec())),
-    ];
+    let mut rows = smallvec![(landed, Some(next.to_be_bytes().to_vec()))];
     rows.extend(slot.next_tag.as_ref().map(|tag| tag_row(tag, slot, next)));
     let to_entry = |reference| (Key::Reference(reference).encode(), index.to_be_bytes().to_vec());
     rows.extend(slot.reference.map(to_entry).map(|(key, value)| (key, Some(value))));

@@ -79,7 +79,7 @@ pub(super) fn first_act(subject_number: u64) -> RecordConsentRequest {
     act(subject_number, format!("first-{subject_number}"))
 }
 
-/// A later act with its number: three grants, then a withdrawal.
+/// A later act with its number. Of 16 in turn, the last four withdraw.
 pub(super) fn change(
     subject_number: u64,
     (purpose, channel): (&str, &str),
@@ -89,7 +89,6 @@ pub(super) fn change(
     for change in &mut act.changes {
         let scope = Scope { purpose: purpose.to_owned(), channel: channel.to_owned() };
         change.scope = Some(scope);
-        // 16: each of the four cells in turn, four times.
         if number % 16 >= 12 {
             change.action = proto::Action::Withdraw.into();
         }

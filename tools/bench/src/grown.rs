@@ -52,6 +52,11 @@ impl Changes {
 }
 
 /// A rank from 0 on, where rank n has the weight 1 / (n + 1). The same number has the same rank.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the rank is not negative, and less than the count"
+)]
 fn zipf(number: u64, count: u64) -> u64 {
     // SplitMix64, by Sebastiano Vigna: the bits of consecutive numbers have nothing in common.
     let mut bits = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -95,34 +100,35 @@ pub(super) async fn grown(
         ])?;
     }
     let total = bench.subjects + changes.next.load(Ordering::Relaxed);
-    let parts = ["ledger", "vault", "tree", "view"].map(|part| (part, bytes_of(&dir.join(part))));
-    let of_ledger = parts[0].1.as_ref().map_or(1.0, |bytes| *bytes);
-    for (part, bytes) in parts {
-        let bytes = bytes.map_err(|error| CliError::file(&dir.join(part), error))?;
-        report.add(&[Figure::new(
-            format!("{part}, on disk"),
-            bytes / total as f64,
-            "bytes/act",
-        )
-        .beside("ledger", of_ledger / total as f64)])?;
+    let mut figures = Vec::new();
+    for part in ["ledger", "vault", "tree", "view"] {
+        let path = dir.join(part);
+        let bytes = bytes_of(&path).map_err(|error| CliError::file(&path, error))?;
+        figures.push((part, bytes / total as f64));
     }
-    report.add(&[
-        Figure::new("written to the device", written, "bytes/act")
-            .beside("entry", of_ledger / total as f64),
-        Figure::new("resident memory", server.resident_bytes()? / MIB, "MiB"),
-    ])?;
+    let of_ledger = figures[0].1;
+    let on_disk = |(part, bytes): (&str, f64)| {
+        Figure::new(format!("{part}, on disk"), bytes, "bytes/act").beside("ledger", of_ledger)
+    };
+    let mut figures: Vec<_> = figures.into_iter().map(on_disk).collect();
+    figures.push(
+        Figure::new("written to the device", written, "bytes/act").beside("ledger", of_ledger),
+    );
+    figures.push(Figure::new("resident memory", server.resident_bytes()? / MIB, "MiB"));
+    report.add(&figures)?;
 
-    server.terminate()?;
-    let orderly = first_answer(bench, &dir).await?;
-    // Killed: what was not yet written of the view is folded again.
+    // Killed right after the load: what was not yet written of the view is folded again.
+    drop(server);
     let killed = first_answer(bench, &dir).await?;
+    ServerProcess::serve(&bench.binary, &dir)?.terminate()?;
+    let orderly = first_answer(bench, &dir).await?;
     report.add(&[
         Figure::new(
-            format!("{total} entries, from an orderly stop to the first answer"),
-            orderly,
+            format!("{total} entries, kill -9 under load, to the first answer"),
+            killed,
             "s",
         ),
-        Figure::new("from kill -9 to the first answer", killed, "s"),
+        Figure::new("an orderly stop, to the first answer", orderly, "s"),
     ])?;
     let (seconds, peak) = rebuild(bench, &dir)?;
     report.add(&[
@@ -219,7 +225,7 @@ fn rebuild(bench: &Bench, dir: &Path) -> Result<(f64, f64), CliError> {
     let started = Instant::now();
     let failed_to = |error| CliError::io("rebuilding the view", error);
     let mut command = Command::new(&bench.binary);
-    command.args(["rebuild-view", "--log-level", "warn", "--data-dir"]).arg(dir);
+    command.args(["rebuild-view", "--data-dir"]).arg(dir);
     let mut child = command.stdout(std::process::Stdio::null()).spawn().map_err(failed_to)?;
     let status = format!("/proc/{}/status", child.id());
     let mut peak = 0.0_f64;
