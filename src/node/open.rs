@@ -599,6 +599,7 @@ fn open_index(
         let limits = index::Config {
             cache_bytes: config.view_cache_bytes,
             is_filtered: view::keys::is_looked_up,
+            is_listed: view::keys::is_listed,
             ..index::Config::default()
         };
         Index::open(Arc::new(RealDisk), &dir, key.bytes(), *ledger_id, limits)

@@ -31,6 +31,13 @@ pub fn is_looked_up(key: &[u8]) -> bool {
     !matches!(key.first(), Some(0x02 | 0x04..=0x06 | 0x09 | 0x0b | 0x0c))
 }
 
+/// Whether keys like this one are listed by a prefix.
+#[must_use]
+pub fn is_listed(key: &[u8]) -> bool {
+    // States of all data subjects, and subscriptions, are both listed and looked up.
+    matches!(key.first(), Some(0x01 | 0x02 | 0x04..=0x06 | 0x09..=0x0c))
+}
+
 /// The bytes of a subject's name in the ledger.
 pub type SubjectBytes = [u8; 16];
 

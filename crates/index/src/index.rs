@@ -20,6 +20,7 @@ use crate::{
     error::{AtPath as _, IndexError},
     filter::KeyHash,
     manifest,
+    memory::Memory,
     merge::{Rows, merged},
     run::{Form, PageWeight, Pages, Run, RunFacts, RunWriter, path_of},
     seal::MapKey,
@@ -28,7 +29,6 @@ use crate::{
 /// A row: key, and the value or its removal.
 pub type Row = (Vec<u8>, Option<Vec<u8>>);
 
-type Memory = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 /// Runs, newest first.
 type Runs = Vec<Arc<Run>>;
 
@@ -56,6 +56,9 @@ pub struct Config {
     pub page_bytes: usize,
     /// The keys that are looked up though they may not be there: filters say so without a page.
     pub is_filtered: fn(&[u8]) -> bool,
+    /// The keys that are often listed, and their prefixes. Listing others is slow: it looks at all of them in
+    /// memory.
+    pub is_listed: fn(&[u8]) -> bool,
 }
 
 impl Default for Config {
@@ -69,6 +72,7 @@ impl Default for Config {
             fan_in: 8,
             page_bytes: 4 << 10,
             is_filtered: |_| true,
+            is_listed: |_| true,
         }
     }
 }
@@ -108,13 +112,10 @@ struct Shared {
 }
 
 /// What readers see. A key is looked up in `active`, then in `writing`, then in the runs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     active: Memory,
-    /// Bytes that were put into `active`. A row that replaced another counts twice.
-    active_bytes: usize,
     writing: Arc<Memory>,
-    writing_bytes: usize,
     runs: Arc<Runs>,
 }
 
@@ -162,7 +163,11 @@ impl Index {
         remove_others(&*disk, dir, &runs)?;
         let shared = Arc::new(Shared {
             filter_key: key.filter(),
-            state: RwLock::new(State { runs: Arc::new(runs), ..State::default() }),
+            state: RwLock::new(State {
+                active: Memory::new(config.is_listed),
+                writing: Arc::new(Memory::new(config.is_listed)),
+                runs: Arc::new(runs),
+            }),
             pages: Cache::with_weighter(PAGES_EXPECTED, config.cache_bytes, PageWeight),
             dir: dir.to_owned(),
             disk,
@@ -201,13 +206,12 @@ impl Index {
         }
         let wake = {
             let mut state = self.shared.state.write();
-            state.active_bytes += rows.iter().map(row_bytes).sum::<usize>();
-            state.active.extend(rows);
+            state.active.put(rows);
             let mut control = self.shared.control.lock();
             let is_first = control.since.is_none();
             control.since.get_or_insert_with(Instant::now);
             control.count(&state);
-            is_first || state.active.len() >= self.shared.config.write_rows
+            is_first || state.active.rows() >= self.shared.config.write_rows
         };
         if wake {
             self.shared.changed.notify_all();
@@ -268,11 +272,7 @@ impl Index {
             let state = self.shared.state.read();
             for rows in [&state.active, state.writing.as_ref()] {
                 let mut count = 0;
-                for (key, value) in rows.range(from.to_vec()..) {
-                    if !keys.take(key, value.is_some(), &mut count) {
-                        break;
-                    }
-                }
+                rows.keys(prefix, from, &mut |key, is_there| keys.take(key, is_there, &mut count));
             }
             Arc::clone(&state.runs)
         };
@@ -329,8 +329,8 @@ impl Drop for Index {
 
 impl Control {
     fn count(&mut self, state: &State) {
-        self.rows = state.active.len() + state.writing.len();
-        self.bytes = state.active_bytes + state.writing_bytes;
+        self.rows = state.active.rows() + state.writing.rows();
+        self.bytes = state.active.bytes() + state.writing.bytes();
     }
 }
 
@@ -398,23 +398,22 @@ impl Shared {
     fn write_memory(&self) -> Result<(), IndexError> {
         let rows = {
             let mut state = self.state.write();
-            state.writing = Arc::new(std::mem::take(&mut state.active));
-            state.writing_bytes = std::mem::take(&mut state.active_bytes);
+            let active = Memory::new(self.config.is_listed);
+            state.writing = Arc::new(std::mem::replace(&mut state.active, active));
             self.control.lock().since = None;
             Arc::clone(&state.writing)
         };
-        if rows.is_empty() {
+        if rows.rows() == 0 {
             return Ok(());
         }
         let form = self.form();
         let mut run = RunWriter::create(&form)?;
-        for (key, value) in rows.iter() {
-            run.push(key, value.as_deref())?;
+        for (key, value) in rows.sorted() {
+            run.push(key, value)?;
         }
         let run = self.durable(run.finish(0)?)?;
         self.change_runs(&mut |runs| runs.insert(0, Arc::clone(&run)), &mut |state| {
-            state.writing = Arc::default();
-            state.writing_bytes = 0;
+            state.writing = Arc::new(Memory::new(self.config.is_listed));
         })?;
         self.changed.notify_all();
         Ok(())
@@ -573,10 +572,6 @@ impl Keys<'_> {
         }
         Ok(())
     }
-}
-
-fn row_bytes((key, value): &Row) -> usize {
-    key.len() + value.as_ref().map_or(0, Vec::len)
 }
 
 /// If the system does not allow it, the thread keeps its priority.

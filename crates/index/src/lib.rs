@@ -22,6 +22,7 @@ mod error;
 mod filter;
 mod index;
 mod manifest;
+mod memory;
 mod merge;
 mod page;
 mod run;

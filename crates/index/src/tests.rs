@@ -27,6 +27,7 @@ fn tiny() -> Config {
         fan_in: 2,
         page_bytes: 48,
         is_filtered: |key| key.first() != Some(&b'h'),
+        is_listed: |key| key.first() != Some(&b's'),
         ..Config::default()
     }
 }
