@@ -293,6 +293,9 @@ async fn serve_node(
     let Listening { address, listener, tls, metrics_address, tiles_address, mut stop } = listening;
     let drain = node.draining();
     let health = Health::new(phase.clone());
+    // Set before anybody can ask.
+    let mut trust = node.clock_trust();
+    health.set(phase_of(*trust.borrow_and_update())).await;
     let routes = routes(config, node, metrics, &health, &drain)?;
     let layer = RequestLayer::new(config.limits, Arc::clone(metrics), drain.clone());
 
@@ -316,8 +319,6 @@ async fn serve_node(
     }
     let delivering = start_webhooks(config, node, metrics)?.ended();
     node.adopt(Task::spawn("webhooks", Stage::Draining, WEBHOOKS_END_TIME_MAX, delivering));
-    let mut trust = node.clock_trust();
-    health.set(phase_of(*trust.borrow_and_update())).await;
     let listens = Listens {
         address,
         metrics: metrics_address,

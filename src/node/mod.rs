@@ -364,7 +364,7 @@ impl Node {
     pub fn close(&self) {
         self.threads.end();
         if let Err(error) = self.index.close() {
-            warn!(%error, "the view was not closed cleanly and will be rebuilt");
+            warn!(%error, "the view was not closed cleanly: at the next start it is that of an earlier moment");
         }
     }
 }

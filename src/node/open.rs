@@ -395,14 +395,13 @@ pub(super) fn open(
 ) -> Result<Opened, OpenError> {
     let locked = Locked::take(config, &**disk)?;
     let keys = SigningKeys::choose(config, disk, &locked.ledger.origin, &locked.book)?;
-    let mut stores = open_stores(config, disk, locked, progress)?;
+    let stores = open_stores(config, disk, locked, progress)?;
     let mut keys = keys.continued(&*stores.log, &stores.book)?;
     let dir = config.data_dir.join(tree::DIR);
     let signed = stores.book.signed.as_deref();
     let (writer, signed_range) = open_tree(disk, &dir, &*stores.log, signed, progress)?;
     let torn_tails = settle(&stores)?;
     tell_unsigned(&stores);
-    stores.lock.announce()?;
     let ahead_ms = stores.recorded_at.0.saturating_sub(Millis::now().0);
     if ahead_ms > CLOCK_AHEAD_MS_NOTABLE {
         warn!(
@@ -462,7 +461,7 @@ fn open_stores(
     locked: Locked,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Stores, OpenError> {
-    let Locked { lock, ledger, book, kek } = locked;
+    let Locked { mut lock, ledger, book, kek } = locked;
     let [ledger_dir, vault_dir] = [ledger::DIR, vault::DIR].map(|name| config.data_dir.join(name));
     let files = VaultFiles::open(Arc::clone(disk), vault_dir.clone())?;
     let ledger_id = files.ledger_id();
@@ -475,6 +474,8 @@ fn open_stores(
     }
     let key = files.unlock(&kek)?.secrets().view.clone();
     let mut index = open_index(config, &key, &ledger_id, &log)?;
+    // What follows may take minutes.
+    lock.announce()?;
     let views = match open_view(config, files, &kek, &index, &log, progress) {
         Err(error) if index.is_damaged() => {
             warn!(%error, "the view is thrown away and rebuilt from the ledger");
@@ -696,7 +697,10 @@ fn catch_up(
     if start >= head {
         return Ok(());
     }
-    info!(applied = start, entries = head, "bringing the view up to date");
+    match start {
+        0 if head > 1 => warn!(entries = head, "there is no view that can be used: it is rebuilt"),
+        _ => info!(applied = start, entries = head, "bringing the view up to date"),
+    }
     // One thread opens entries while this one applies those before them.
     thread::scope(|scope| {
         let (sender, parts) = mpsc::sync_channel(1);

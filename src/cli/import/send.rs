@@ -9,7 +9,7 @@ use tonic::{Status, transport::Channel};
 use crate::{
     cli::{
         client::MESSAGE_BYTES_MAX,
-        error::{CliError, code_name, reason},
+        error::{CliError, code_name, is_broken_connection, reason},
     },
     proto::{
         ImportConsentsRequest, ImportConsentsResponse, ImportRow, ImportRows, ImportStart,
@@ -101,14 +101,7 @@ fn may_retry(status: &Status) -> bool {
         // Lasts until an operator restarts the server, too long to wait for.
         "UNAVAILABLE" => reason.as_deref() != Some("WRITES_STOPPED"),
         "DEADLINE_EXCEEDED" | "CANCELLED" => true,
-        // Messages of the transport for a connection that broke.
-        _ => {
-            let message = status.message();
-            reason.is_none()
-                && ["h2 protocol error", "transport error"]
-                    .iter()
-                    .any(|text| message.contains(text))
-        }
+        _ => is_broken_connection(status),
     }
 }
 

@@ -144,10 +144,12 @@ pub(super) async fn run(args: ReplayArgs, context: &mut Context) -> Result<Exit,
         None => progress::bar(None, "acts"),
     };
     let channel = client::connect(&context.global).await?;
-    let catalog = catalog::of_namespaces(&mut CatalogServiceClient::new(channel.clone())).await?;
+    let sender = Sender::new(channel.clone(), args.retries);
+    sender.wait_for(channel.clone()).await;
+    let catalog = catalog::of_namespaces(&mut CatalogServiceClient::new(channel)).await?;
     let started = Instant::now();
     let mut replay = Replay {
-        lanes: Lanes::new(Sender::new(channel, args.retries), catalog, args.concurrency),
+        lanes: Lanes::new(sender, catalog, args.concurrency),
         result: Replayed::default(),
         by_bytes: input.bytes.is_some(),
         bar,

@@ -6,9 +6,10 @@ use tonic::{Status, transport::Channel};
 
 use super::Reject;
 use crate::{
-    cli::error::{code_name, reason},
+    cli::error::{code_name, is_broken_connection, reason},
     proto::{
-        RecordConsentRequest, RecordConsentResponse, consent_service_client::ConsentServiceClient,
+        ListNamespacesRequest, RecordConsentRequest, RecordConsentResponse,
+        catalog_service_client::CatalogServiceClient, consent_service_client::ConsentServiceClient,
     },
 };
 
@@ -35,6 +36,17 @@ pub(super) struct Sent {
 impl Sender {
     pub(super) fn new(channel: Channel, retries_max: u32) -> Self {
         Self { client: ConsentServiceClient::new(channel), retries_max }
+    }
+
+    /// Waits until the server answers, with as many retries as for an act.
+    pub(super) async fn wait_for(&self, channel: Channel) {
+        let mut catalog = CatalogServiceClient::new(channel);
+        for retries in 0..self.retries_max {
+            match catalog.list_namespaces(ListNamespacesRequest::default()).await {
+                Err(status) if is_away(&status) => tokio::time::sleep(backoff(retries)).await,
+                _ => return,
+            }
+        }
     }
 
     pub(super) async fn send(&mut self, line: u64, request: RecordConsentRequest) -> Sent {
@@ -65,10 +77,18 @@ fn may_retry(status: &Status, request: &RecordConsentRequest) -> bool {
         "RESOURCE_EXHAUSTED" => {
             matches!(reason(status).as_deref(), Some("TOO_MANY_APPENDS" | "TOO_MANY_REQUESTS"))
         }
+        "UNAVAILABLE" if reason(status).as_deref() == Some("OPENING") => true,
+        _ => is_away(status) && !request.idempotency_key.is_empty(),
+    }
+}
+
+/// Whether the server is not there, or may be gone in the middle of the call.
+fn is_away(status: &Status) -> bool {
+    match code_name(status).as_str() {
         // The server must be restarted first, which takes longer than the retries.
-        "UNAVAILABLE" if reason(status).as_deref() == Some("WRITES_STOPPED") => false,
-        "UNAVAILABLE" | "DEADLINE_EXCEEDED" | "CANCELLED" => !request.idempotency_key.is_empty(),
-        _ => false,
+        "UNAVAILABLE" => reason(status).as_deref() != Some("WRITES_STOPPED"),
+        "DEADLINE_EXCEEDED" | "CANCELLED" => true,
+        _ => is_broken_connection(status),
     }
 }
 
@@ -79,6 +99,7 @@ fn backoff(retries: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::Fault;
 
     #[test]
     fn an_act_that_may_be_on_record_is_tried_again_only_with_a_key() {
@@ -87,6 +108,10 @@ mod tests {
         let away = Status::unavailable("gone");
         assert!(may_retry(&away, &keyed));
         assert!(!may_retry(&away, &plain));
+        let opening = Status::from(Fault::Opening(None));
+        assert!(may_retry(&opening, &plain), "nothing was recorded");
+        let broken = Status::unknown("transport error");
+        assert!(may_retry(&broken, &keyed) && !may_retry(&broken, &plain));
         assert!(!may_retry(&Status::invalid_argument("no"), &keyed));
         // A message that is too large is exhausted too, and stays too large.
         assert!(!may_retry(&Status::resource_exhausted("too large"), &keyed));
