@@ -698,7 +698,7 @@ fn catch_up(
         return Ok(());
     }
     match start {
-        0 if head > 1 => warn!(entries = head, "there is no view that can be used: it is rebuilt"),
+        0 => info!(entries = head, "there is no view that can be used: it is made from the ledger"),
         _ => info!(applied = start, entries = head, "bringing the view up to date"),
     }
     // One thread opens entries while this one applies those before them.
