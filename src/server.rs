@@ -181,7 +181,7 @@ pub async fn serve(
     let health = Health::new(phase.clone());
     let (listener, first) =
         opening::shared(listener).map_err(|source| ServeError::Listen { address, source })?;
-    let opening = Opening::serve(&config, tls.clone(), first, &metrics, health).await?;
+    let opening = Opening::serve(&config, tls.clone(), first, &metrics, health.clone()).await?;
     let node = tokio::select! {
         node = open(config.node.clone(), Arc::clone(&metrics), phase.clone()) => node?,
         // An ephemeral ledger is open in a moment, and a thread that opens it would make files anew.
@@ -203,7 +203,7 @@ pub async fn serve(
     metrics_listener.into_iter().chain(tiles_listener).for_each(|listener| node.adopt(listener));
     opening.end().await?;
     let listening = Listening { address, listener, tls, metrics_address, tiles_address, stop };
-    let result = serve_node(&config, listening, &node, &metrics, &phase, announce).await;
+    let result = serve_node(&config, listening, &node, &metrics, &health, announce).await;
     // After a failure everything is still open.
     spawn_blocking(move || node.close()).await?;
     tracing::info!("closed");
@@ -287,16 +287,15 @@ async fn serve_node(
     listening: Listening,
     node: &Arc<Node>,
     metrics: &Arc<Metrics>,
-    phase: &watch::Sender<Phase>,
+    health: &Health,
     announce: impl FnOnce(&Listens) -> io::Result<()>,
 ) -> Result<(), ServeError> {
     let Listening { address, listener, tls, metrics_address, tiles_address, mut stop } = listening;
     let drain = node.draining();
-    let health = Health::new(phase.clone());
     // Set before anybody can ask.
     let mut trust = node.clock_trust();
     health.set(phase_of(*trust.borrow_and_update())).await;
-    let routes = routes(config, node, metrics, &health, &drain)?;
+    let routes = routes(config, node, metrics, health, &drain)?;
     let layer = RequestLayer::new(config.limits, Arc::clone(metrics), drain.clone());
 
     let server = layered(config, tls, layer)?.add_routes(routes).serve_with_incoming_shutdown(
@@ -335,7 +334,7 @@ async fn serve_node(
     tokio::select! {
         () = stop.next() => {}
         result = &mut served => return Ok(result.map_err(|_| ServeError::Ended)??),
-        () = follow(node.writes_stopped(), trust, &health).then(|()| future::pending()) => {}
+        () = follow(node.writes_stopped(), trust, health).then(|()| future::pending()) => {}
     }
     tracing::info!("draining");
     health.set(Phase::Draining).await;

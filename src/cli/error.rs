@@ -342,13 +342,6 @@ impl From<SignatureError> for CliError {
     }
 }
 
-/// Whether a status is the transport's, for a connection that broke.
-#[must_use]
-pub fn is_broken_connection(status: &Status) -> bool {
-    let texts = ["h2 protocol error", "transport error"];
-    reason(status).is_none() && texts.iter().any(|text| status.message().contains(text))
-}
-
 /// The reason in the server's `google.rpc.ErrorInfo`; none if the error does not come from the
 /// server itself.
 #[must_use]

@@ -59,6 +59,7 @@ mod rebuild_view;
 mod receipt;
 mod record;
 mod replay;
+mod retry;
 pub mod serve;
 mod stream;
 mod subscribe;

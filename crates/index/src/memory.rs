@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hashbrown::{HashMap, hash_map::Entry};
+use hashbrown::HashMap;
 
 use crate::index::Row;
 
@@ -29,11 +29,8 @@ impl Memory {
             self.bytes += key.len() + value.as_ref().map_or(0, Vec::len);
             if (self.is_listed)(&key) {
                 self.listed.insert(key, value);
-                continue;
-            }
-            match self.others.entry(key) {
-                Entry::Occupied(mut row) => drop(row.insert(value)),
-                Entry::Vacant(row) => drop(row.insert(value)),
+            } else {
+                self.others.insert(key, value);
             }
         }
     }
@@ -63,29 +60,16 @@ impl Memory {
     /// more or the prefix ends.
     pub fn keys(&self, prefix: &[u8], from: &[u8], take: &mut dyn FnMut(&[u8], bool) -> bool) {
         let is_wanted = |key: &[u8]| key >= from && key.starts_with(prefix);
+        let mut take = |(key, value): (&Vec<u8>, &Value)| take(key, value.is_some());
+        let mut listed = self.listed.range(from.to_vec()..).take_while(|(key, _)| is_wanted(key));
         // A listed prefix is the prefix of listed keys alone.
-        let others = self.others.iter().filter(|(key, _)| is_wanted(key));
-        let mut others: Vec<_> = match prefix.is_empty() || !(self.is_listed)(prefix) {
-            true => others.collect(),
-            false => Vec::new(),
+        let _is_whole = if !prefix.is_empty() && (self.is_listed)(prefix) {
+            listed.all(&mut take)
+        } else {
+            let others = self.others.iter().filter(|(key, _)| is_wanted(key));
+            let mut rows: Vec<_> = listed.chain(others).collect();
+            rows.sort_unstable();
+            rows.into_iter().all(&mut take)
         };
-        others.sort_unstable();
-        let mut others = others.into_iter().peekable();
-        let listed = self.listed.range(from.to_vec()..);
-        for (key, value) in listed.take_while(|(key, _)| is_wanted(key)) {
-            while let Some((other, value)) = others.next_if(|(other, _)| *other < key) {
-                if !take(other, value.is_some()) {
-                    return;
-                }
-            }
-            if !take(key, value.is_some()) {
-                return;
-            }
-        }
-        for (other, value) in others {
-            if !take(other, value.is_some()) {
-                return;
-            }
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! Sends rows, with retries while the server is busy or unavailable. The server recognizes a row that
 //! it has recorded, so any stream may be sent again.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc};
 
 use prost::Message as _;
 use tonic::{Status, transport::Channel};
@@ -9,7 +9,8 @@ use tonic::{Status, transport::Channel};
 use crate::{
     cli::{
         client::MESSAGE_BYTES_MAX,
-        error::{CliError, code_name, is_broken_connection, reason},
+        error::{CliError, code_name, reason},
+        retry::{backoff, is_away},
     },
     proto::{
         ImportConsentsRequest, ImportConsentsResponse, ImportRow, ImportRows, ImportStart,
@@ -21,9 +22,6 @@ use crate::{
 const MESSAGE_ROWS_MAX: usize = 500;
 /// Maximum size of a message, unless a single row is larger. Servers accept 4 MiB by default.
 const MESSAGE_ROW_BYTES_MAX: usize = 1024 * 1024;
-
-const BACKOFF_FIRST: Duration = Duration::from_millis(20);
-const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// Sends rows.
 pub(super) struct Sender {
@@ -98,15 +96,8 @@ fn may_retry(status: &Status) -> bool {
             reason.as_deref(),
             Some("TOO_MANY_STREAMS" | "TOO_MANY_APPENDS" | "TOO_MANY_REQUESTS")
         ),
-        // Lasts until an operator restarts the server, too long to wait for.
-        "UNAVAILABLE" => reason.as_deref() != Some("WRITES_STOPPED"),
-        "DEADLINE_EXCEEDED" | "CANCELLED" => true,
-        _ => is_broken_connection(status),
+        _ => is_away(status),
     }
-}
-
-fn backoff(retries: u32) -> Duration {
-    BACKOFF_FIRST.saturating_mul(1 << retries.min(16)).min(BACKOFF_MAX)
 }
 
 #[cfg(test)]
@@ -130,7 +121,5 @@ mod tests {
         // A message that is too large is exhausted too, and stays too large.
         assert!(!may_retry(&Status::resource_exhausted("too large")));
         assert!(!may_retry(&Status::invalid_argument("no")));
-        assert_eq!(backoff(0), BACKOFF_FIRST);
-        assert_eq!(backoff(40), BACKOFF_MAX);
     }
 }

@@ -1,20 +1,18 @@
 //! Sends one act, and retries where that is safe.
 
-use std::time::Duration;
-
 use tonic::{Status, transport::Channel};
 
 use super::Reject;
 use crate::{
-    cli::error::{code_name, is_broken_connection, reason},
+    cli::{
+        error::{code_name, reason},
+        retry::{backoff, is_away},
+    },
     proto::{
         ListNamespacesRequest, RecordConsentRequest, RecordConsentResponse,
         catalog_service_client::CatalogServiceClient, consent_service_client::ConsentServiceClient,
     },
 };
-
-const BACKOFF_FIRST: Duration = Duration::from_millis(20);
-const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// Sends acts.
 #[derive(Clone)]
@@ -82,20 +80,6 @@ fn may_retry(status: &Status, request: &RecordConsentRequest) -> bool {
     }
 }
 
-/// Whether the server is not there, or may be gone in the middle of the call.
-fn is_away(status: &Status) -> bool {
-    match code_name(status).as_str() {
-        // The server must be restarted first, which takes longer than the retries.
-        "UNAVAILABLE" => reason(status).as_deref() != Some("WRITES_STOPPED"),
-        "DEADLINE_EXCEEDED" | "CANCELLED" => true,
-        _ => is_broken_connection(status),
-    }
-}
-
-fn backoff(retries: u32) -> Duration {
-    BACKOFF_FIRST.saturating_mul(1 << retries.min(16)).min(BACKOFF_MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,12 +99,5 @@ mod tests {
         assert!(!may_retry(&Status::invalid_argument("no"), &keyed));
         // A message that is too large is exhausted too, and stays too large.
         assert!(!may_retry(&Status::resource_exhausted("too large"), &keyed));
-    }
-
-    #[test]
-    fn waits_grow_to_a_bound() {
-        assert_eq!(backoff(0), BACKOFF_FIRST);
-        assert_eq!(backoff(1), BACKOFF_FIRST * 2);
-        assert_eq!(backoff(40), BACKOFF_MAX);
     }
 }
