@@ -19,6 +19,17 @@ fn person(n: usize) -> String {
     format!("user:{n}")
 }
 
+/// Everybody is granted.
+async fn all_granted(dir: &Path) {
+    let server = Server::start(dir);
+    let mut clients = server.clients_with_catalog(&["news"], &["email"]).await;
+    for n in 0..PERSONS {
+        clients.record_change(&person(n), Action::Grant, "news", "email").await;
+    }
+    drop(clients);
+    server.terminate();
+}
+
 /// Every second person has withdrawn.
 async fn grown(dir: &Path) {
     let server = Server::start(dir);
@@ -75,13 +86,7 @@ async fn a_changed_file_of_the_view_changes_no_answer() {
     let mut dice = StdRng::seed_from_u64(support::seed("view_files"));
     let [sound, granted] = [(); 2].map(|()| tempfile::tempdir().unwrap());
     grown(sound.path()).await;
-    let server = Server::start(granted.path());
-    let mut clients = server.clients_with_catalog(&["news"], &["email"]).await;
-    for n in 0..PERSONS {
-        clients.record_change(&person(n), Action::Grant, "news", "email").await;
-    }
-    drop(clients);
-    server.terminate();
+    all_granted(granted.path()).await;
 
     for change in 0..changes {
         let copy = tempfile::tempdir().unwrap();
@@ -116,13 +121,7 @@ async fn a_changed_file_of_the_view_changes_no_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_view_is_brought_up_to_date() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path());
-    let mut clients = server.clients_with_catalog(&["news"], &["email"]).await;
-    for n in 0..PERSONS {
-        clients.record_change(&person(n), Action::Grant, "news", "email").await;
-    }
-    drop(clients);
-    server.terminate();
+    all_granted(dir.path()).await;
     let older = tempfile::tempdir().unwrap();
     copy_tree(&dir.path().join("view"), older.path());
     let server = Server::start(dir.path());

@@ -4,15 +4,11 @@ use std::{
     fs::OpenOptions,
     io::Write,
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
     time::{Duration, Instant},
 };
 
 use consent_ledger::{
-    cli::{error::CliError, progress},
+    cli::error::CliError,
     proto::{
         self, Change, Evidence, PutChannelRequest, PutNamespaceRequest, PutPurposeRequest,
         RecordConsentRequest, Scope, catalog_service_client::CatalogServiceClient,
@@ -24,7 +20,7 @@ use tonic::transport::Channel;
 
 use super::{
     Bench, Figure, Report,
-    load::{closed_loop, failed, join_all, nanos_since, new_histogram},
+    load::{closed_loop, each_once, failed, nanos_since, new_histogram},
     process::ServerProcess,
 };
 
@@ -42,6 +38,8 @@ pub(super) const RECORD: &str = "/consent.v1.ConsentService/RecordConsent";
 const IN_FLIGHT: [usize; 3] = [64, 256, 1_024];
 /// Callers that fill the ledger.
 const FILLERS: usize = 512;
+/// Callers that make data subjects known before a measurement.
+const KNOWN_FILLERS: usize = 64;
 const CONNECTIONS: usize = 4;
 /// Size of the frame of an entry that `act` makes.
 const ENTRY_BYTES: usize = 420;
@@ -130,25 +128,12 @@ pub(super) async fn fill(bench: &Bench) -> Result<(), CliError> {
     let server = ServerProcess::serve(&bench.binary, &bench.data_dir)?;
     let channels = server.connect(CONNECTIONS).await?;
     put_catalog(channels[0].clone()).await?;
-    let bar = progress::bar(Some(bench.subjects), "filling the ledger");
-    let next = Arc::new(AtomicU64::new(0));
-    let mut tasks = tokio::task::JoinSet::new();
-    for filler in 0..FILLERS {
-        let mut client = ConsentServiceClient::new(channels[filler % CONNECTIONS].clone());
-        let (next, bar, subjects) = (Arc::clone(&next), bar.clone(), bench.subjects);
-        tasks.spawn(async move {
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= subjects {
-                    return Ok(());
-                }
-                client.record_consent(act(number, format!("fill-{number}"))).await?;
-                bar.inc(1);
-            }
-        });
-    }
-    join_all(tasks).await?;
-    bar.finish_and_clear();
+    let clients = clients(&channels);
+    each_once(FILLERS, bench.subjects, "filling the ledger", move |caller, number| {
+        let mut client = clients[caller % CONNECTIONS].clone();
+        async move { client.record_consent(act(number, format!("fill-{number}"))).await.map(drop) }
+    })
+    .await?;
     server.terminate()
 }
 
@@ -164,7 +149,12 @@ pub(super) async fn record(
     put_catalog(channels[0].clone()).await?;
     // A new data subject needs a second fdatasync, for its key in the vault.
     let known = bench.subjects.min(10_000);
-    known_subjects(&channels, known).await?;
+    let fillers = clients(&channels);
+    each_once(KNOWN_FILLERS, known, "known data subjects", move |caller, number| {
+        let mut client = fillers[caller % CONNECTIONS].clone();
+        async move { client.record_consent(act(number, format!("known-{number}"))).await.map(drop) }
+    })
+    .await?;
 
     let half = bench.seconds / 2;
     let before = raw_loop(root, half)?;
@@ -193,18 +183,8 @@ pub(super) async fn record(
     Ok(())
 }
 
-async fn known_subjects(channels: &[Channel], known: u64) -> Result<(), CliError> {
-    let mut tasks = tokio::task::JoinSet::new();
-    for filler in 0..64 {
-        let mut client = ConsentServiceClient::new(channels[0].clone());
-        tasks.spawn(async move {
-            for number in (filler..known).step_by(64) {
-                client.record_consent(act(number, format!("known-{number}"))).await?;
-            }
-            Ok(())
-        });
-    }
-    join_all(tasks).await
+fn clients(channels: &[Channel]) -> Vec<ConsentServiceClient<Channel>> {
+    channels.iter().map(|channel| ConsentServiceClient::new(channel.clone())).collect()
 }
 
 async fn run(
@@ -213,8 +193,7 @@ async fn run(
     duration: Duration,
     known: u64,
 ) -> Result<super::load::Run, CliError> {
-    let clients: Vec<_> =
-        channels.iter().map(|channel| ConsentServiceClient::new(channel.clone())).collect();
+    let clients = clients(channels);
     closed_loop(in_flight, duration, move |caller, number| {
         let mut client = clients[caller % clients.len()].clone();
         let act = act(number % known, format!("run-{in_flight}-{number}"));

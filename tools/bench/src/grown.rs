@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     path::Path,
+    pin::Pin,
     process::Command,
     sync::{
         Arc,
@@ -12,16 +13,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use consent_ledger::{
-    cli::{error::CliError, progress},
-    proto::check_service_client::CheckServiceClient,
-};
+use consent_ledger::{cli::error::CliError, proto::check_service_client::CheckServiceClient};
 
 use super::{
     Bench, Figure, Report,
     acts::{self, CHANNELS, PURPOSES},
     light::{Light, encoded},
-    load::{closed_loop, failed, join_all},
+    load::{closed_loop, each_once, failed},
     process::ServerProcess,
     questions,
 };
@@ -79,10 +77,16 @@ pub(super) async fn grown(
     let server = ServerProcess::serve(&bench.binary, &dir)?;
     acts::put_catalog(server.connect(1).await?.remove(0)).await?;
     let light = Light::connect(server.address(), CONNECTIONS).await?;
-    known(&light, bench.subjects).await?;
+    let caller_of = light.clone();
+    each_once(FILLERS, bench.subjects, "first acts", move |caller, number| {
+        let light = caller_of.clone();
+        async move { light.call(caller, acts::RECORD, encoded(&acts::first_act(number))).await }
+    })
+    .await?;
     let fresh = measured(&server, &light, &changes, bench).await?;
     let so_far = bench.subjects + changes.next.load(Ordering::Relaxed);
-    grow(&light, &changes, entries.saturating_sub(so_far)).await?;
+    let by = entries.saturating_sub(so_far);
+    each_once(FILLERS, by, "growing the ledger", recording(&light, &changes)).await?;
     let written_before = server.written_bytes()?;
     let acts_before = changes.next.load(Ordering::Relaxed);
     let grown = measured(&server, &light, &changes, bench).await?;
@@ -138,6 +142,20 @@ pub(super) async fn grown(
     ])
 }
 
+/// A call that records the next change.
+fn recording(
+    light: &Light,
+    changes: &Arc<Changes>,
+) -> impl Fn(usize, u64) -> Recording + Send + Sync + 'static {
+    let (light, changes) = (light.clone(), Arc::clone(changes));
+    move |caller, _| {
+        let (light, changes) = (light.clone(), Arc::clone(&changes));
+        Box::pin(async move { changes.record(&light, caller).await })
+    }
+}
+
+type Recording = Pin<Box<dyn Future<Output = Result<(), tonic::Status>> + Send>>;
+
 struct Measured {
     per_second: f64,
     p99_us: f64,
@@ -152,63 +170,12 @@ async fn measured(
 ) -> Result<Vec<Measured>, CliError> {
     let mut all = Vec::new();
     for in_flight in IN_FLIGHT {
-        let (light, changes) = (light.clone(), Arc::clone(changes));
         let before = server.cpu()?;
-        let run = closed_loop(in_flight, bench.seconds, move |caller, _| {
-            let (light, changes) = (light.clone(), Arc::clone(&changes));
-            async move { changes.record(&light, caller).await }
-        })
-        .await?;
+        let run = closed_loop(in_flight, bench.seconds, recording(light, changes)).await?;
         let cpu_us = (server.cpu()? - before).as_secs_f64() * 1e6 / run.calls as f64;
         all.push(Measured { per_second: run.per_second(), p99_us: run.latency_us(0.99), cpu_us });
     }
     Ok(all)
-}
-
-/// The first act of every data subject.
-async fn known(light: &Light, subjects: u64) -> Result<(), CliError> {
-    let bar = progress::bar(Some(subjects), "first acts");
-    let next = Arc::new(AtomicU64::new(0));
-    let mut tasks = tokio::task::JoinSet::new();
-    for caller in 0..FILLERS {
-        let (light, next, bar) = (light.clone(), Arc::clone(&next), bar.clone());
-        tasks.spawn(async move {
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= subjects {
-                    return Ok(());
-                }
-                let act = acts::first_act(number);
-                light.call(caller, acts::RECORD, encoded(&act)).await?;
-                bar.inc(1);
-            }
-        });
-    }
-    join_all(tasks).await?;
-    bar.finish_and_clear();
-    Ok(())
-}
-
-/// Lets the ledger grow by so many changes.
-async fn grow(light: &Light, changes: &Arc<Changes>, by: u64) -> Result<(), CliError> {
-    let bar = progress::bar(Some(by), "growing the ledger");
-    let left = Arc::new(AtomicU64::new(by));
-    let mut tasks = tokio::task::JoinSet::new();
-    for caller in 0..FILLERS {
-        let (light, changes) = (light.clone(), Arc::clone(changes));
-        let (left, bar) = (Arc::clone(&left), bar.clone());
-        tasks.spawn(async move {
-            let take = |left: u64| left.checked_sub(1);
-            while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
-                changes.record(&light, caller).await?;
-                bar.inc(1);
-            }
-            Ok(())
-        });
-    }
-    join_all(tasks).await?;
-    bar.finish_and_clear();
-    Ok(())
 }
 
 /// Seconds from the start to the first answered check. The server is killed afterwards.

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use consent_ledger::cli::error::CliError;
+use consent_ledger::cli::{error::CliError, progress};
 use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 
@@ -72,6 +72,40 @@ where
 /// A histogram of nanoseconds, up to a minute.
 pub(super) fn new_histogram() -> Result<Histogram<u64>, CliError> {
     Histogram::new_with_max(60_000_000_000, 3).map_err(failed)
+}
+
+/// Makes `count` calls, and shows how far it is. The arguments of `call` are the number of the caller, and
+/// that of the call.
+pub(super) async fn each_once<F, C>(
+    callers: usize,
+    count: u64,
+    title: &'static str,
+    call: F,
+) -> Result<(), CliError>
+where
+    F: Fn(usize, u64) -> C + Send + Sync + 'static,
+    C: Future<Output = Result<(), tonic::Status>> + Send,
+{
+    let bar = progress::bar(Some(count), title);
+    let call = Arc::new(call);
+    let next = Arc::new(AtomicU64::new(0));
+    let mut tasks = JoinSet::new();
+    for caller in 0..callers {
+        let (call, next, bar) = (Arc::clone(&call), Arc::clone(&next), bar.clone());
+        tasks.spawn(async move {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= count {
+                    return Ok(());
+                }
+                call(caller, number).await?;
+                bar.inc(1);
+            }
+        });
+    }
+    join_all(tasks).await?;
+    bar.finish_and_clear();
+    Ok(())
 }
 
 /// Waits for tasks of calls, and fails with the first that failed.
